@@ -1,0 +1,169 @@
+"""The API's request and reply bodies. These structs are the schema: JSON, OpenAPI and the client come from them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from vethd.model.spec import LinkSpec, PairSpec, RxChecksum
+
+PairStateName = Literal["alive", "waiting"]
+Source = Literal["config", "runtime", "saved"]
+
+
+class PairChange(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of PATCH /v1/pairs/{id}: what is said is changed, all of it or nothing.
+
+    Everything but queues and index may change on a living pair; alias "" and master "" take them away.
+    """
+
+    peer: LinkSpec | None = None
+    rx_checksum: RxChecksum | None = None
+
+
+class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """One end as it is now.
+
+    netns is the name under which the end's namespace is known ("" is the daemon's own; "net:[INODE]" where it
+    has no name), netns_inode its inode, by which two namespaces are the same. Lengths in bytes.
+    """
+
+    name: str
+    pair: str
+    netns: str
+    netns_inode: int
+    ifindex: int
+    address: str
+    mtu: int
+    txqueuelen: int
+    queues: int
+    group: int
+    alias: str
+    altname: str
+    master: str
+    up: bool
+    carrier: bool
+    operstate: str
+    promisc: bool
+    allmulticast: bool
+    arp: bool
+    multicast: bool
+    peer_name: str
+    peer_ifindex: int
+    peer_netns: str
+
+
+class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """A pair: its two links, near end first, or, while it waits, why it has none.
+
+    spec is what was asked for.
+    """
+
+    id: str
+    state: PairStateName
+    reason: str
+    source: Source
+    engine: str
+    rx_checksum: RxChecksum
+    spec: PairSpec
+    links: list[LinkInfo]
+
+
+class LinkStats(msgspec.Struct, kw_only=True, frozen=True):
+    """Counters of one end, since the pair was made; rx and tx are the netdev's view.
+
+    drops holds every reason's count for the frames that this end sent: the engine's reasons (read and not
+    forwarded) and the kernel's (kernel_*, which add up to tx_dropped). write_errors splits write_error by
+    errno symbol. read = forwarded + engine drops + in flight; rx_dropped is the kernel's own counter.
+    """
+
+    name: str
+    pair: str
+    netns: str
+    ifindex: int
+    peer_name: str
+    peer_ifindex: int
+    peer_netns: str
+    rx_packets: int
+    rx_bytes: int
+    tx_packets: int
+    tx_bytes: int
+    rx_dropped: int
+    tx_dropped: int
+    carrier_changes: int
+    read: int
+    read_bytes: int
+    forwarded: int
+    forwarded_bytes: int
+    in_flight: int
+    drops: dict[str, int]
+    write_errors: dict[str, int]
+
+
+EventName = Literal[
+    "pair_created",
+    "pair_deleted",
+    "pair_waiting",
+    "pair_changed",
+    "link_up",
+    "link_down",
+    "link_moved",
+    "link_renamed",
+    "link_changed",
+    "link_gone",
+    "carrier_on",
+    "carrier_off",
+    "reloaded",
+    "overflow",
+]
+
+
+class PairEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """One line of GET /v1/events (newline-delimited JSON).
+
+    seq grows by one an event; time is seconds since the epoch. overflow means that this listener was too
+    slow and detail events were left out for it: read the state anew.
+    """
+
+    seq: int
+    time: float
+    event: EventName
+    pair: str = ""
+    link: str = ""
+    netns: str = ""
+    detail: str = ""
+
+
+class Health(msgspec.Struct, kw_only=True, frozen=True):
+    """Reply of GET /v1/health. netns_inode is the daemon's own namespace: what an unsaid netns means."""
+
+    status: Literal["ok"]
+    version: str
+    pid: int
+    engine: str
+    uptime_s: float
+    netns_inode: int
+    pairs: int
+    waiting: int
+
+
+class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
+    """Body of every reply with status 400 or above; errno 0 where no errno says it."""
+
+    code: str
+    errno: int
+    message: str
+
+
+class Saved(msgspec.Struct, kw_only=True, frozen=True):
+    """Reply of POST /v1/save: how many pairs the state directory now holds, and in which file."""
+
+    pairs: int
+    file: str
+
+
+class PairSet(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """Pairs as a file or the state directory holds them: the [[pair]] tables."""
+
+    pair: list[PairSpec] = msgspec.field(default_factory=list)
