@@ -1,0 +1,207 @@
+"""Client: vethd's API as typed, synchronous Python.
+
+    from vethd.control import Client
+    from vethd.model.spec import LinkSpec, PairSpec
+
+    client = Client()
+    pair = client.create(PairSpec(name="va", up=True, peer=LinkSpec(name="vb", netns="blue", up=True)))
+
+A namespace is named as in LinkSpec, from the caller's point of view: None is the caller's own, "fd:N" a file
+descriptor of the caller's. A Client keeps no connection: it may be shared between threads and outlive the daemon.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Generator
+from typing import Any, TypeVar
+
+import msgspec
+
+from vethd.control.errors import DaemonDown
+from vethd.control.netns import NetnsFds, own_inode
+from vethd.control.transport import Method, Request, Transport, not_ours, segment
+from vethd.model.api import Health, LinkInfo, LinkStats, PairChange, PairEvent, PairInfo, Saved
+from vethd.model.errors import VethError
+from vethd.model.spec import LinkSpec, PairSpec
+
+DEFAULT_SOCKET = "/run/vethd/vethd.sock"
+SOCKET_VARIABLE = "VETHD_SOCKET"
+
+T = TypeVar("T")
+
+
+class Reloaded(msgspec.Struct, kw_only=True, frozen=True):
+    """Reply of POST /v1/reload: how many pairs it created, changed, deleted, and how many wait."""
+
+    created: int
+    changed: int
+    deleted: int
+    waiting: int
+
+
+class Client:
+    """Talk to one daemon.
+
+    Every method blocks for up to timeout_s (events() for longer) and raises VethError, with the kernel's
+    errno, where the daemon or the kernel refuses, and DaemonDown where no daemon answers.
+    """
+
+    def __init__(self, socket: str | None = None, timeout_s: float = 30.0) -> None:
+        """Name the control socket; None is $VETHD_SOCKET, or /run/vethd/vethd.sock. Nothing is opened yet."""
+        self.socket = socket or os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET
+        self._transport = Transport(self.socket, timeout_s)
+
+    def pairs(self) -> list[PairInfo]:
+        """Give all pairs, waiting ones included."""
+        return self._ask(list[PairInfo], Request("GET", "/v1/pairs"))
+
+    def pair(self, id: str) -> PairInfo:  # noqa: A002  the API's own word
+        """Give one pair. Raises VethError ENOENT."""
+        return self._ask(PairInfo, Request("GET", f"/v1/pairs/{segment(id)}"))
+
+    def create(self, spec: PairSpec) -> PairInfo:
+        """Make a pair, all of it or nothing. Raises VethError with what the kernel's veth answers, e.g. EEXIST.
+
+        `up` on the peer, which newlink refuses since the peer is made first, is seen to once the pair stands;
+        where that fails the pair is deleted again.
+        """
+        peer_up = spec.peer is not None and spec.peer.up is True
+        with NetnsFds("newlink", spec.name or "") as fds:
+            body = self._own_netns(spec, fds)
+            if body.peer is not None and peer_up:
+                body = msgspec.structs.replace(body, peer=msgspec.structs.replace(body.peer, up=None))
+            info = self._ask(PairInfo, Request("POST", "/v1/pairs", body=body, fds=fds.fds))
+        if not peer_up:
+            return info
+        try:
+            return self.change(info.id, PairChange(peer=LinkSpec(up=True)))
+        except BaseException:
+            with contextlib.suppress(VethError, DaemonDown):
+                self.delete(info.id)
+            raise
+
+    def change(self, id: str, change: PairChange) -> PairInfo:  # noqa: A002  as pair()
+        """Change what is said, all of it or nothing; a netns that is said moves that end. Raises VethError."""
+        with NetnsFds("changelink", change.name or "") as fds:
+            peer = None if change.peer is None else _said_netns(change.peer, fds)
+            body = msgspec.structs.replace(_said_netns(change, fds), peer=peer)
+            return self._ask(PairInfo, Request("PATCH", f"/v1/pairs/{segment(id)}", body=body, fds=fds.fds))
+
+    def delete(self, id: str) -> None:  # noqa: A002  as pair()
+        """Delete a pair, both ends. Raises VethError ENOENT."""
+        self._transport.send(Request("DELETE", f"/v1/pairs/{segment(id)}"))
+
+    def links(self) -> list[LinkInfo]:
+        """Give every living link, two a pair."""
+        return self._ask(list[LinkInfo], Request("GET", "/v1/links"))
+
+    def link(self, name: str, netns: str | None = None) -> LinkInfo:
+        """Find one link by its name or altname.
+
+        netns None searches all namespaces; where several links have the name, the one in the caller's own is
+        meant. Raises VethError ENODEV, ENOTUNIQ.
+        """
+        return self._decode(LinkInfo, self._on_link("GET", name, netns=netns))
+
+    def set_link(self, name: str, link: LinkSpec, netns: str | None = None) -> LinkInfo:
+        """Change what is said of one link, found as by link(); link.netns moves it. Raises VethError."""
+        return self._decode(LinkInfo, self._on_link("PATCH", name, netns=netns, change=link))
+
+    def delete_link(self, name: str, netns: str | None = None) -> None:
+        """Delete a link, found as by link(), and with it its peer. Raises VethError ENODEV, ENOTUNIQ."""
+        self._on_link("DELETE", name, netns=netns)
+
+    def stats(self) -> list[LinkStats]:
+        """Give the counters of every living link."""
+        return self._ask(list[LinkStats], Request("GET", "/v1/stats"))
+
+    def link_stats(self, name: str, netns: str | None = None) -> LinkStats:
+        """Give the counters of one link, found as by link(). Raises VethError ENODEV, ENOTUNIQ."""
+        return self._decode(LinkStats, self._on_link("GET", name, "/stats", netns=netns))
+
+    def save(self) -> Saved:
+        """Write the run-time pairs to the state directory, so that they are made again at boot."""
+        return self._ask(Saved, Request("POST", "/v1/save"))
+
+    def reload(self) -> Reloaded:
+        """Let the daemon read its configuration again and carry out the differences."""
+        return self._ask(Reloaded, Request("POST", "/v1/reload"))
+
+    def health(self) -> Health:
+        """Ask the daemon how it is."""
+        return self._ask(Health, Request("GET", "/v1/health"))
+
+    def metrics(self) -> str:
+        """Give the metrics in Prometheus' text format."""
+        return self._transport.send(Request("GET", "/metrics")).decode()
+
+    def openapi(self) -> dict[str, Any]:
+        """Give the API's OpenAPI document."""
+        return self._ask(dict[str, Any], Request("GET", "/v1/openapi.json"))
+
+    def events(self) -> Generator[PairEvent, None, None]:
+        """Give events as they happen, from now on; ends when the daemon stops.
+
+        The iterator owns a connection: exhaust it or close() it.
+        """
+        for line in self._transport.stream(Request("GET", "/v1/events")):
+            if line:
+                yield self._decode(PairEvent, line)
+
+    def _ask(self, type_: type[T], request: Request) -> T:
+        return self._decode(type_, self._transport.send(request))
+
+    def _decode(self, type_: type[T], body: bytes) -> T:
+        try:
+            return msgspec.json.decode(body, type=type_)
+        except msgspec.MsgspecError as error:
+            raise not_ours(self.socket, error) from error
+
+    def _on_link(
+        self, method: Method, name: str, suffix: str = "", *, netns: str | None, change: LinkSpec | None = None
+    ) -> bytes:
+        """Send a request about one link; an ambiguous name is asked again as one in the caller's own namespace."""
+        op = {"GET": "getlink", "DELETE": "dellink"}.get(method, "changelink")
+        with NetnsFds(op, name) as fds:
+            body = None if change is None else _said_netns(change, fds)
+            query = {} if netns is None else {"netns": fds.resolve(netns)}
+            request = Request(method, f"/v1/links/{segment(name)}{suffix}", query, body, fds.fds)
+            try:
+                return self._transport.send(request)
+            except VethError as error:
+                if error.errno != errno.ENOTUNIQ or netns is not None:
+                    raise
+                ambiguous = error
+            try:
+                own = "" if self._is_home() else fds.own()
+                return self._transport.send(request._replace(query={"netns": own}))
+            except VethError as error:
+                raise (ambiguous if error.errno == errno.ENODEV else error) from None
+
+    def _is_home(self) -> bool:
+        """Tell whether caller and daemon are in one network namespace."""
+        return self.health().netns_inode == own_inode()
+
+    def _own_netns(self, spec: PairSpec, fds: NetnsFds) -> PairSpec:
+        """Say the namespaces that were left unsaid (the caller's own), and resolve those that were said.
+
+        A peer that was never named follows the near end.
+        """
+        unsaid = spec.netns is None or (spec.peer is not None and spec.peer.netns is None)
+        own = fds.own() if unsaid and not self._is_home() else None
+        peer = spec.peer
+        if peer is not None:
+            peer = msgspec.structs.replace(peer, netns=own if peer.netns is None else fds.resolve(peer.netns))
+        near = own if spec.netns is None else fds.resolve(spec.netns)
+        return msgspec.structs.replace(spec, netns=near, peer=peer)
+
+
+_Link = TypeVar("_Link", bound=LinkSpec)
+
+
+def _said_netns(link: _Link, fds: NetnsFds) -> _Link:
+    """Resolve the namespace of a change; unsaid, there it stays."""
+    return link if link.netns is None else msgspec.structs.replace(link, netns=fds.resolve(link.netns))

@@ -1,0 +1,66 @@
+"""vethctl doctor: what this machine has and lacks for vethd, and what to do; needs no daemon."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from vethd.control.cli import JSON, client_of, echo_json
+from vethd.control.client import Client
+from vethd.control.errors import DaemonDown
+from vethd.control.table import Table
+from vethd.control.table import show as show_table
+from vethd.model.errors import VethError
+
+if TYPE_CHECKING:
+    from vethd.kernel.probe import Check
+
+TIMEOUT_S = 3.0
+
+
+@click.command()
+@JSON
+@click.pass_context
+def doctor(ctx: click.Context, *, as_json: bool) -> None:
+    """Check what this machine has for vethd.
+
+    The daemon may be up or down. Each check is "ok", "missing" (vethd needs it; exit status 1) or "note" (vethd
+    does without, and how).
+    """
+    from vethd.kernel.probe import probe  # noqa: PLC0415  loads what no other command needs
+
+    checks = [*probe(), daemon_check(Client(client_of(ctx).socket, TIMEOUT_S))]
+    if as_json:
+        echo_json(checks)
+    else:
+        show_table(checks_table(checks))
+    if any(check.required and not check.ok for check in checks):
+        ctx.exit(1)
+
+
+def daemon_check(client: Client) -> Check:
+    """Ask the daemon how it is; a daemon that is down is a note, for doctor is about the machine."""
+    from vethd.kernel.probe import Check  # noqa: PLC0415  as above
+
+    try:
+        health = client.health()
+    except DaemonDown as error:
+        return Check(
+            name="daemon", ok=False, required=False, detail=f"{error.reason} at {error.socket}", advice=error.advice
+        )
+    except VethError as error:
+        return Check(name="daemon", ok=False, required=False, detail=str(error), advice="see the daemon's log")
+    detail = f"vethd {health.version}, pid {health.pid}, engine {health.engine}, {health.pairs} pairs"
+    if health.waiting:
+        detail += f", {health.waiting} waiting"
+    return Check(name="daemon", ok=True, required=False, detail=detail, advice="")
+
+
+def checks_table(checks: list[Check]) -> Table:
+    """Lay checks out; advice only where something is to be done."""
+    table = Table(("CHECK", "STATE", "DETAIL", "ADVICE"))
+    for check in checks:
+        state = "ok" if check.ok else "missing" if check.required else "note"
+        table.add(check.name, state, check.detail, "" if check.ok else check.advice)
+    return table

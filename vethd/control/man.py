@@ -1,0 +1,195 @@
+"""Writes the man pages out of the commands' own help: `python -m vethd.control.man DIR`.
+
+vethctl.1 is the whole, vethctl-add.1 and its like are the commands, vethd.8 is the daemon where it can be
+imported. The pages hold no date: the same source makes the same pages.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from vethd import __version__
+from vethd.control.cli import EXIT_STATUS
+from vethd.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE
+from vethd.control.main import PROG, cli
+
+DAEMON = "vethd.daemon.main"
+DAEMON_PROG = "vethd"
+DAEMON_SUMMARY = "veth in userspace: pairs of TAP devices that behave like veth"
+
+_CODE = re.compile(r"`([^`]+)`")
+
+
+def pages() -> Iterator[tuple[str, str]]:
+    """Give every page as file name and roff text."""
+    context = click.Context(cli, info_name=PROG, **cli.context_settings)
+    subpages = {name: command for name, command in cli.commands.items() if not command.hidden}
+    related = [f"{PROG}-{name}(1)" for name in sorted(subpages)]
+    main_page = [
+        *_head(PROG, 1, "look at a running vethd and tell it what to do"),
+        *_synopsis(PROG, context),
+        *_description(cli),
+        *_options(context),
+        ".SH COMMANDS",
+        *_commands(subpages),
+        *_exit_status(),
+        *_surroundings(),
+        *_see_also(["vethd(8)", *related, "ip-link(8)", "veth(4)"]),
+    ]
+    yield f"{PROG}.1", _text(main_page)
+    for name, command in sorted(subpages.items()):
+        title = f"{PROG}-{name}"
+        inner = click.Context(command, info_name=name, parent=context)
+        lines = [
+            *_head(title, 1, command.get_short_help_str(limit=200).removesuffix(".")),
+            *_synopsis(f"{PROG} {name}", inner),
+            *_description(command),
+            *_options(inner),
+            *_exit_status(),
+            *_see_also([f"{PROG}(1)", "vethd(8)"]),
+        ]
+        yield f"{title}.1", _text(lines)
+    daemon = _daemon_command()
+    if daemon is not None:
+        yield f"{DAEMON_PROG}.8", _text(_daemon_page(daemon))
+
+
+def write(directory: Path) -> list[Path]:
+    """Write every page into the directory, which is made where it is missing, and give their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, text in pages():
+        path = directory / name
+        path.write_text(text, encoding="utf-8")
+        written.append(path)
+    return written
+
+
+def _daemon_page(daemon: click.Command) -> list[str]:
+    context = click.Context(daemon, info_name=DAEMON_PROG, **daemon.context_settings)
+    return [
+        *_head(DAEMON_PROG, 8, DAEMON_SUMMARY),
+        *_synopsis(DAEMON_PROG, context),
+        *_description(daemon),
+        *_options(context),
+        *_see_also([f"{PROG}(1)", "ip-link(8)", "veth(4)"]),
+    ]
+
+
+def _daemon_command() -> click.Command | None:
+    """Find the daemon's click command by name: control/ does not depend on daemon/, nor need it be installed."""
+    try:
+        module = importlib.import_module(DAEMON)
+    except ImportError:
+        return None
+    return next((value for value in vars(module).values() if isinstance(value, click.Command)), None)
+
+
+def _head(title: str, section: int, summary: str) -> list[str]:
+    summary = summary[:1].lower() + summary[1:]
+    return [
+        f'.TH {_escape(title.upper())} {section} "" "vethd {__version__}" "vethd manual"',
+        ".SH NAME",
+        f"{_escape(title)} \\- {_escape(summary)}",
+    ]
+
+
+def _synopsis(command: str, context: click.Context) -> list[str]:
+    pieces = " ".join(context.command.collect_usage_pieces(context))
+    return [".SH SYNOPSIS", f".B {_escape(command)}", _escape(pieces)]
+
+
+def _description(command: click.Command) -> list[str]:
+    return [".SH DESCRIPTION", *_paragraphs(command.help or "")]
+
+
+def _paragraphs(text: str) -> list[str]:
+    r"""Set paragraphs; one that click is told not to wrap (it opens with \b) is set as it stands."""
+    lines: list[str] = []
+    for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
+        if number:
+            lines.append(".PP")
+        body = [line.strip() for line in paragraph.strip("\n ").split("\n")]
+        if body[0] == "\b":
+            lines += [".nf", *(_escape(line) for line in body[1:]), ".fi"]
+        else:
+            lines.append(_escape(" ".join(body)))
+    return lines
+
+
+def _options(context: click.Context) -> list[str]:
+    options = [param for param in context.command.get_params(context) if isinstance(param, click.Option)]
+    records = [record for option in options if (record := option.get_help_record(context))]
+    lines = [".SH OPTIONS"] if records else []
+    for flags, text in records:
+        lines += [".TP", f".B {_escape(flags)}", _escape(text)]
+    return lines
+
+
+def _commands(commands: dict[str, click.Command]) -> list[str]:
+    lines: list[str] = []
+    for name, command in sorted(commands.items()):
+        lines += [".TP", f".BR {_escape(f'{PROG}-{name}')} (1)", _escape(command.get_short_help_str(limit=200))]
+    return lines
+
+
+def _exit_status() -> list[str]:
+    lines = [".SH EXIT STATUS"]
+    for status, meaning in EXIT_STATUS:
+        lines += [".TP", f".B {status}", _escape(meaning[:1].upper() + meaning[1:]) + "."]
+    return lines
+
+
+def _surroundings() -> list[str]:
+    return [
+        ".SH ENVIRONMENT",
+        ".TP",
+        f".B {SOCKET_VARIABLE}",
+        "The daemon's control socket, where --socket does not say it.".replace("-", "\\-"),
+        ".SH FILES",
+        ".TP",
+        f".I {_escape(DEFAULT_SOCKET)}",
+        "The control socket. Beside it, with .fd appended, the one that takes file descriptors.",
+    ]
+
+
+def _see_also(names: list[str]) -> list[str]:
+    lines = [".SH SEE ALSO"]
+    for number, name in enumerate(names):
+        word, section = name.removesuffix(")").split("(")
+        comma = "," if number + 1 < len(names) else ""
+        lines.append(f".BR {_escape(word)} ({section}){comma}")
+    return lines
+
+
+def _escape(text: str) -> str:
+    """Write text so that roff prints it as it is; what stands in backquotes is set bold."""
+    text = text.replace("\\", "\\e").replace("-", "\\-")
+    text = _CODE.sub(r"\\fB\1\\fR", text).replace("`", "\\(ga")
+    text = text.replace("~", "\\(ti").replace("^", "\\(ha")
+    return f"\\&{text}" if text.startswith((".", "'")) else text
+
+
+def _text(lines: list[str]) -> str:
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Write the pages into the directory named on the command line, and say which."""
+    match sys.argv[1:]:
+        case [directory]:
+            for path in write(Path(directory)):
+                click.echo(path)
+        case _:
+            click.echo("usage: python -m vethd.control.man DIR", err=True)
+            sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""Turns a caller's words for a namespace into what the daemon can act upon.
+
+Names and paths go to the daemon as they are. What only the caller can open, he opens: a PID's namespace, and
+his own, which is what an unsaid one means. These travel as file descriptors, "fd:0" being the first one sent.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from vethd.model.errors import VethError
+
+NAMES = Path("/run/netns")
+OWN = "/proc/thread-self/ns/net"  # setns() is a thread's own affair
+FD_PREFIX = "fd:"
+
+
+def own_inode() -> int:
+    """Give the inode of the caller's own network namespace, as the calling thread sees it."""
+    return Path(OWN).stat().st_ino
+
+
+def is_pid(netns: str) -> bool:
+    """Tell whether the word is a PID: digits, and no namespace has that name. Names win, as in iproute2."""
+    return netns.isascii() and netns.isdigit() and not (NAMES / netns).exists()
+
+
+def path_of(netns: str) -> str:
+    """Give the file that a word for a namespace means here, whether it exists or not."""
+    if netns.startswith(FD_PREFIX):
+        return f"/proc/self/fd/{netns.removeprefix(FD_PREFIX)}"
+    if is_pid(netns):
+        return f"/proc/{netns}/ns/net"
+    return netns if "/" in netns else str(NAMES / netns)
+
+
+def inode_of(netns: str) -> int | None:
+    """Give the inode of the namespace that the word means here; None where there is none to be seen."""
+    try:
+        return Path(path_of(netns)).stat().st_ino
+    except (OSError, ValueError):  # ValueError: a NUL byte
+        return None
+
+
+class NetnsFds:
+    """The file descriptors that go along with one request; a context manager, which closes what it opened."""
+
+    def __init__(self, op: str, ifname: str) -> None:
+        """Name the operation and the link that a refusal will speak of."""
+        self.fds: list[int] = []
+        self._opened: list[int] = []
+        self._op = op
+        self._ifname = ifname
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        while self._opened:
+            os.close(self._opened.pop())
+
+    def resolve(self, netns: str) -> str:
+        """Give the word to send: a name or path as it is, "fd:N" for a PID or one of the caller's own fds.
+
+        Raises VethError ESRCH (no such process), EBADF (no such fd), EACCES.
+        """
+        if netns.startswith(FD_PREFIX):
+            return self._send(self._inherited(netns))
+        if is_pid(netns):
+            return self._send(self._open(f"/proc/{netns}/ns/net", f"no process {netns}"))
+        return netns
+
+    def own(self) -> str:
+        """Give the word for the caller's own namespace."""
+        return self._send(self._open(OWN, "no /proc here"))
+
+    def _send(self, fd: int) -> str:
+        self.fds.append(fd)
+        return f"{FD_PREFIX}{len(self.fds) - 1}"
+
+    def _open(self, path: str, absent: str) -> int:
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except (FileNotFoundError, ProcessLookupError) as error:
+            raise VethError(errno.ESRCH, self._op, self._ifname, absent) from error
+        except OSError as error:
+            number = error.errno or errno.EINVAL
+            raise VethError(number, self._op, self._ifname, f"{path}: {os.strerror(number)}") from error
+        self._opened.append(fd)
+        return fd
+
+    def _inherited(self, netns: str) -> int:
+        number = netns.removeprefix(FD_PREFIX)
+        try:
+            fd = int(number)
+            os.fstat(fd)
+        except (ValueError, OverflowError, OSError) as error:
+            raise VethError(errno.EBADF, self._op, self._ifname, f"{netns} is no open file descriptor") from error
+        return fd

@@ -1,0 +1,108 @@
+"""Makes the options of a link out of LinkSpec's fields, so that an attribute is spelled in one place for all doors.
+
+A field `gso_max_size: int | None` becomes --gso-max-size and, for the peer, --peer-gso-max-size; a boolean
+becomes --up/--no-up. A new field appears by itself, with a text of its own once HELP has one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from functools import cache
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin
+
+import click
+import msgspec
+
+from vethd.model.spec import ALIAS_MAX, ALTNAME_MAX, MTU_MAX, MTU_MIN, QUEUES_MAX, TXQUEUELEN, LinkSpec, PairSpec
+
+NEAR = ""
+PEER = "peer"
+
+HELP: dict[str, tuple[str, str]] = {
+    "name": ("NAME", "name; may hold one %d, for which the first free number is taken"),
+    "netns": ("NETNS", "network namespace: a name of `ip netns`, a path, a PID or fd:N"),
+    "address": ("MAC", "MAC address"),
+    "mtu": ("BYTES", f"MTU, {MTU_MIN} to {MTU_MAX}"),
+    "txqueuelen": ("FRAMES", f"frames that may wait in the device, by default {TXQUEUELEN}"),
+    "queues": ("N", f"queues, 1 to {QUEUES_MAX}"),
+    "index": ("IFINDEX", "interface index"),
+    "group": ("N", "device group"),
+    "alias": ("TEXT", f'ifalias, at most {ALIAS_MAX} bytes; "" takes it away'),
+    "altname": ("NAME", f"alternative name, at most {ALTNAME_MAX} bytes"),
+    "master": ("DEVICE", 'bridge or other master; "" takes the link out of it'),
+    "up": ("", "administratively up"),
+    "arp": ("", "ARP"),
+    "multicast": ("", "the MULTICAST flag"),
+    "allmulticast": ("", "reception of all multicast"),
+    "promisc": ("", "promiscuous mode"),
+    "addrgenmode": ("", "how IPv6 link-local addresses are made"),
+    "gso_max_size": ("BYTES", "longest GSO frame to the device"),
+    "gso_max_segs": ("N", "most segments of a GSO frame to the device"),
+    "gro_max_size": ("BYTES", "longest frame that GRO makes on the device"),
+}
+
+
+def rx_checksum_option() -> click.Option:
+    """Make --rx-checksum, an option of the pair."""
+    choices = get_args(_field_type(PairSpec, "rx_checksum"))
+    text = "What becomes of frames without a verified checksum: left alone (verify), or marked as verified (trust)."
+    return click.Option(["--rx-checksum"], type=click.Choice(choices), help=text)
+
+
+def link_options(end: str, *, without: Collection[str] = ()) -> list[click.Parameter]:
+    """Make the options of one end, NEAR or PEER. Their values are kept for said(), not passed to the command."""
+    return [_option(end, name) for name in LinkSpec.__struct_fields__ if name not in without]
+
+
+def said(ctx: click.Context, end: str) -> dict[str, Any]:
+    """Give what the command line says of an end: field of LinkSpec to value."""
+    values: dict[str, Any] = ctx.meta.get(_meta_key(end), {})
+    return values
+
+
+def _option(end: str, name: str) -> click.Option:
+    prefix = f"{end}-" if end else ""
+    flag = prefix + name.replace("_", "-")
+    metavar, text = HELP.get(name, ("", name.replace("_", " ")))
+    text = f"{'Peer: ' if end else ''}{text}."
+    kind = _field_type(LinkSpec, name)
+    declarations = [f"--{flag}"]
+    if kind is bool:
+        declarations = [f"--{flag}/--{prefix}no-{name.replace('_', '-')}"]
+    elif end == PEER and name == "name":
+        declarations.insert(0, "--peer")
+    type_: click.ParamType[Any] | None = None
+    if get_origin(kind) is Literal:
+        type_ = click.Choice(get_args(kind))
+    elif kind is int:
+        type_ = click.INT
+
+    def keep(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
+        if value is not None:
+            ctx.meta.setdefault(_meta_key(end), {})[name] = value
+
+    return click.Option(
+        [*declarations, f"{end}_{name}"],
+        type=type_,
+        default=None,
+        metavar=metavar or None,
+        help=text[:1].upper() + text[1:],
+        callback=keep,
+        expose_value=False,
+    )
+
+
+def _meta_key(end: str) -> str:
+    return f"{__name__}.{end}"
+
+
+def _field_type(struct: type[msgspec.Struct], name: str) -> Any:
+    """Give a field's type without its None; a Literal stays one."""
+    kind = _field_types(struct)[name]
+    return next((choice for choice in get_args(kind) if choice is not NoneType), kind)
+
+
+@cache  # a look at the fields evaluates their annotations, half a millisecond
+def _field_types(struct: type[msgspec.Struct]) -> dict[str, Any]:
+    return {info.name: info.type for info in msgspec.structs.fields(struct)}

@@ -1,0 +1,150 @@
+"""vethctl show and stats: the pairs as they are, and what went through them."""
+
+from __future__ import annotations
+
+import errno
+
+import click
+
+from vethd.control.cli import FIND_NETNS, JSON, client_of, complete_link, echo_json
+from vethd.control.commands import asked_names
+from vethd.control.table import Cell, Table, count, is_terminal
+from vethd.control.table import show as show_table
+from vethd.model.api import LinkInfo, LinkStats, PairInfo
+from vethd.model.drops import Drop
+from vethd.model.errors import VethError
+from vethd.model.spec import LinkSpec
+
+SHOW_COLUMNS = ("LINK", "NETNS", ">INDEX", ">MTU", "ADDRESS", "STATE", "PEER", "SOURCE", "PAIR")
+STATS_COLUMNS = (
+    "LINK",
+    "NETNS",
+    ">RX-PACKETS",
+    ">RX-BYTES",
+    ">TX-PACKETS",
+    ">TX-BYTES",
+    "PEER",
+    ">PEER-INDEX",
+    "PEER-NETNS",
+    "DROPS",
+)
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=complete_link)
+@FIND_NETNS
+@JSON
+@click.pass_context
+def show(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bool) -> None:
+    """Show all pairs, or those of which NAME is an end.
+
+    NETNS "-" is the daemon's own namespace. STATE is "up" (both ends are, carrier on), "no-carrier" (this end
+    is up, its peer is not), "down", or "waiting" (for its namespace; REASON says why).
+    """
+    client = client_of(ctx)
+    if name is None and netns is not None:
+        raise click.UsageError("--netns says where NAME is, and there is no NAME", ctx)
+    if name is None:
+        pairs = client.pairs()
+    elif netns is not None:
+        pairs = [client.pair(client.link(name, netns).pair)]
+    else:
+        pairs = [info for info in client.pairs() if name in _names(info)]
+        if not pairs:
+            raise VethError(errno.ENODEV, "getlink", name)
+    if as_json:
+        echo_json(pairs)
+    else:
+        show_table(pairs_table(pairs))
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=complete_link)
+@FIND_NETNS
+@JSON
+@click.pass_context
+def stats(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bool) -> None:
+    """Show the counters of all links, or of those named NAME.
+
+    DROPS are frames that the link sent, by reason; kernel_... ones never reached vethd. On a terminal large
+    numbers are shortened.
+    """
+    client = client_of(ctx)
+    if name is None and netns is not None:
+        raise click.UsageError("--netns says where NAME is, and there is no NAME", ctx)
+    if name is None:
+        counters = client.stats()
+    elif netns is not None:
+        counters = [client.link_stats(name, netns)]
+    else:
+        counters = [one for one in client.stats() if one.name == name] or [client.link_stats(name)]
+    if as_json:
+        echo_json(counters)
+    else:
+        show_table(stats_table(counters, exact=not is_terminal()))
+
+
+def pairs_table(pairs: list[PairInfo]) -> Table:
+    """Lay pairs out, two rows each, the near end first; REASON is a column only while one waits."""
+    waiting = any(info.reason for info in pairs)
+    table = Table((*SHOW_COLUMNS, "REASON") if waiting else SHOW_COLUMNS)
+    for info in pairs:
+        for cells in [_link_cells(link) for link in info.links] or _waiting_cells(info):
+            table.add(*cells, info.source, info.id, *([info.reason] if waiting else []))
+    return table
+
+
+def stats_table(counters: list[LinkStats], *, exact: bool) -> Table:
+    """Lay counters out, a row a link; not exact shortens large numbers."""
+    table = Table(STATS_COLUMNS)
+    for link in counters:
+        numbers = (link.rx_packets, link.rx_bytes, link.tx_packets, link.tx_bytes)
+        peer = (link.peer_name, str(link.peer_ifindex), link.peer_netns)
+        table.add(link.name, link.netns, *(count(n, exact=exact) for n in numbers), *peer, drop_cells(link))
+    return table
+
+
+def drop_cells(link: LinkStats) -> tuple[str, ...]:
+    """Give the reasons that have a count, "oversize=3"; a write_error is split by its errno."""
+    counts = {reason: number for reason, number in link.drops.items() if number}
+    if link.write_errors:
+        split = {f"{Drop.WRITE_ERROR.label}:{symbol}": number for symbol, number in link.write_errors.items() if number}
+        counts.pop(Drop.WRITE_ERROR.label, None)
+        counts.update(split)
+    if link.rx_dropped:
+        counts["rx_dropped"] = link.rx_dropped
+    return tuple(f"{reason}={number}" for reason, number in counts.items())
+
+
+def link_state(link: LinkInfo) -> str:
+    """Give one word for admin state and carrier."""
+    if not link.up:
+        return "down"
+    return "up" if link.carrier else "no-carrier"
+
+
+def _link_cells(link: LinkInfo) -> tuple[Cell, ...]:
+    return (
+        link.name,
+        link.netns,
+        str(link.ifindex),
+        str(link.mtu),
+        link.address,
+        link_state(link),
+        link.peer_name,
+    )
+
+
+def _waiting_cells(info: PairInfo) -> list[tuple[Cell, ...]]:
+    near, far = info.spec.near_end(), info.spec.far_end()
+    return [_asked_cells(near, far), _asked_cells(far, near)]
+
+
+def _asked_cells(link: LinkSpec, peer: LinkSpec) -> tuple[Cell, ...]:
+    mtu = "" if link.mtu is None else str(link.mtu)
+    return (link.name or "", link.netns or "", "", mtu, link.address or "", "waiting", peer.name or "")
+
+
+def _names(info: PairInfo) -> set[str]:
+    names = {name for link in info.links for name in (link.name, link.altname) if name}
+    return names | {info.id} | (set() if info.links else asked_names(info))

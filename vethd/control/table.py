@@ -1,0 +1,89 @@
+"""Prints tables: fitted to the terminal where there is one, else plain, aligned and whole, for grep and awk."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    import rich.table
+
+EMPTY = "-"
+Cell = str | tuple[str, ...]
+
+_EXACT_BELOW = 100_000
+_STEP = 1000
+_UNITS = "kMGTPE"
+
+
+@dataclass
+class Table:
+    """Columns (a name that starts with ">" is set flush right) and rows of text; a tuple is a list in a cell."""
+
+    columns: tuple[str, ...]
+    rows: list[tuple[Cell, ...]] = field(default_factory=list)
+
+    def add(self, *cells: Cell) -> None:
+        """Append one row."""
+        self.rows.append(cells)
+
+    def plain(self) -> str:
+        """Give the table as lines: two spaces between columns, "-" for an empty cell, nothing cut."""
+        heads = [name.removeprefix(">") for name in self.columns]
+        lines = [heads, *([_one_line(cell) for cell in row] for row in self.rows)]
+        widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
+        return "\n".join(
+            "  ".join(
+                cell.rjust(width) if name.startswith(">") else cell.ljust(width)
+                for name, cell, width in zip(self.columns, line, widths, strict=True)
+            ).rstrip()
+            for line in lines
+        )
+
+    def rich(self) -> rich.table.Table:
+        """Give the table for rich, which fits it to a terminal; long cells are folded, not cut."""
+        from rich.table import Table as RichTable  # noqa: PLC0415  50 ms that a pipe does without
+        from rich.text import Text  # noqa: PLC0415
+
+        table = RichTable(box=None, pad_edge=False, header_style="bold")
+        for name in self.columns:
+            justify = "right" if name.startswith(">") else "left"
+            table.add_column(Text(name.removeprefix(">")), overflow="fold", justify=justify)  # type: ignore[arg-type]
+        for row in self.rows:
+            table.add_row(*(Text("\n".join(cell) if isinstance(cell, tuple) else cell) for cell in row))
+        return table
+
+
+def is_terminal() -> bool:
+    """Tell whether stdout is a terminal."""
+    return sys.stdout.isatty()
+
+
+def show(table: Table) -> None:
+    """Print the table to stdout as fits it."""
+    if not is_terminal():
+        click.echo(table.plain())
+        return
+    from rich.console import Console  # noqa: PLC0415  as above
+
+    Console().print(table.rich())
+
+
+def count(value: float, *, exact: bool) -> str:
+    """Write a number: whole, or (not exact, from 100,000 on) with three digits and a unit, "1.23M"."""
+    if exact or abs(value) < _EXACT_BELOW:
+        return str(round(value))
+    scaled, unit = value / _STEP, _UNITS[0]
+    for larger in _UNITS[1:]:
+        if abs(scaled) < _STEP - 0.5:  # what is above would be rounded to 1000
+            break
+        scaled, unit = scaled / _STEP, larger
+    return f"{scaled:.3g}{unit}"
+
+
+def _one_line(cell: Cell) -> str:
+    text = ",".join(cell) if isinstance(cell, tuple) else cell
+    return text or EMPTY

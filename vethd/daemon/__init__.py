@@ -1,0 +1,1 @@
+"""The service: config, sockets, signals, systemd, composition."""

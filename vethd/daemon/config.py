@@ -1,0 +1,61 @@
+"""The config file: TOML, refused whole with file, key and reason where anything in it is wrong."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from vethd.datapath.engines import ENGINES
+from vethd.model.errors import ConfigError
+from vethd.model.pairfile import check_pairs, convert, read_toml
+from vethd.model.spec import PairSpec
+
+SOCKET = "/run/vethd/vethd.sock"
+STATE_DIR = "/var/lib/vethd"
+
+
+class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
+    """What a config file may say; configs/vethd.toml explains every key."""
+
+    socket: str = SOCKET
+    socket_group: str | None = None
+    socket_mode: str = "0660"
+    engine: str = "auto"
+    state_dir: str = STATE_DIR
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = "auto"
+    pair: list[PairSpec] = msgspec.field(default_factory=list)
+
+    @property
+    def mode(self) -> int:
+        """The control socket's permission bits."""
+        return int(self.socket_mode, 8)
+
+    @property
+    def level(self) -> int:
+        """The log level, as logging numbers it."""
+        return logging.getLevelNamesMapping()[self.log_level.upper()]
+
+
+def read_config(path: str) -> Config:
+    """Read and check a config file. Raises ConfigError with file, key and reason."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(path, "", error.strerror or str(error)) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, "", f"not UTF-8: {error.reason} at byte {error.start}") from error
+    config = convert(read_toml(text, path), Config, path, "")
+    if config.engine not in ENGINES:
+        raise ConfigError(path, "engine", f"{config.engine!r} is none of {', '.join(ENGINES)}")
+    try:
+        mode_ok = 0 <= config.mode <= 0o777
+    except ValueError:
+        mode_ok = False
+    if not mode_ok:
+        raise ConfigError(path, "socket_mode", f'{config.socket_mode!r} is not an octal mode such as "0660"')
+    check_pairs(config.pair, path)
+    return config

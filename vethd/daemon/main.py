@@ -1,0 +1,125 @@
+"""The command `vethd`."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import signal
+import sys
+
+import click
+import msgspec
+import structlog
+import uvloop
+
+from vethd import __version__
+from vethd.daemon.config import SOCKET, Config, read_config
+from vethd.daemon.logs import set_up
+from vethd.daemon.service import need_tun, raise_fd_limit, serve
+from vethd.datapath.engines import ENGINES
+from vethd.model.errors import ConfigError, VethError
+from vethd.model.spec import LinkSpec, PairSpec, validate_link
+from vethd.pairs import open_pair
+
+EXIT_REFUSED = 1
+EXIT_CONFIG = 4
+
+_LEVELS = ("debug", "info", "warning", "error")
+
+
+@click.group(invoke_without_command=True, epilog="Exit status: 0 ended, 1 could not start, 2 usage, 4 bad config.")
+@click.version_option(__version__)
+@click.option("--config", "config_path", metavar="FILE", help="Read settings and pairs from this TOML file.")
+@click.option("--socket", metavar="PATH", envvar="VETHD_SOCKET", help=f"Serve the API here.  [default: {SOCKET}]")
+@click.option("--engine", type=click.Choice(ENGINES), help="Forward frames with this engine.  [default: auto]")
+@click.option("--log-level", type=click.Choice(_LEVELS), help="Say so much.  [default: info]")
+@click.option("--check-config", is_flag=True, help="Check the config file, say what is wrong with it, and end.")
+@click.pass_context
+def cli(  # noqa: PLR0913 - one argument an option
+    ctx: click.Context,
+    config_path: str | None,
+    socket: str | None,
+    engine: str | None,
+    log_level: str | None,
+    *,
+    check_config: bool,
+) -> None:
+    """Run veth in userspace: pairs of TAP devices that behave like the kernel's veth.
+
+    Without a config the daemon starts with no pairs; `vethctl add` makes them. An option given here wins over
+    the config file. SIGHUP reads the file again and changes only what differs; SIGTERM ends.
+    """
+    if check_config and config_path is None:
+        raise click.UsageError("--check-config needs --config FILE")
+    config = read_config(config_path) if config_path else Config()
+    said = {"socket": socket, "engine": engine, "log_level": log_level}
+    config = msgspec.structs.replace(config, **{key: value for key, value in said.items() if value is not None})
+    set_up(config.level, config.log_format)
+    ctx.obj = config
+    if check_config:
+        click.echo(f"{config_path}: {len(config.pair)} pairs, no error")
+    elif ctx.invoked_subcommand is None:
+        uvloop.run(serve(config, config_path))
+
+
+@cli.command()
+@click.argument("near", metavar="NAME[@NETNS]")
+@click.argument("peer", metavar="PEER[@NETNS]")
+@click.option("--mtu", type=int, help="MTU of both ends, in bytes.")
+@click.option("--up/--no-up", default=True, show_default=True, help="Bring both ends up.")
+@click.option("--rx-checksum", type=click.Choice(["verify", "trust"]), help="What to do about checksums.")
+@click.pass_obj
+def pair(  # noqa: PLR0913 - one argument an option
+    config: Config, near: str, peer: str, mtu: int | None, rx_checksum: str | None, *, up: bool
+) -> None:
+    """Run one pair in the foreground, with neither config nor socket, until Ctrl-C or until an end is deleted.
+
+    NETNS is a name of `ip netns`, a path, a PID, or fd:N; without one the end is in this namespace.
+    """
+    need_tun()
+    raise_fd_limit()
+    ends = [_end(text, mtu, up=up) for text in (near, peer)]
+    fields = {key: getattr(ends[0], key) for key in LinkSpec.__struct_fields__}
+    spec = msgspec.convert(fields | {"peer": ends[1], "rx_checksum": rx_checksum}, PairSpec)
+    uvloop.run(_foreground(spec, config.engine))
+
+
+def _end(text: str, mtu: int | None, *, up: bool) -> LinkSpec:
+    name, _, netns = text.partition("@")
+    link = LinkSpec(name=name or None, netns=netns or None, mtu=mtu, up=up or None)
+    validate_link(link)
+    return link
+
+
+async def _foreground(spec: PairSpec, engine: str) -> None:
+    log = structlog.get_logger()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with open_pair(spec, engine=engine) as living:
+        near, far = living.near, living.far
+        log.info("forwarding", near=near.name, netns=near.netns, peer=far.name, peer_netns=far.netns)
+        gone, stopped = asyncio.ensure_future(living.wait_gone()), asyncio.ensure_future(stop.wait())
+        await asyncio.wait((gone, stopped), return_when=asyncio.FIRST_COMPLETED)
+        lost = gone.done()
+        for task in (gone, stopped):
+            task.cancel()
+        await asyncio.gather(gone, stopped, return_exceptions=True)
+        if lost:
+            raise VethError(errno.ENODEV, "pair", near.name, "an end was deleted, and the other with it")
+
+
+def main() -> None:
+    """Run, and turn every refusal into one sentence on stderr."""
+    try:
+        cli()
+    except ConfigError as error:
+        click.echo(f"vethd: {error}", err=True)
+        sys.exit(EXIT_CONFIG)
+    except VethError as error:
+        click.echo(f"vethd: {error}", err=True)
+        sys.exit(EXIT_REFUSED)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""sd_notify: one datagram of assignments to $NOTIFY_SOCKET. Without one, nothing."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from contextlib import suppress
+
+
+class Notify:
+    """Tells the service manager how we are. Never raises, never blocks for long."""
+
+    def __init__(self) -> None:
+        """Take the address, and the watchdog's interval, from the environment."""
+        self._address = os.environ.pop("NOTIFY_SOCKET", "")
+        usec, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
+        ours = usec.isdigit() and pid in ("", str(os.getpid()))
+        self.watchdog_s = int(usec) / 1e6 if ours and self._address else 0.0
+
+    def ready(self, status: str) -> None:
+        """Say that start-up, or a reload, is done."""
+        self._send(f"READY=1\nSTATUS={status}")
+
+    def reloading(self) -> None:
+        """Say that a reload begins."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+
+    def stopping(self) -> None:
+        """Say that we are on the way out."""
+        self._send("STOPPING=1")
+
+    def watchdog(self) -> None:
+        """Say that the loop turns."""
+        self._send("WATCHDOG=1")
+
+    def _send(self, text: str) -> None:
+        if not self._address:
+            return
+        address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.settimeout(1.0)
+            sock.sendto(text.encode(), address)

@@ -1,0 +1,137 @@
+"""Composition: one engine, one manager, two doors, signals and systemd around them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import resource
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+import structlog
+
+from vethd import __version__
+from vethd.daemon.config import Config, read_config
+from vethd.daemon.notify import Notify
+from vethd.daemon.sockets import listen
+from vethd.datapath.engines import make_engine
+from vethd.doors.fdpass import FdDoor
+from vethd.doors.http import HttpDoor
+from vethd.doors.operations import Api
+from vethd.kernel.tun import DEV_NET_TUN
+from vethd.model.errors import ConfigError, VethError
+from vethd.pairs.declared import Declared
+from vethd.pairs.manager import Manager
+from vethd.pairs.store import Store
+
+log = structlog.get_logger()
+
+
+def need_tun() -> None:
+    """Check for /dev/net/tun. Raises VethError ENODEV with what to do."""
+    if not Path(DEV_NET_TUN).is_char_device():
+        reason = f"{DEV_NET_TUN} is missing: run `modprobe tun`, or give this container the device"
+        raise VethError(errno.ENODEV, "start", reason=reason)
+
+
+def raise_fd_limit() -> None:
+    """Take every fd that the hard limit allows: a pair needs two or more."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def serve(config: Config, config_path: str | None) -> None:
+    """Run the daemon until SIGTERM or SIGINT. Raises VethError where it cannot start."""
+    need_tun()
+    raise_fd_limit()
+    notify = Notify()
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    sockets = listen(config.socket, config.mode, config.socket_group)
+    try:
+        manager = Manager(make_engine(config.engine, loop))
+        declared = Declared(manager, Store(config.state_dir))
+        reloader = _Reloader(config_path, declared, notify)
+        api = Api(manager, declared, reloader.reload if config_path else None)
+        http, fd_door = HttpDoor(api), FdDoor(api, sockets.fdpass)
+        await http.start(sockets.control)
+        watchdog = loop.create_task(_watchdog(notify))
+        try:
+            log.info("started", version=__version__, engine=manager.engine.name, socket=config.socket)
+            starting = loop.create_task(_start(declared, config, notify, manager, reloader))
+            loop.add_signal_handler(signal.SIGHUP, reloader.on_signal)
+            await stop.wait()
+        finally:
+            notify.stopping()
+            log.info("stopping")
+            for task in (starting, watchdog, *reloader.tasks):
+                task.cancel()
+            await asyncio.gather(starting, watchdog, *reloader.tasks, return_exceptions=True)
+            await http.close()
+            await fd_door.close()
+            await declared.close()
+            await manager.close()
+    finally:
+        sockets.close()
+
+
+async def _start(declared: Declared, config: Config, notify: Notify, manager: Manager, reloader: _Reloader) -> None:
+    async with reloader.lock:
+        await declared.start(config.pair)
+    notify.ready(_status(manager))
+
+
+async def _watchdog(notify: Notify) -> None:
+    while notify.watchdog_s:
+        notify.watchdog()
+        await asyncio.sleep(notify.watchdog_s / 3)
+
+
+def _status(manager: Manager) -> str:
+    waiting = sum(1 for entry in manager.entries.values() if entry.live is None)
+    return f"{len(manager.entries) - waiting} pairs, {waiting} waiting"
+
+
+class _Reloader:
+    """Reads the config again, on SIGHUP or by the API, one at a time."""
+
+    def __init__(self, path: str | None, declared: Declared, notify: Notify) -> None:
+        self._path = path
+        self._declared = declared
+        self._notify = notify
+        self.lock = asyncio.Lock()
+        self.tasks: set[asyncio.Task[None]] = set()
+
+    def on_signal(self) -> None:
+        """Reload, and log what came of it."""
+        task = asyncio.get_running_loop().create_task(self._logged())
+        self.tasks.add(task)
+        task.add_done_callback(self.tasks.discard)
+
+    async def reload(self) -> dict[str, int]:
+        """Reload. Raises ConfigError, and then everything is as it was."""
+        if self._path is None:
+            return {}
+        async with self.lock:
+            self._notify.reloading()
+            status = "the last reload was refused: see the log"
+            try:
+                config = await asyncio.to_thread(read_config, self._path)
+                result = await self._declared.reconcile(config.pair)
+                status = ", ".join(f"{count} {what}" for what, count in result.items())
+            finally:
+                self._notify.ready(status)
+        return result
+
+    async def _logged(self) -> None:
+        if self._path is None:
+            log.warning("SIGHUP ignored: started without a config")
+            return
+        try:
+            log.info("reloaded", **await self.reload())
+        except ConfigError as error:
+            log.warning("reload refused, nothing changed", reason=str(error))

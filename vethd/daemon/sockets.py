@@ -1,0 +1,117 @@
+"""The two listening sockets: systemd's, or our own, with a lock that lets one daemon live per path."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import grp
+import os
+import socket
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from vethd.model.errors import VethError
+
+FIRST_FD = 3  # SD_LISTEN_FDS_START
+BACKLOG = 128
+
+
+@dataclass
+class Sockets:
+    """Bound and listening. close() removes what we made; systemd's sockets stay."""
+
+    control: socket.socket
+    fdpass: socket.socket
+    _lock: int = -1
+    _paths: tuple[str, ...] = ()
+
+    def close(self) -> None:
+        """Close both, and take our own away from the file system."""
+        self.control.close()
+        self.fdpass.close()
+        for path in self._paths:
+            with suppress(OSError):
+                Path(path).unlink()
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def listen(path: str, mode: int, group: str | None) -> Sockets:
+    """Give the sockets for path and path + ".fd": systemd's where it passed them, else new ones.
+
+    Raises VethError EADDRINUSE where another daemon serves path, or what binding answers.
+    """
+    passed = _passed()
+    if {"control", "fdpass"} <= passed.keys():
+        return Sockets(passed["control"], passed["fdpass"])
+    if "control" in passed:
+        fd_path = path + ".fd"
+        _remove_stale(fd_path)
+        return Sockets(passed["control"], _bind(fd_path, socket.SOCK_SEQPACKET, mode, group), _paths=(fd_path,))
+    lock = _lock(path)
+    made: list[socket.socket] = []
+    try:
+        for name, kind in ((path, socket.SOCK_STREAM), (path + ".fd", socket.SOCK_SEQPACKET)):
+            _remove_stale(name)
+            made.append(_bind(name, kind, mode, group))
+    except BaseException:
+        Sockets(made[0], made[-1], lock, (path,)).close() if made else os.close(lock)
+        raise
+    return Sockets(made[0], made[1], lock, (path, path + ".fd", path + ".lock"))
+
+
+def _passed() -> dict[str, socket.socket]:
+    """Give the sockets that systemd passed, by name, and take the variables out of the environment."""
+    pid, count, names = (os.environ.pop(key, "") for key in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
+    if pid != str(os.getpid()) or not count.isdigit():
+        return {}
+    passed: dict[str, socket.socket] = {}
+    for fd, name in zip(range(FIRST_FD, FIRST_FD + int(count)), names.split(":"), strict=False):
+        os.set_inheritable(fd, False)
+        if name in ("control", "fdpass"):
+            passed[name] = socket.socket(fileno=fd)
+    return passed
+
+
+def _lock(path: str) -> int:
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise VethError(error.errno or errno.EIO, "listen", reason=f"{path}.lock: {error.strerror}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(lock)
+        raise VethError(errno.EADDRINUSE, "listen", reason=f"another vethd serves {path}") from error
+    return lock
+
+
+def _remove_stale(path: str) -> None:
+    """Take away what a killed predecessor left: a socket, and nothing else."""
+    if Path(path).is_socket():
+        Path(path).unlink()
+
+
+def _bind(path: str, kind: socket.SocketKind, mode: int, group: str | None) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX, kind)
+    try:
+        umask = os.umask(0o177)  # nobody else until mode and group are right
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(umask)
+        if group is not None:
+            os.chown(path, -1, grp.getgrnam(group).gr_gid)
+        Path(path).chmod(mode)
+        listener.listen(BACKLOG)
+        listener.setblocking(False)
+    except KeyError as error:
+        listener.close()
+        raise VethError(errno.EINVAL, "listen", reason=f"socket_group: no group {group!r}") from error
+    except OSError as error:
+        listener.close()
+        raise VethError(error.errno or errno.EIO, "listen", reason=f"{path}: {error.strerror or error}") from error
+    return listener

@@ -1,0 +1,77 @@
+"""The contract between pairs and whatever forwards their frames.
+
+An engine joins the fds of two TAPs into a Wire of two directions. A direction is named by its sending side: 0 is
+what the near end sends. All calls are made on the loop's thread; none blocks.
+
+Who writes what: gates, limits and trust are the manager's; counters the engine's. The fds stay the caller's: close()
+first, then close the fds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from vethd.model.drops import DROPS, Drop
+
+
+class Counters(NamedTuple):
+    """One direction since the wire was made; frames, and bytes with the Ethernet header but no vnet header.
+
+    drops is indexed by Drop; write_errors maps errno to frames and adds up to drops[WRITE_ERROR].
+    read = forwarded + sum(drops) + in_flight, at every instant.
+    """
+
+    read: int = 0
+    read_bytes: int = 0
+    forwarded: int = 0
+    forwarded_bytes: int = 0
+    in_flight: int = 0
+    drops: tuple[int, ...] = (0,) * DROPS
+    write_errors: dict[int, int] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
+
+
+class Wire(Protocol):
+    """A living pair's two directions."""
+
+    def set_gate(self, side: int, gate: Drop | None) -> None:
+        """Drop every frame that side sends for that reason, or (None) forward them.
+
+        Opening first drops, as STALE, what is still in the ring from before.
+        """
+
+    def set_limit(self, side: int, limit: int) -> None:
+        """Let side send frames of at most limit bytes (model.verdict.forward_limit())."""
+
+    def set_trust(self, *, trust: bool) -> None:
+        """Choose rx_checksum "trust" or "verify" for both directions."""
+
+    def counters(self, side: int) -> Counters:
+        """Read the counters of what side sent."""
+
+    def dry(self, side: int) -> bool:
+        """Read what side has queued, up to a budget; tell whether nothing is left."""
+
+    def close(self) -> None:
+        """Stop reading. No frame is touched after it returns. Twice is once."""
+
+
+class Engine(Protocol):
+    """A maker of wires."""
+
+    name: str
+
+    def join(
+        self,
+        fds: tuple[Sequence[int], Sequence[int]],
+        vnet_hdr_len: int,
+        died: Callable[[int], None],
+    ) -> Wire:
+        """Forward between two devices, gates closed (NO_CARRIER), limits 0, until told otherwise.
+
+        fds: of either end, one a queue, non-blocking. died(side) is called at most once for either side, on the
+        loop, when a device is gone; the wire goes on dropping what the other end sends.
+        """
+
+    def close(self) -> None:
+        """Close every wire that is left."""

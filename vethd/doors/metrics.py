@@ -1,0 +1,87 @@
+"""Prometheus' view: prefix vethd_, base units, _total on counters.
+
+Labels are link and netns alone, so that series stay few; what else is worth knowing of a link is in vethd_link_info.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from vethd import __version__
+from vethd.doors.operations import Api
+from vethd.model.api import LinkInfo, LinkStats
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_LABELS = ("link", "netns")
+_COUNTERS = (
+    ("receive_packets", "Frames received", "rx_packets"),
+    ("receive_bytes", "Bytes received, Ethernet header counted", "rx_bytes"),
+    ("transmit_packets", "Frames sent", "tx_packets"),
+    ("transmit_bytes", "Bytes sent, Ethernet header counted", "tx_bytes"),
+    ("read_packets", "Frames that the engine read of what the link sent", "read"),
+    ("forwarded_packets", "Frames that the engine wrote to the link's peer", "forwarded"),
+    ("carrier_changes", "Changes of carrier", "carrier_changes"),
+)
+
+
+def exposition(links: Sequence[LinkInfo], stats: Sequence[LinkStats], api: Api) -> bytes:
+    """Give the text that /metrics answers."""
+    registry = CollectorRegistry()
+    registry.register(_Snapshot(links, stats, api))
+    return generate_latest(registry)
+
+
+class _Snapshot(Collector):
+    def __init__(self, links: Sequence[LinkInfo], stats: Sequence[LinkStats], api: Api) -> None:
+        self._links = links
+        self._stats = stats
+        self._api = api
+
+    def collect(self) -> Iterator[Metric]:
+        """Give every family."""
+        manager = self._api.manager
+        entries = manager.entries.values()
+        yield _gauge("vethd_pairs", "Living pairs", sum(1 for entry in entries if entry.live))
+        yield _gauge("vethd_pairs_waiting", "Declared pairs that cannot be made now", sum(not e.live for e in entries))
+        build = InfoMetricFamily("vethd_build", "The daemon")
+        build.add_metric((), {"version": __version__, "engine": manager.engine.name})
+        yield build
+        for name, text, key in _COUNTERS:
+            family = CounterMetricFamily(f"vethd_link_{name}", text, labels=_LABELS)
+            for link in self._stats:
+                family.add_metric((link.name, link.netns), getattr(link, key))
+            yield family
+        yield from self._drops()
+        yield from self._gauges()
+
+    def _drops(self) -> Iterable[Metric]:
+        text = "Frames that the link sent and its peer did not receive, by reason; kernel_*: before vethd saw them"
+        family = CounterMetricFamily("vethd_link_drops", text, labels=(*_LABELS, "reason"))
+        for link in self._stats:
+            for reason, count in link.drops.items():
+                family.add_metric((link.name, link.netns, reason), count)
+        yield family
+
+    def _gauges(self) -> Iterable[Metric]:
+        carrier = GaugeMetricFamily("vethd_link_carrier", "1 with carrier, 0 without", labels=_LABELS)
+        mtu = GaugeMetricFamily("vethd_link_mtu_bytes", "MTU", labels=_LABELS)
+        about = InfoMetricFamily("vethd_link", "What else a link is", labels=_LABELS)
+        for link in self._links:
+            labels = (link.name, link.netns)
+            carrier.add_metric(labels, int(link.carrier))
+            mtu.add_metric(labels, link.mtu)
+            ours = {"peer": link.peer_name, "peer_netns": link.peer_netns, "pair": link.pair}
+            about.add_metric(labels, {**ours, "ifindex": str(link.ifindex), "address": link.address})
+        yield carrier
+        yield mtu
+        yield about
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=value)

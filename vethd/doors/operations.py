@@ -1,0 +1,297 @@
+"""The API's operations, for whichever socket they came in by: (method, path, query, body, fds) -> (status, reply).
+
+The table ROUTES is the API: dispatch() walks it, and openapi.py writes the schema from it. Bodies are msgspec structs
+that forbid unknown fields; a VethError becomes {code, errno, message} and the status that STATUS gives its errno.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+import msgspec
+
+from vethd import __version__
+from vethd.kernel import netns
+from vethd.model.api import ErrorBody, Health, LinkInfo, LinkStats, PairChange, PairInfo, Saved
+from vethd.model.errors import ConfigError, VethError
+from vethd.model.spec import LinkSpec, PairSpec
+from vethd.model.state import Side
+from vethd.pairs.declared import Declared
+from vethd.pairs.manager import Entry, Manager
+
+BODY_MAX = 64 << 10
+"""Bytes of a request body; a pair with every attribute said is under 4 KiB."""
+
+STATUS = {
+    errno.EINVAL: 400,
+    errno.ERANGE: 400,
+    errno.EADDRNOTAVAIL: 400,
+    errno.EOPNOTSUPP: 400,
+    errno.ENOTCONN: 400,
+    errno.EBADF: 400,
+    errno.EPERM: 403,
+    errno.EACCES: 403,
+    errno.ENOENT: 404,
+    errno.ENODEV: 404,
+    errno.ESRCH: 404,
+    errno.EEXIST: 409,
+    errno.EBUSY: 409,
+    errno.ENOTUNIQ: 409,
+    errno.E2BIG: 413,
+}
+
+
+@dataclass
+class Api:
+    """What the operations work on. reload is None where there is no config to read again."""
+
+    manager: Manager
+    declared: Declared
+    reload: Callable[[], Awaitable[dict[str, int]]] | None = None
+    started: float = field(default_factory=time.monotonic)
+
+
+class Call(NamedTuple):
+    """One request, its path's variables taken out. fds stay the door's to close."""
+
+    api: Api
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    body: Any
+    fds: Sequence[int] | None
+
+
+class Reply(NamedTuple):
+    """What to answer: a status, and a body to encode as JSON, or none."""
+
+    status: int
+    body: Any = None
+
+
+Handler = Callable[[Call], Awaitable[Any]]
+
+
+class Route(NamedTuple):
+    """One operation: where it is, what it takes, what it gives. {name} in the path is a variable."""
+
+    method: str
+    path: str
+    handler: Handler
+    body: Any
+    reply: Any
+    status: int = 200
+
+
+async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
+    """Carry out one request. Never raises but CancelledError: every failure is a reply."""
+    try:
+        route, variables = _route(method, path)
+        parsed = msgspec.json.decode(body or b"{}", type=route.body) if route.body is not None else None
+        result = await route.handler(call._replace(path=variables, body=parsed))
+    except _NotFoundError as error:
+        return Reply(error.status, ErrorBody(code=error.code, errno=0, message=str(error)))
+    except msgspec.DecodeError as error:
+        return Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=f"body: {error}"))
+    except ConfigError as error:
+        return Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=str(error)))
+    except VethError as error:
+        return Reply(STATUS.get(error.errno, 500), ErrorBody(code=error.code, errno=error.errno, message=str(error)))
+    return Reply(route.status, result)
+
+
+class _NotFoundError(Exception):
+    """No such path, or no such method on it."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        self.status = status
+        self.code = code
+        super().__init__(message)
+
+
+def _route(method: str, path: str) -> tuple[Route, dict[str, str]]:
+    """Find the route; path is still percent-encoded, as names may hold anything but a slash."""
+    parts = path.split("/")
+    methods = []
+    for route in ROUTES:
+        pattern = route.path.split("/")
+        if len(pattern) != len(parts):
+            continue
+        pairs = list(zip(pattern, parts, strict=True))
+        if all(want == part or want.startswith("{") for want, part in pairs):
+            if route.method == method:
+                return route, {want[1:-1]: unquote(part) for want, part in pairs if want.startswith("{")}
+            methods.append(route.method)
+    if methods:
+        raise _NotFoundError(405, "METHOD", f"{path} takes {' and '.join(methods)}, not {method}")
+    raise _NotFoundError(404, "PATH", f"no such path: {path}")
+
+
+# --- the operations
+
+
+async def _pairs(call: Call) -> list[PairInfo]:
+    """List the pairs."""
+    return [call.api.manager.info(entry) for entry in call.api.manager.entries.values()]
+
+
+async def _newlink(call: Call) -> PairInfo:
+    """Make a pair, or nothing. `up` is refused on the peer (ENOTCONN), as on veth."""
+    manager = call.api.manager
+    entry = await manager.newlink(call.body, fds=call.fds)
+    entry.spec = _without_fds(entry.spec, manager.info(entry).links)
+    entry.fds = None
+    return manager.info(entry)
+
+
+async def _pair(call: Call) -> PairInfo:
+    """Show a pair."""
+    return call.api.manager.info(_entry(call))
+
+
+async def _changepair(call: Call) -> PairInfo:
+    """Change what is said of a pair's ends, all of it or nothing."""
+    entry = _entry(call)
+    await call.api.manager.changelink(entry, call.body, call.fds)
+    return call.api.manager.info(entry)
+
+
+async def _delpair(call: Call) -> None:
+    """Delete a pair."""
+    await _delete(call.api, _entry(call))
+
+
+async def _links(call: Call) -> list[LinkInfo]:
+    """List the living links."""
+    return call.api.manager.links()
+
+
+async def _link(call: Call) -> LinkInfo:
+    """Show a link."""
+    entry, side = await _find(call)
+    return call.api.manager.info(entry).links[side]
+
+
+async def _changelink(call: Call) -> LinkInfo:
+    """Change what is said of a link, all of it or nothing."""
+    entry, side = await _find(call)
+    said = {key: getattr(call.body, key) for key in LinkSpec.__struct_fields__}
+    change = PairChange(peer=call.body) if side is Side.FAR else msgspec.convert(said, PairChange)
+    await call.api.manager.changelink(entry, change, call.fds)
+    return call.api.manager.info(entry).links[side]
+
+
+async def _dellink(call: Call) -> None:
+    """Delete a link; its peer goes with it."""
+    entry, _ = await _find(call)
+    await _delete(call.api, entry)
+
+
+async def _stats(call: Call) -> list[LinkStats]:
+    """Count, for every link."""
+    return await call.api.manager.stats()
+
+
+async def _linkstats(call: Call) -> LinkStats:
+    """Count, for one link."""
+    for stats in await call.api.manager.stats([await _find(call)]):
+        return stats
+    raise VethError(errno.ENODEV, "stats", call.path["name"])
+
+
+async def _save(call: Call) -> Saved:
+    """Save the run-time pairs: they are made again at the next start."""
+    return await call.api.declared.save()
+
+
+async def _reload(call: Call) -> dict[str, int]:
+    """Read the config again and change only what differs."""
+    if call.api.reload is None:
+        raise VethError(errno.EOPNOTSUPP, "reload", reason="this daemon was started without a config")
+    return await call.api.reload()
+
+
+async def _health(call: Call) -> Health:
+    """Say that the daemon lives, and which one it is."""
+    manager = call.api.manager
+    return Health(
+        status="ok",
+        version=__version__,
+        pid=os.getpid(),
+        engine=manager.engine.name,
+        uptime_s=round(time.monotonic() - call.api.started, 3),
+        netns_inode=manager.workers.nursery.own_inode,
+        pairs=sum(1 for entry in manager.entries.values() if entry.live),
+        waiting=sum(1 for entry in manager.entries.values() if not entry.live),
+    )
+
+
+ROUTES = (
+    Route("GET", "/v1/pairs", _pairs, None, list[PairInfo]),
+    Route("POST", "/v1/pairs", _newlink, PairSpec, PairInfo, 201),
+    Route("GET", "/v1/pairs/{id}", _pair, None, PairInfo),
+    Route("PATCH", "/v1/pairs/{id}", _changepair, PairChange, PairInfo),
+    Route("DELETE", "/v1/pairs/{id}", _delpair, None, None, 204),
+    Route("GET", "/v1/links", _links, None, list[LinkInfo]),
+    Route("GET", "/v1/links/{name}", _link, None, LinkInfo),
+    Route("PATCH", "/v1/links/{name}", _changelink, LinkSpec, LinkInfo),
+    Route("DELETE", "/v1/links/{name}", _dellink, None, None, 204),
+    Route("GET", "/v1/stats", _stats, None, list[LinkStats]),
+    Route("GET", "/v1/links/{name}/stats", _linkstats, None, LinkStats),
+    Route("POST", "/v1/save", _save, None, Saved),
+    Route("POST", "/v1/reload", _reload, None, dict[str, int]),
+    Route("GET", "/v1/health", _health, None, Health),
+)
+
+
+# --- what they share
+
+
+def _entry(call: Call) -> Entry:
+    entry = call.api.manager.entries.get(call.path["id"])
+    if entry is None:
+        raise VethError(errno.ENOENT, "getpair", call.path["id"], "no such pair")
+    return entry
+
+
+async def _find(call: Call) -> tuple[Entry, Side]:
+    """Find the link that path and query name. A netns that cannot be opened may still be a label we know."""
+    ref = call.query.get("netns")
+    label = ref
+    if ref:
+        try:
+            label = await call.api.manager.workers.chore(_label, ref, call)
+        except VethError:
+            if ref.startswith("fd:"):
+                raise
+    return call.api.manager.find(call.path["name"], label)
+
+
+def _label(ref: str, call: Call) -> str:
+    fd = netns.open_ref(ref, call.fds)
+    try:
+        return netns.label(netns.inode(fd), call.api.manager.workers.nursery.own_inode)
+    finally:
+        os.close(fd)
+
+
+async def _delete(api: Api, entry: Entry) -> None:
+    await api.manager.dellink(entry)
+    await api.declared.forget(entry)
+
+
+def _without_fds(spec: PairSpec, links: Sequence[LinkInfo]) -> PairSpec:
+    """Write namespaces that came as fds by the names that they have: the fds are closed after the call."""
+
+    def named(link: LinkSpec, info: LinkInfo) -> str | None:
+        return info.netns if (link.netns or "").startswith("fd:") else link.netns
+
+    if not links:
+        return spec
+    peer = spec.peer and msgspec.structs.replace(spec.peer, netns=named(spec.peer, links[Side.FAR]))
+    return msgspec.structs.replace(spec, netns=named(spec, links[Side.NEAR]), peer=peer)

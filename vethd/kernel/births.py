@@ -1,0 +1,176 @@
+"""How a TAP comes into the world: whole, where it was asked for, or not at all.
+
+Theory of operation. The namespace in which /dev/net/tun is *opened* is where the device is born, and the open fd
+pins it for ever. So a device for another namespace is born in a staging one (anonymous, private, empty but for
+lo), gets all that survives a move, and is moved. It is born under its final name: then the kernel refuses the move
+whole where that name is taken. Only a pattern ("veth%d") is born under a temporary one and named by the move.
+MAC before the move: udev over there then finds an address that was set, and leaves it alone.
+
+A move costs an rcu_barrier, about 14 ms, whoever asks for it. Our own namespace is pinned by our living in it, so a
+device for it is born in place and pays nothing.
+
+Everything here blocks: for worker threads only.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from vethd.kernel import netns
+from vethd.kernel.linkstate import LinkState
+from vethd.kernel.rtnl import Rtnl
+from vethd.kernel.tun import Tap
+from vethd.kernel.watcher import OWN_NSID, LinkKey
+from vethd.model.errors import VethError
+from vethd.model.spec import LinkSpec
+
+_AFTER_MOVE = ("master", "arp", "multicast", "allmulticast", "promisc", "addrgenmode")
+"""What a move resets, or what means something only in the namespace where the link is."""
+_BEFORE_MOVE = (
+    "address",
+    "mtu",
+    "txqueuelen",
+    "group",
+    "alias",
+    "altname",
+    "gso_max_size",
+    "gso_max_segs",
+    "gro_max_size",
+)
+_TEMPORARY = "vethd%d"
+
+
+class Place(NamedTuple):
+    """A link's whereabouts: its key for the watcher, its namespace's inode, and what rtnetlink says of it."""
+
+    key: LinkKey
+    netns_inode: int
+    state: LinkState
+
+
+class Nursery:
+    """The staging namespace, and all that is done to a link by entering its namespace."""
+
+    def __init__(self) -> None:
+        """Make the staging namespace. Raises VethError EPERM without CAP_SYS_ADMIN."""
+        self._own_fd = netns.open_own()
+        self.own_inode = netns.inode(self._own_fd)
+        self._staging_fd = netns.new_anonymous()
+
+    def close(self) -> None:
+        """Let the staging namespace die."""
+        os.close(self._staging_fd)
+        os.close(self._own_fd)
+
+    def birth(self, link: LinkSpec, target_fd: int) -> tuple[Tap, Place]:
+        """Make a TAP with link's attributes in the namespace of target_fd, down and without carrier.
+
+        target_fd stays the caller's. `up` is not done here: the pair is not tied yet. Undoes all on failure.
+        Raises VethError with the errno that `ip link add` would show.
+        """
+        in_place = netns.inode(target_fd) == self.own_inode and link.index is None
+        pattern = link.name is None or "%" in link.name
+        final = link.name or "veth%d"
+        with netns.inside(self._own_fd if in_place else self._staging_fd), Rtnl() as here:
+            tap = Tap.birth(_TEMPORARY if pattern and not in_place else final, link.queues or 1)
+            try:
+                ifindex = here.link_by_name(tap.ifname, "newlink").ifindex
+                here.set_link(ifindex, link, skip=("name", "up", *_AFTER_MOVE), op="newlink")
+                if not in_place:
+                    here.move(ifindex, target_fd, name=final if pattern else None, new_ifindex=link.index)
+                with self._at(tap) as (there, place):
+                    there.noqueue(place.key[1])
+                    there.set_link(place.key[1], link, skip=("name", "up", *_BEFORE_MOVE), op="newlink")
+                return tap, self.locate(tap)
+            except VethError as error:
+                tap.close()
+                raise VethError(error.errno, "newlink", link.name or "", error.reason) from error
+            except BaseException:
+                tap.close()
+                raise
+
+    def locate(self, tap: Tap) -> Place:
+        """Find where a device is now, and see to it that we hear of it there. Raises VethError ENODEV."""
+        with self._at(tap) as (_, place):
+            return place
+
+    def change(self, tap: Tap, link: LinkSpec, *, old_altname: str = "", netns_fd: int | None = None) -> Place:
+        """Give a living link the attributes that link says; netns_fd, the caller's, moves it there first.
+
+        altname replaces old_altname. Raises VethError; what was done before the error stays done.
+        """
+        if netns_fd is not None:
+            with self._at(tap) as (here, place):
+                here.move(place.key[1], netns_fd)
+        with self._at(tap) as (here, place):
+            ifindex = place.key[1]
+            if netns_fd is not None:
+                here.noqueue(ifindex)
+            if link.altname is not None and old_altname:
+                here.altname(ifindex, remove=old_altname)
+            here.set_link(ifindex, link)
+        return self.locate(tap)
+
+    def noqueue(self, tap: Tap) -> None:
+        """Give a link veth's qdisc again. Raises VethError."""
+        with self._at(tap) as (here, place):
+            here.noqueue(place.key[1])
+
+    def publish(self, tap: Tap, alias: str | None, altname: str, old_altname: str) -> None:
+        """Write alias (None: leave it alone) and altname, in place of old_altname. Raises VethError."""
+        with self._at(tap) as (here, place):
+            if old_altname:
+                here.altname(place.key[1], remove=old_altname)
+            here.set_link(place.key[1], LinkSpec(alias=alias, altname=altname))
+
+    def name_of(self, tap: Tap, ifindex: int) -> str:
+        """Give the name of another link in tap's namespace, as of its master; "" for ifindex 0. Raises VethError."""
+        with self._at(tap) as (here, _):
+            return here.link(ifindex).name if ifindex else ""
+
+    def survey(self, taps: Iterable[Tap]) -> dict[LinkKey, LinkState]:
+        """Read the state of every link in the namespaces where the devices are; those that are gone are left out."""
+        found: dict[LinkKey, LinkState] = {}
+        seen: set[int] = set()
+        for tap in taps:
+            try:
+                with self._at(tap) as (here, place):
+                    if place.netns_inode not in seen:
+                        seen.add(place.netns_inode)
+                        found |= {(place.key[0], state.ifindex): state for state in here.links()}
+            except VethError:
+                continue
+        return found
+
+    @contextmanager
+    def _at(self, tap: Tap) -> Iterator[tuple[Rtnl, Place]]:
+        """Enter the namespace where the device is, with a socket there and what is known of it.
+
+        A device may move or be renamed under our feet at any moment, so look again until what we found is so.
+        """
+        for _ in range(20):
+            fd = tap.netns_fd()
+            try:
+                nsid = self._nsid(fd)
+                with netns.inside(fd), Rtnl() as rtnl:
+                    try:
+                        state = rtnl.link_by_name(tap.ifname)
+                    except VethError as error:
+                        if error.errno != errno.ENODEV or not tap.alive:
+                            raise
+                        continue
+                    yield rtnl, Place((nsid, state.ifindex), netns.inode(fd), state)
+                    return
+            finally:
+                os.close(fd)
+        raise VethError(errno.EAGAIN, "getlink", reason="the device would not stay in one place")
+
+    def _nsid(self, netns_fd: int) -> int:
+        if netns.inode(netns_fd) == self.own_inode:
+            return OWN_NSID
+        with netns.inside(self._own_fd), Rtnl() as own:
+            return own.nsid(netns_fd)

@@ -1,0 +1,36 @@
+"""Notice that a named namespace may have come or gone: `ip netns add` is a mount, and mounts can be polled.
+
+/proc/self/mountinfo says POLLPRI whenever the mount table changes. Event loops listen for readability alone, so an
+epoll instance stands between: it is readable when mountinfo is not quiet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+from collections.abc import Callable
+
+
+class MountWatch:
+    """Call changed() on the loop after every change of the mount table."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
+        """Begin to watch."""
+        self._loop = loop
+        self._changed = changed
+        self._mountinfo = os.open("/proc/self/mountinfo", os.O_RDONLY | os.O_CLOEXEC)
+        self._epoll = select.epoll()
+        self._epoll.register(self._mountinfo, select.EPOLLPRI | select.EPOLLERR)
+        loop.add_reader(self._epoll.fileno(), self._readable)
+
+    def close(self) -> None:
+        """Stop watching."""
+        self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
+        os.close(self._mountinfo)
+
+    def _readable(self) -> None:
+        # epoll_wait asks mountinfo's poll(), which takes note of the change: the next one is news again
+        if self._epoll.poll(0):
+            self._changed()

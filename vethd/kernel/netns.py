@@ -1,0 +1,155 @@
+"""Network namespaces: naming them, entering them, making an anonymous one.
+
+Theory of operation. An open fd on a namespace, a tun fd opened inside it and a netlink socket made inside it all
+keep it alive after `ip netns del`. So nothing here is held: a namespace is opened, entered by a worker thread for
+one operation, and let go. A namespace is known by its inode, which no two living ones share.
+
+setns(2) moves only the calling thread. Never call these on an event loop's thread: entering is cheap, but what is
+done inside takes the RTNL lock, which anybody may hold for tens of milliseconds.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from vethd.kernel.uapi import CLONE_NEWNET, NS_GET_NSTYPE
+from vethd.model.errors import VethError
+
+RUN_NETNS = "/run/netns"
+INHERITED = range(1 << 20)
+"""For open_ref(): "fd:N" is this process's own fd N, as its starter left it open."""
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, op: str) -> None:
+    if result != 0:
+        raise VethError(ctypes.get_errno(), op)
+
+
+@contextmanager
+def inside(netns_fd: int) -> Iterator[None]:
+    """Run the body with the calling thread in the namespace of netns_fd, then go back.
+
+    Raises VethError EPERM (no CAP_SYS_ADMIN over it) or EINVAL (not a network namespace).
+    """
+    home = open_own()
+    try:
+        _check(_libc.setns(netns_fd, CLONE_NEWNET), "setns")
+        try:
+            yield
+        finally:
+            _check(_libc.setns(home, CLONE_NEWNET), "setns")
+    finally:
+        os.close(home)
+
+
+def open_own() -> int:
+    """Give an fd, the caller's to close, on the calling thread's namespace."""
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def new_anonymous() -> int:
+    """Give an fd, the caller's to close, on a new namespace that nothing else holds.
+
+    Raises VethError EPERM without CAP_SYS_ADMIN.
+    """
+    made: list[int | VethError] = []
+
+    def make() -> None:
+        try:
+            _check(_libc.unshare(CLONE_NEWNET), "unshare")
+            made.append(open_own())
+        except VethError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make, name="vethd-unshare")
+    thread.start()
+    thread.join()
+    if isinstance(made[0], VethError):
+        raise made[0]
+    return made[0]
+
+
+def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
+    """Open the namespace that ref names; the fd is the caller's to close.
+
+    ref: None or "" (the calling thread's own), a name of `ip netns`, a path, a PID, or "fd:N", the N-th of fds.
+    A name wins over a PID of the same digits, as in iproute2.
+    Raises VethError ENOENT (no such name or path), ESRCH (no such PID), EACCES (another user's PID: send an fd
+    instead), EBADF (no such fd), EINVAL (not a network namespace).
+    """
+    if not ref:
+        return open_own()
+    if ref.startswith("fd:"):
+        return _dup_checked(ref, fds)
+    path = ref if "/" in ref else f"{RUN_NETNS}/{ref}"
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        if "/" in ref or not (ref.isascii() and ref.isdigit()):
+            raise VethError(error.errno or errno.ENOENT, "netns", reason=f"no network namespace {ref!r}") from error
+        fd = _open_pid(ref)
+    return _checked(fd, ref)
+
+
+def inode(netns_fd: int) -> int:
+    """Give the namespace's inode: its identity while it lives."""
+    return os.fstat(netns_fd).st_ino
+
+
+def label(netns_inode: int, own_inode: int) -> str:
+    """Give the name that `ip netns` knows, "" for the daemon's own, or "net:[INODE]" where there is none."""
+    if netns_inode == own_inode:
+        return ""
+    try:
+        with os.scandir(RUN_NETNS) as entries:
+            for entry in entries:
+                # a name of a dead or half-made namespace is no namespace, and may be unreadable
+                try:
+                    if entry.stat().st_ino == netns_inode:
+                        return entry.name
+                except OSError:
+                    continue
+    except OSError:
+        pass
+    return f"net:[{netns_inode}]"
+
+
+def _open_pid(pid: str) -> int:
+    try:
+        return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except PermissionError as error:
+        reason = f"the namespace of process {pid} may not be opened by this user: name it, or send its fd"
+        raise VethError(errno.EACCES, "netns", reason=reason) from error
+    except OSError as error:
+        raise VethError(errno.ESRCH, "netns", reason=f"no network namespace and no process {pid!r}") from error
+
+
+def _dup_checked(ref: str, fds: Sequence[int] | None) -> int:
+    digits = ref[3:]
+    if fds is None:
+        raise VethError(errno.EBADF, "netns", reason=f"{ref!r} needs the fd-passing socket, or an inherited fd")
+    if not (digits.isascii() and digits.isdigit()) or int(digits) >= len(fds):
+        raise VethError(errno.EBADF, "netns", reason=f"{ref!r}: {len(fds)} file descriptors came with the request")
+    try:
+        return _checked(os.dup(fds[int(digits)]), ref)
+    except OSError as error:
+        raise VethError(errno.EBADF, "netns", reason=f"{ref!r} is not an open file descriptor") from error
+
+
+def _checked(fd: int, ref: str) -> int:
+    try:
+        kind = fcntl.ioctl(fd, NS_GET_NSTYPE)
+    except OSError:
+        kind = 0
+    if kind != CLONE_NEWNET:
+        os.close(fd)
+        raise VethError(errno.EINVAL, "netns", reason=f"{ref!r} is not a network namespace")
+    return fd

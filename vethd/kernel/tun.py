@@ -1,0 +1,167 @@
+"""One TAP device: born by python-pytun, tuned by the ioctls that it lacks, held by its queues' fds.
+
+Theory of operation. The fds are the device: the last close deletes it. python-pytun makes it (TUNSETIFF) and is let
+go at once; what is kept are duplicates of its fds, non-blocking and close-on-exec, so that a device may as well
+come from an fd that somebody passed. Where /dev/net/tun was *opened* decides where the device is born, and pins
+that namespace: see births.py.
+
+A frame on an fd is a virtio_net_hdr of vnet_hdr_len bytes, then the frame from its Ethernet header on.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+
+import pytun
+
+from vethd.kernel.uapi import (
+    IFF_MULTI_QUEUE,
+    IFF_NO_CARRIER,
+    IFF_NO_PI,
+    IFF_TAP,
+    IFF_TUN_EXCL,
+    IFF_VNET_HDR,
+    IFNAMSIZ,
+    TUN_F_CSUM,
+    TUN_F_TSO4,
+    TUN_F_TSO6,
+    TUN_F_TSO_ECN,
+    TUN_F_UDP_TUNNEL_GSO,
+    TUN_F_UDP_TUNNEL_GSO_CSUM,
+    TUN_F_UFO,
+    TUN_F_USO4,
+    TUN_F_USO6,
+    TUNGETDEVNETNS,
+    TUNGETIFF,
+    TUNSETCARRIER,
+    TUNSETOFFLOAD,
+    TUNSETVNETHDRSZ,
+)
+from vethd.model.errors import VethError
+from vethd.model.vnet import HDR_LEN, HDR_LEN_TUNNEL
+
+DEV_NET_TUN = "/dev/net/tun"
+
+_TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
+_USO = _TSO | TUN_F_UFO | TUN_F_USO4 | TUN_F_USO6
+_TUNNEL = _USO | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM
+# Best first. The header's length goes with the word: tunnel offload with a short header is accepted and then loses
+# every frame (EFAULT on read).
+OFFLOADS = ((HDR_LEN_TUNNEL, _TUNNEL), (HDR_LEN, _USO), (HDR_LEN, _TSO), (HDR_LEN, TUN_F_CSUM), (HDR_LEN, 0))
+
+GONE = (errno.EBADFD, errno.EBADF)
+"""What every operation on a fd answers whose device is deleted."""
+
+
+class Tap:
+    """A TAP device, one fd a queue. Methods do not block but where they say so."""
+
+    def __init__(self, fds: tuple[int, ...], vnet_hdr_len: int) -> None:
+        """Take over fds, already non-blocking, of one attached device."""
+        self.fds = fds
+        self.vnet_hdr_len = vnet_hdr_len
+
+    @classmethod
+    def birth(cls, name: str, queues: int = 1) -> Tap:
+        """Make a device, carrier off, with every offload that the kernel has. Blocks (RTNL).
+
+        name may be a pattern with one %d. It is born in the namespace of the calling thread and pins that one.
+        Raises VethError EEXIST, EINVAL (name), EPERM (no CAP_NET_ADMIN), ENODEV (no /dev/net/tun).
+        """
+        flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_NO_CARRIER | (IFF_MULTI_QUEUE if queues > 1 else 0)
+        fds: list[int] = []
+        try:
+            fds.append(_attach(name, flags | IFF_TUN_EXCL))
+            real_name = _ifname(fds[0])
+            fds += [_attach(real_name, flags) for _ in range(queues - 1)]
+            return cls(tuple(fds), _set_offload(fds[0], real_name))
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+
+    @property
+    def ifname(self) -> str:
+        """The device's present name. Raises VethError ENODEV once it is gone."""
+        try:
+            return _ifname(self.fds[0])
+        except OSError as error:
+            raise VethError(errno.ENODEV, "TUNGETIFF") from error
+
+    @property
+    def alive(self) -> bool:
+        """Whether the device still exists."""
+        try:
+            _ifname(self.fds[0])
+        except OSError:
+            return False
+        return True
+
+    def netns_fd(self) -> int:
+        """Give an fd, the caller's to close, on the namespace where the device is now.
+
+        Raises VethError ENODEV once the device is gone. Kernel: 5.2.
+        """
+        try:
+            return fcntl.ioctl(self.fds[0], TUNGETDEVNETNS)
+        except OSError as error:
+            code = errno.ENODEV if error.errno in GONE else error.errno or errno.EIO
+            raise VethError(code, "TUNGETDEVNETNS") from error
+
+    def set_carrier(self, *, on: bool) -> None:
+        """Turn the carrier on or off; to what it is already changes nothing. A device that is gone is no error."""
+        try:
+            fcntl.ioctl(self.fds[0], TUNSETCARRIER, struct.pack("i", on))
+        except OSError as error:
+            if error.errno not in GONE:
+                raise VethError(error.errno or errno.EIO, "TUNSETCARRIER") from error
+
+    def close(self) -> None:
+        """Close the fds, and with the last holder delete the device. Twice is once."""
+        fds, self.fds = self.fds, ()
+        for fd in fds:
+            os.close(fd)
+
+
+def _attach(name: str, flags: int) -> int:
+    try:
+        device = pytun.TunTapDevice(name=name, flags=flags)
+    except OSError as error:
+        code = error.errno or errno.EINVAL
+        if code in (errno.ENOENT, errno.ENXIO):
+            reason = f"{DEV_NET_TUN} is missing: load the tun module, or give this container the device"
+            raise VethError(errno.ENODEV, "newlink", name, reason) from error
+        # an attached TAP, and under EXCL any TAP, of that name; for a netdev of another kind it is EINVAL
+        taken = code == errno.EBUSY or (code == errno.EINVAL and os.path.exists(f"/sys/class/net/{name}"))  # noqa: PTH110 - no object needed
+        raise VethError(errno.EEXIST if taken else code, "newlink", name) from error
+    try:
+        fd = os.dup(device.fileno())
+    finally:
+        device.close()
+    os.set_blocking(fd, False)
+    return fd
+
+
+def _set_offload(fd: int, name: str) -> int:
+    """Set the best offload word that the kernel takes; give the header length that goes with it.
+
+    Once only: a second TUNSETOFFLOAD would override what a user said by `ethtool -K`.
+    """
+    for vnet_hdr_len, word in OFFLOADS:
+        try:
+            fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", vnet_hdr_len))
+            fcntl.ioctl(fd, TUNSETOFFLOAD, word)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise VethError(error.errno or errno.EIO, "TUNSETOFFLOAD", name) from error
+        else:
+            return vnet_hdr_len
+    raise VethError(errno.EOPNOTSUPP, "newlink", name, "this kernel's TAP has no vnet header")
+
+
+def _ifname(fd: int) -> str:
+    request = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
+    return request[:IFNAMSIZ].split(b"\0", 1)[0].decode()

@@ -1,0 +1,145 @@
+"""Refuse oversize frames in the kernel, where the sender's own tx_dropped counts them, as on veth.
+
+Theory of operation. TUNSETFILTEREBPF runs a socket filter on every frame that the stack sends into a TAP, before
+the frame is queued; 0 drops it and moves the device's tx_dropped. The program reads one array element, which
+userspace has mapped: the limit is a plain store away (no system call, no reload), the counts a plain load.
+
+    element 0:  u64 limit | u64 refused as oversize | u64 passed
+    limit      longest frame in bytes, Ethernet header included; GSO frames (gso_size != 0) always pass
+    passed     frames that went on to the queue, where a full one still drops them
+
+Where BPF is forbidden (EPERM inside an unprivileged user namespace) there is no filter, and the engine's own check
+is all: the frame dies either way, but the sender counts it as sent. BPF_F_MMAPABLE: kernel 5.5.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import mmap
+import os
+import platform
+import struct
+from typing import NamedTuple
+
+from vethd.kernel.uapi import (
+    BPF_F_MMAPABLE,
+    BPF_MAP_CREATE,
+    BPF_MAP_TYPE_ARRAY,
+    BPF_PROG_LOAD,
+    BPF_PROG_TYPE_SOCKET_FILTER,
+    BPF_PSEUDO_MAP_VALUE,
+    SYS_BPF,
+    TUNSETFILTEREBPF,
+)
+from vethd.model.errors import VethError
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_LIMIT, _OVERSIZE, _PASSED = 0, 8, 16
+_VALUE_SIZE = 24
+
+# struct __sk_buff
+_SKB_LEN = 0
+_SKB_GSO_SIZE = 176
+
+
+class FilterCounts(NamedTuple):
+    """Frames since the filter was attached."""
+
+    oversize: int
+    passed: int
+
+
+class TunFilter:
+    """The filter of one sending TAP. attach() may block (RTNL); the rest is a memory access."""
+
+    def __init__(self, limit: int) -> None:
+        """Make map and program. Raises VethError: EPERM or ENOSYS where this user or kernel has no BPF."""
+        map_fd = _bpf(BPF_MAP_CREATE, struct.pack("=IIIII", BPF_MAP_TYPE_ARRAY, 4, _VALUE_SIZE, 1, BPF_F_MMAPABLE))
+        try:
+            self._value = mmap.mmap(map_fd, mmap.PAGESIZE)
+            self.set_limit(limit)
+            self._prog_fd = _load(_program(map_fd))
+        finally:
+            os.close(map_fd)
+
+    def attach(self, tap_fd: int) -> None:
+        """Put the program before the device of tap_fd, which from then on holds it. Raises VethError."""
+        try:
+            fcntl.ioctl(tap_fd, TUNSETFILTEREBPF, struct.pack("i", self._prog_fd))
+        except OSError as error:
+            raise VethError(error.errno or errno.EIO, "TUNSETFILTEREBPF") from error
+        finally:
+            os.close(self._prog_fd)
+            self._prog_fd = -1
+
+    def set_limit(self, limit: int) -> None:
+        """Let frames of at most limit bytes pass from now on."""
+        struct.pack_into("=Q", self._value, _LIMIT, limit)
+
+    def counts(self) -> FilterCounts:
+        """Read the two counters."""
+        return FilterCounts(*struct.unpack_from("=QQ", self._value, _OVERSIZE))
+
+    def close(self) -> None:
+        """Let go of the map; a filter that is attached works on."""
+        if self._prog_fd >= 0:
+            os.close(self._prog_fd)
+            self._prog_fd = -1
+        self._value.close()
+
+
+def _insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
+    return struct.pack("=BBhi", code, dst | src << 4, off, imm)
+
+
+def _program(map_fd: int) -> bytes:
+    """Assemble the filter. Registers: r1 the skb, r2 its length, r3 gso_size, r4 the element, r5 scratch."""
+    ldx_w, ldx_dw, ld_imm64, add_atomic = 0x61, 0x79, 0x18, 0xDB
+    mov64, mov64_imm, jne, jgt, exit_ = 0xBF, 0xB7, 0x55, 0x2D, 0x95
+    return b"".join(
+        (
+            _insn(ldx_w, dst=2, src=1, off=_SKB_LEN),
+            _insn(ldx_w, dst=3, src=1, off=_SKB_GSO_SIZE),
+            _insn(ld_imm64, dst=4, src=BPF_PSEUDO_MAP_VALUE, imm=map_fd),
+            _insn(0),
+            _insn(jne, dst=3, off=2, imm=0),  # gso_size != 0: to pass
+            _insn(ldx_dw, dst=5, src=4, off=_LIMIT),
+            _insn(jgt, dst=2, src=5, off=4),  # len > limit: to drop
+            _insn(mov64, dst=0, src=2),  # pass: keep all of it
+            _insn(mov64_imm, dst=5, imm=1),
+            _insn(add_atomic, dst=4, src=5, off=_PASSED),
+            _insn(exit_),
+            _insn(mov64_imm, dst=0, imm=0),  # drop
+            _insn(mov64_imm, dst=5, imm=1),
+            _insn(add_atomic, dst=4, src=5, off=_OVERSIZE),
+            _insn(exit_),
+        )
+    )
+
+
+def _load(program: bytes) -> int:
+    text = ctypes.create_string_buffer(program, len(program))
+    licence = ctypes.create_string_buffer(b"GPL")
+    attr = struct.pack(
+        "=IIQQ",
+        BPF_PROG_TYPE_SOCKET_FILTER,
+        len(program) // 8,
+        ctypes.addressof(text),
+        ctypes.addressof(licence),
+    )
+    return _bpf(BPF_PROG_LOAD, attr)
+
+
+def _bpf(command: int, attr: bytes) -> int:
+    number = SYS_BPF.get(platform.machine())
+    if number is None:
+        raise VethError(errno.ENOSYS, "bpf", reason=f"the number of bpf(2) is not known for {platform.machine()}")
+    # the kernel reads what it is given and takes the rest as zero
+    buffer = ctypes.create_string_buffer(attr.ljust(128, b"\0"), 128)
+    result = int(_libc.syscall(number, command, buffer, 128))
+    if result < 0:
+        raise VethError(ctypes.get_errno(), "bpf")
+    return result

@@ -1,0 +1,230 @@
+"""What must be done so that the pairs that are become the pairs that are wanted, and nothing more than that.
+
+Pure: pairs in, a Plan out. A config reload and `vethctl apply` carry the same plans out.
+
+Two pairs are the same where their near ends have the same namespace and name, or, if not, their peers do. A
+wanted attribute that is said must be so in the pair's spec and, where a LinkInfo shows it, on the living link.
+One that was said and no longer is goes back to DEFAULTS. One that was never said belongs to whoever set it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vethd.model.api import LinkInfo, PairChange, PairInfo
+from vethd.model.spec import CREATE_ONLY, MTU, TXQUEUELEN, LinkSpec, PairSpec, RxChecksum
+
+DEFAULTS: dict[str, Any] = {
+    "mtu": MTU,
+    "txqueuelen": TXQUEUELEN,
+    "group": 0,
+    "alias": "",
+    "master": "",
+    "up": False,
+    "arp": True,
+    "multicast": True,
+    "allmulticast": False,
+    "promisc": False,
+    "addrgenmode": "eui64",
+    "gso_max_size": 65536,  # GSO_LEGACY_MAX_SIZE
+    "gso_max_segs": 65535,  # GSO_MAX_SEGS
+    "gro_max_size": 65536,  # GRO_LEGACY_MAX_SIZE
+}
+"""What an attribute goes back to once nobody asks for it.
+
+A name, an altname and a MAC address have none: the link keeps the last one.
+"""
+
+RX_CHECKSUM: RxChecksum = "verify"
+QUEUES = 1
+
+_NETNS_DIRS = ("/run/netns/", "/var/run/netns/")
+
+Canonical = Callable[[str | None], str]
+Key = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Deletes come first, so that names are free; then changes, then creates."""
+
+    deletes: list[str] = field(default_factory=list)
+    changes: list[tuple[str, PairChange]] = field(default_factory=list)
+    creates: list[PairSpec] = field(default_factory=list)
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to do."""
+        return not (self.deletes or self.changes or self.creates)
+
+
+def canonical_netns(netns: str | None) -> str:
+    """Give a namespace's one spelling, as LinkInfo.netns has it, as far as its text says.
+
+    None is "", the daemon's own; /run/netns/NAME is NAME. Other paths, PIDs and fds stay as they are.
+    """
+    text = netns or ""
+    for prefix in _NETNS_DIRS:
+        name = text.removeprefix(prefix)
+        if name != text and name and "/" not in name:
+            return name
+    return text
+
+
+def plan(
+    current: Sequence[PairInfo],
+    wanted: Sequence[PairSpec],
+    *,
+    prune: bool,
+    keep: Collection[str] = (),
+    canonical: Canonical = canonical_netns,
+) -> Plan:
+    """Compare the pairs that are with those wanted.
+
+    prune deletes the current pairs that are not wanted, except those whose source is in keep. canonical gives
+    a namespace's spelling as LinkInfo.netns has it; a caller who can look namespaces up passes a better one.
+    A pair whose queues or index change is deleted and created again, as the kernel changes neither; and so is
+    one that waits, for it has no links to change.
+    """
+    pairs = match(current, wanted, canonical)
+    deletes: list[str] = []
+    changes: list[tuple[str, PairChange]] = []
+    creates: list[PairSpec] = []
+    for spec, info in zip(wanted, pairs, strict=True):
+        if info is None:
+            creates.append(spec)
+            continue
+        change = diff(info, spec, canonical)
+        if _must_recreate(info, spec) or (change != PairChange() and not info.links):
+            deletes.append(info.id)
+            creates.append(spec)
+        elif change != PairChange():
+            changes.append((info.id, change))
+    if prune:
+        matched = {info.id for info in pairs if info is not None}
+        deletes += [info.id for info in current if info.id not in matched and info.source not in keep]
+    return Plan(deletes, changes, creates)
+
+
+def diff(info: PairInfo, spec: PairSpec, canonical: Canonical = canonical_netns) -> PairChange:
+    """Give what must change for the pair to be as spec says; PairChange() where nothing must."""
+    near_live, far_live = info.links or (None, None)
+    near = _diff_link(info.spec.near_end(), near_live, spec.near_end(), canonical)
+    far = _diff_link(info.spec.far_end(), far_live, spec.far_end(), canonical)
+    if info.spec.peer is None:  # it inherited once; from now on say what it has, or its spec follows the near end's
+        heir, peer = PairSpec(**near).far_end(), spec.far_end()
+        far = {name: _wanted(name, peer) for name in near if getattr(heir, name) is not None} | far
+    rx_checksum = spec.rx_checksum or (RX_CHECKSUM if info.spec.rx_checksum is not None else None)
+    return PairChange(
+        **near,
+        peer=LinkSpec(**far) if far else None,
+        rx_checksum=rx_checksum if rx_checksum != info.rx_checksum else None,
+    )
+
+
+def _diff_link(old: LinkSpec, live: LinkInfo | None, new: LinkSpec, canonical: Canonical) -> dict[str, Any]:
+    """Compare attribute by attribute; a netns has no default but the daemon's own, "" in a change."""
+    changed: dict[str, Any] = {}
+    for name in LinkSpec.__struct_fields__:
+        was = getattr(old, name)
+        want = getattr(new, name) if was is None else _wanted(name, new)
+        if want is None or name in CREATE_ONLY or (name == "name" and "%" in want):
+            continue
+        had = DEFAULTS.get(name) if was is None else was
+        if name == "netns":
+            differs = canonical(want) != (canonical(was) if live is None else live.netns)
+        else:
+            differs = _unlike(name, want, had) or (live is not None and _unlike_live(name, want, live))
+        if differs:
+            changed[name] = want
+    if "netns" in changed and new.up:  # the kernel closes a device that moves
+        changed["up"] = True
+    return changed
+
+
+def _wanted(name: str, link: LinkSpec) -> Any:
+    """Give what link says, or the default of what it does not say."""
+    value = getattr(link, name)
+    if value is None:
+        return "" if name == "netns" else DEFAULTS.get(name)
+    return value
+
+
+def _unlike_live(name: str, want: Any, live: LinkInfo) -> bool:
+    """Tell whether the living link shows another value; what it does not show agrees with any."""
+    return hasattr(live, name) and _unlike(name, want, getattr(live, name))
+
+
+def _unlike(name: str, want: Any, have: Any) -> bool:
+    if name == "address" and have is not None:
+        return _mac(want) != _mac(have)
+    return bool(want != have)
+
+
+def _mac(text: str) -> str:
+    return ":".join(part.zfill(2) for part in text.lower().split(":"))
+
+
+def _must_recreate(info: PairInfo, spec: PairSpec) -> bool:
+    """Tell whether queues or index differ, by the spec alone: a move may change a living link's ifindex."""
+    near_live, far_live = info.links or (None, None)
+    near = (info.spec.near_end(), near_live, spec.near_end())
+    far = (info.spec.far_end(), far_live, spec.far_end())
+    for old, live, new in (near, far):
+        if (old.queues or QUEUES) != (new.queues or QUEUES):
+            return True
+        ifindex = live.ifindex if live is not None else None
+        if new.index is not None and new.index not in (old.index, ifindex):
+            return True
+    return False
+
+
+def match(
+    current: Sequence[PairInfo], wanted: Sequence[PairSpec], canonical: Canonical = canonical_netns
+) -> list[PairInfo | None]:
+    """Find for each wanted pair the one that it is, each current one at most once.
+
+    What a link is called now is asked before what it was made as, and near ends before peers.
+    """
+    found: list[PairInfo | None] = [None] * len(wanted)
+    free = {info.id: info for info in current}
+    for side in (0, 1):
+        for live in (True, False):
+            by_key: dict[Key, list[str]] = {}
+            for info in free.values():
+                for key in _current_keys(info, side, canonical, live=live):
+                    by_key.setdefault(key, []).append(info.id)
+            for number, spec in enumerate(wanted):
+                wanted_key = _spec_key(spec, side, canonical)
+                if found[number] is not None or wanted_key is None:
+                    continue
+                same = next((id_ for id_ in by_key.get(wanted_key, ()) if id_ in free), None)
+                if same is not None:
+                    found[number] = free.pop(same)
+    return found
+
+
+def _current_keys(info: PairInfo, side: int, canonical: Canonical, *, live: bool) -> Iterator[Key]:
+    link = info.links[side] if info.links else None
+    if live:
+        if link is not None:
+            yield (link.netns, link.name)
+        return
+    key = _spec_key(info.spec, side, canonical)
+    if key is not None:
+        yield key
+        if link is not None and len(key) == 2:
+            yield (link.netns, key[1])
+
+
+def _spec_key(spec: PairSpec, side: int, canonical: Canonical) -> Key | None:
+    """Give the identity of one end: (netns, name), or, where the kernel was left to name it, both ends' words."""
+    near, far = spec.near_end(), spec.far_end()
+    link = far if side else near
+    if link.name is not None and "%" not in link.name:
+        return (canonical(link.netns), link.name)
+    if side:
+        return None
+    return (canonical(near.netns), near.name or "", "peer", canonical(far.netns), far.name or "")

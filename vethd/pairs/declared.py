@@ -1,0 +1,166 @@
+"""Declared pairs: those of the config and those that were saved are kept true, or wait.
+
+A pair whose namespace is absent is tried again whenever the mount table changes (that is how `ip netns add` looks from
+here), and now and then besides, for namespaces that are paths or PIDs. The intervals double up to RETRY_MAX_S.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from collections.abc import Sequence
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from vethd.kernel.mounts import MountWatch
+from vethd.kernel.netns import INHERITED
+from vethd.model.api import Saved
+from vethd.model.errors import ConfigError, VethError
+from vethd.model.plan import match, plan
+from vethd.model.spec import LinkSpec, PairSpec
+from vethd.model.state import Side
+from vethd.pairs.manager import Entry, Manager
+from vethd.pairs.store import Store
+
+log = structlog.get_logger()
+
+RETRY_S = 1.0
+RETRY_MAX_S = 30.0
+
+
+class Declared:
+    """Keeps the declared pairs of a manager true. start(), and close() before the manager's."""
+
+    def __init__(self, manager: Manager, store: Store | None) -> None:
+        """Look after manager's declared pairs; without a store nothing can be saved."""
+        self._manager = manager
+        self._store = store
+        self._wake = asyncio.Event()
+        self._interval_s = RETRY_S
+        self._mounts = MountWatch(asyncio.get_running_loop(), self._mounts_changed)
+        self._task = asyncio.get_running_loop().create_task(self._keep_trying())
+
+    async def start(self, config: Sequence[PairSpec]) -> None:
+        """Make the config's pairs, then the saved ones. What cannot be made waits; a bad state file is told."""
+        saved: list[PairSpec] = []
+        if self._store is not None:
+            try:
+                saved = await self._manager.workers.chore(self._store.load)
+            except ConfigError as error:
+                log.warning("saved pairs cannot be read", reason=str(error))
+        await self.reconcile(config)
+        infos = [self._manager.info(entry) for entry in self._manager.entries.values()]
+        for spec in plan(infos, saved, prune=False).creates:
+            await self._manager.attempt(self._manager.declare(spec, "saved", None))
+
+    async def reconcile(self, config: Sequence[PairSpec]) -> dict[str, int]:
+        """Bring the config's pairs to what the config says now, and touch nothing that does not differ.
+
+        Gives how many pairs were created, changed and deleted, and how many declared ones wait.
+        """
+        entries = self._manager.entries
+        # a pair made at run time is not the config's to delete, but the config may take it over
+        todo = plan([self._manager.info(e) for e in entries.values()], config, prune=True, keep=("runtime", "saved"))
+        for pair_id in todo.deletes:
+            await self._manager.dellink(entries[pair_id])
+        changed = 0
+        for pair_id, change in todo.changes:
+            entry = entries[pair_id]
+            try:
+                if entry.live is not None:
+                    await self._manager.changelink(entry, change, INHERITED)
+                changed += 1
+            except VethError as error:
+                log.warning("pair not changed", pair=pair_id, reason=str(error))
+        self._adopt(config)
+        created = [self._manager.declare(spec, "config", INHERITED) for spec in todo.creates]
+        for entry in entries.values():
+            entry.held = False
+        for entry in [entry for entry in entries.values() if entry.live is None]:
+            await self._manager.attempt(entry)
+        waiting = len(self._waiting())
+        result = {"created": len(created), "changed": changed, "deleted": len(todo.deletes), "waiting": waiting}
+        self._manager.hub.tell("reloaded", detail=", ".join(f"{count} {what}" for what, count in result.items()))
+        return result
+
+    async def save(self) -> Saved:
+        """Write the run-time pairs, as they are now, where the next start finds them. Raises VethError EOPNOTSUPP."""
+        store = self._need_store()
+        for entry in self._manager.entries.values():
+            if entry.source == "runtime" and entry.live is not None:
+                entry.spec = _as_is(self._manager, entry)
+                entry.source = "saved"
+        return await self._write(store)
+
+    async def forget(self, entry: Entry) -> None:
+        """Take a deleted pair out of the saved ones, if it was one."""
+        if entry.source == "saved":
+            with suppress(VethError):
+                await self._write(self._need_store())
+
+    async def close(self) -> None:
+        """Stop trying."""
+        self._mounts.close()
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _adopt(self, config: Sequence[PairSpec]) -> None:
+        """Mark as the config's the pairs that it names, and give them its words."""
+        infos = [self._manager.info(entry) for entry in self._manager.entries.values()]
+        for spec, info in zip(config, match(infos, config), strict=True):
+            if info is not None:
+                entry = self._manager.entries[info.id]
+                entry.source, entry.spec, entry.fds = "config", spec, INHERITED
+
+    async def _write(self, store: Store) -> Saved:
+        specs = [entry.spec for entry in self._manager.entries.values() if entry.source == "saved"]
+        await self._manager.workers.chore(store.save, specs)
+        return Saved(pairs=len(specs), file=str(store.file))
+
+    def _need_store(self) -> Store:
+        if self._store is None:
+            raise VethError(errno.EOPNOTSUPP, "save", reason="this daemon has no state directory")
+        return self._store
+
+    def _waiting(self) -> list[Entry]:
+        entries = self._manager.entries.values()
+        return [entry for entry in entries if entry.live is None and not entry.held and entry.source != "runtime"]
+
+    def _mounts_changed(self) -> None:
+        self._interval_s = RETRY_S
+        self._wake.set()
+
+    async def _keep_trying(self) -> None:
+        while True:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), self._interval_s)
+            self._wake.clear()
+            waiting = self._waiting()
+            self._interval_s = min(self._interval_s * 2, RETRY_MAX_S) if waiting else RETRY_S
+            for entry in waiting:
+                await self._manager.attempt(entry)
+
+
+def _as_is(manager: Manager, entry: Entry) -> PairSpec:
+    """Give the spec of a living pair with the names, places and states that its ends have now."""
+    links = manager.info(entry).links
+
+    def now(spec: LinkSpec, side: Side) -> dict[str, object]:
+        live = links[side]
+        if live.netns.startswith("net:["):
+            reason = f"{live.name} is in a namespace without a name: only one that `ip netns` knows can be found again"
+            raise VethError(errno.EOPNOTSUPP, "save", live.name, reason)
+        said = {key: getattr(spec, key) for key in LinkSpec.__struct_fields__}
+        return said | {
+            "name": live.name,
+            "netns": live.netns or None,
+            "address": live.address,
+            "mtu": live.mtu,
+            "txqueuelen": live.txqueuelen,
+            "up": live.up,
+        }
+
+    near, far = now(entry.spec.near_end(), Side.NEAR), now(entry.spec.far_end(), Side.FAR)
+    return msgspec.convert(near | {"peer": far, "rx_checksum": entry.spec.rx_checksum}, PairSpec)

@@ -1,0 +1,95 @@
+"""Say of pairs and links what the API says of them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Mapping
+
+from vethd.kernel.linkstate import LinkState
+from vethd.kernel.watcher import LinkKey
+from vethd.model.api import LinkInfo, LinkStats
+from vethd.model.drops import Drop
+from vethd.model.kernel_drops import DropSample
+from vethd.model.state import Side
+from vethd.pairs.pair import LivePair
+
+
+def link_info(pair: LivePair, side: Side) -> LinkInfo:
+    """Describe the end at side from what rtnetlink said last."""
+    link, peer = pair.links[side], pair.links[side.other]
+    state = link.state
+    return LinkInfo(
+        name=state.name,
+        pair=pair.id,
+        netns=link.label,
+        netns_inode=link.place.netns_inode,
+        ifindex=link.place.key[1],
+        address=state.address,
+        mtu=state.mtu,
+        txqueuelen=state.txqueuelen,
+        queues=len(link.tap.fds),
+        group=state.group,
+        alias=state.alias,
+        altname=next((name for name in state.altnames if name != link.altname), ""),
+        master=link.master,
+        up=state.up,
+        carrier=pair.carrier,
+        operstate=state.operstate.lower(),
+        promisc=state.promisc,
+        allmulticast=state.allmulticast,
+        arp=state.arp,
+        multicast=state.multicast,
+        peer_name=peer.state.name,
+        peer_ifindex=peer.place.key[1],
+        peer_netns=peer.label,
+    )
+
+
+def link_stats(pair: LivePair, side: Side, survey: Mapping[LinkKey, LinkState]) -> LinkStats:
+    """Count what the end at side sent and received; survey is Nursery.survey()'s, just taken."""
+    link, peer = pair.links[side], pair.links[side.other]
+    kernel = survey.get(link.place.key, link.state)
+    account_drops(pair, side, kernel)
+    counters = pair.counters(side)
+    drops = {drop.label: counters.drops[drop] for drop in Drop} | link.drops.by_reason()
+    return LinkStats(
+        name=link.state.name,
+        pair=pair.id,
+        netns=link.label,
+        ifindex=link.place.key[1],
+        peer_name=peer.state.name,
+        peer_ifindex=peer.place.key[1],
+        peer_netns=peer.label,
+        rx_packets=kernel.counters.rx_packets,
+        rx_bytes=kernel.counters.rx_bytes,
+        tx_packets=kernel.counters.tx_packets,
+        tx_bytes=kernel.counters.tx_bytes,
+        rx_dropped=kernel.counters.rx_dropped,
+        tx_dropped=kernel.counters.tx_dropped,
+        carrier_changes=kernel.carrier_changes,
+        read=counters.read,
+        read_bytes=counters.read_bytes,
+        forwarded=counters.forwarded,
+        forwarded_bytes=counters.forwarded_bytes,
+        in_flight=counters.in_flight,
+        drops=drops,
+        write_errors={errno.errorcode.get(code, str(code)): count for code, count in counters.write_errors.items()},
+    )
+
+
+def account_drops(pair: LivePair, side: Side, kernel: LinkState) -> None:
+    """Tell the kernel's drops at the end at side apart, as of its counters in kernel."""
+    link = pair.links[side]
+    dry = pair.dry(side)
+    counts = link.filter.counts() if link.filter is not None else None
+    link.drops.account(
+        DropSample(
+            tx_dropped=kernel.counters.tx_dropped,
+            oversize=counts.oversize if counts else None,
+            passed=counts.passed if counts else None,
+            read=pair.counters(side).read,
+            dry=dry,
+            carrier=pair.carrier,
+            epoch=link.epoch,
+        )
+    )

@@ -1,0 +1,80 @@
+"""A pair for anyone's asyncio program."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import msgspec
+
+from vethd.datapath.engines import make_engine
+from vethd.kernel.netns import INHERITED
+from vethd.model.api import LinkInfo, LinkStats, PairChange
+from vethd.model.spec import LinkSpec, PairSpec
+from vethd.model.state import Side
+from vethd.pairs.manager import Entry, Manager
+
+
+class OpenPair:
+    """A living pair in this process. near and far describe its ends as they are now."""
+
+    def __init__(self, manager: Manager, entry: Entry) -> None:
+        """Wrap what open_pair() made."""
+        self._manager = manager
+        self._entry = entry
+
+    @property
+    def near(self) -> LinkInfo:
+        """The near end. Raises LookupError once the pair is gone."""
+        return self._end(Side.NEAR)
+
+    @property
+    def far(self) -> LinkInfo:
+        """The peer. Raises LookupError once the pair is gone."""
+        return self._end(Side.FAR)
+
+    async def stats(self) -> tuple[LinkStats, LinkStats]:
+        """Count: (near, far)."""
+        near, far = await self._manager.stats([(self._entry, side) for side in Side])
+        return near, far
+
+    async def change(self, change: PairChange) -> None:
+        """Change what is said, all of it or nothing. Raises VethError."""
+        await self._manager.changelink(self._entry, change, INHERITED)
+
+    async def wait_gone(self) -> None:
+        """Wait until an end is deleted, and the other with it."""
+        listener = self._manager.hub.listen()
+        try:
+            events = aiter(listener)
+            while self._entry.id in self._manager.entries:
+                await anext(events)
+        finally:
+            listener.close()
+
+    def _end(self, side: Side) -> LinkInfo:
+        links = self._manager.info(self._entry).links
+        if not links:
+            raise LookupError("the pair is gone")
+        return links[side]
+
+
+@asynccontextmanager
+async def open_pair(spec: PairSpec, *, engine: str = "auto") -> AsyncIterator[OpenPair]:
+    """Make a pair, forward on the running loop while the body runs, and delete it.
+
+    Unlike newlink, `up` may be said of both ends. "fd:N" is this process's own fd N. An end that is deleted
+    meanwhile takes the other with it; leaving the body is then no error. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN
+    (a user namespace's own will do). Raises VethError with veth's errno.
+    """
+    manager = Manager(make_engine(engine, asyncio.get_running_loop()))
+    try:
+        peer = spec.far_end()
+        quiet = msgspec.structs.replace(spec, peer=msgspec.structs.replace(peer, up=None)) if peer.up else spec
+        entry = await manager.newlink(quiet, fds=INHERITED)
+        if peer.up:
+            await manager.changelink(entry, PairChange(peer=LinkSpec(up=True)))
+        yield OpenPair(manager, entry)
+    finally:
+        await manager.close()

@@ -1,0 +1,58 @@
+"""One living end: its device, its filter, where it is, and what is known of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from vethd.kernel.births import Place
+from vethd.kernel.linkstate import LinkState
+from vethd.kernel.tun import Tap
+from vethd.kernel.tunfilter import TunFilter
+from vethd.model.kernel_drops import KernelDrops
+
+
+@dataclass(eq=False)
+class Link:
+    """A device that this process holds.
+
+    label names its namespace (kernel.netns.label()). alias and altname are what publish() put there for `ip link`,
+    "" before; own_alias says that the user's alias stands there, which is never touched. epoch counts the changes
+    of carrier that we made. master is the bridge's name, where the link is a port.
+    """
+
+    tap: Tap
+    place: Place
+    label: str
+    own_alias: bool
+    filter: TunFilter | None = None
+    alias: str = ""
+    altname: str = ""
+    master: str = ""
+    drops: KernelDrops = field(default_factory=KernelDrops)
+    epoch: int = 0
+
+    @property
+    def state(self) -> LinkState:
+        """What rtnetlink said last."""
+        return self.place.state
+
+    def update(self, state: LinkState) -> None:
+        """Take rtnetlink's latest word."""
+        self.place = self.place._replace(state=state)
+
+    def set_carrier(self, *, on: bool) -> None:
+        """Turn the carrier on or off. Does not block."""
+        self.epoch += 1
+        self.tap.set_carrier(on=on)
+
+    def set_limit(self, limit: int) -> None:
+        """Have the kernel refuse frames of more than limit bytes, where it can."""
+        if self.filter is not None:
+            self.filter.set_limit(limit)
+
+    def close(self) -> None:
+        """Delete the device by letting go of it. Blocks for tens of milliseconds."""
+        self.tap.close()
+        if self.filter is not None:
+            self.filter.close()
+            self.filter = None

@@ -1,0 +1,330 @@
+"""The manager: turns specs into living pairs, follows them, and keeps what is declared true.
+
+Theory of operation. An Entry is a pair that somebody asked for; it is alive, or it waits (declared, but not possible
+now: its namespace is absent, its name is taken). Creation, change and deletion of an entry happen under its lock;
+what the kernel and the engine report is carried out at once, whatever is going on. A pair that was declared and lost
+its namespace waits for it; one whose device somebody deleted is held back until the next reload, or `ip link del`
+would mean nothing. A pair made at run time is gone when an end is gone, as on veth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import structlog
+
+from vethd.datapath.engine import Engine
+from vethd.kernel import netns
+from vethd.kernel.linkstate import LinkState
+from vethd.kernel.watcher import LinkKey, Watcher
+from vethd.model.api import LinkInfo, LinkStats, PairChange, PairInfo, Source
+from vethd.model.errors import VethError
+from vethd.model.spec import LinkSpec, PairSpec, validate_pair
+from vethd.model.state import Side
+from vethd.pairs import changes
+from vethd.pairs.describe import account_drops, link_info, link_stats
+from vethd.pairs.events import EventHub
+from vethd.pairs.pair import LivePair
+from vethd.pairs.workers import Workers
+
+log = structlog.get_logger()
+
+
+@dataclass(eq=False)
+class Entry:
+    """A pair that somebody asked for. held: declared, deleted by hand, left alone until the next reload."""
+
+    id: str
+    spec: PairSpec
+    source: Source
+    fds: Sequence[int] | None = None
+    live: LivePair | None = None
+    reason: str = ""
+    held: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+class Manager:
+    """All pairs of one daemon, or of one program. Use on one loop; close() at the end."""
+
+    def __init__(self, engine: Engine) -> None:
+        """Make the staging namespace and begin to listen. Raises VethError (EPERM without the capabilities)."""
+        self.engine = engine
+        self.hub = EventHub()
+        self.entries: dict[str, Entry] = {}
+        self.workers = Workers()
+        self._index: dict[LinkKey, tuple[LivePair, Side]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._last_id = 0
+        self.watcher = Watcher(self._index.__contains__, self._news, self._lost)
+        self.watcher.start(asyncio.get_running_loop())
+
+    # --- what is asked of it
+
+    async def newlink(self, spec: PairSpec, *, source: Source = "runtime", fds: Sequence[int] | None = None) -> Entry:
+        """Make a pair as rtnl_newlink() does: the peer first, all or nothing, `up` refused on the peer.
+
+        fds is what "fd:N" refers to; they stay the caller's. Raises VethError with veth's errno.
+        """
+        validate_pair(spec)
+        entry = Entry(self._new_id(), spec, source, fds)
+        self.entries[entry.id] = entry
+        try:
+            async with entry.lock:
+                await self._make(entry)
+        except BaseException:
+            self.entries.pop(entry.id, None)
+            raise
+        return entry
+
+    async def dellink(self, entry: Entry) -> None:
+        """Delete both ends. A pair that is gone already is no error."""
+        if self.entries.pop(entry.id, None) is None:
+            return
+        async with entry.lock:
+            await self._end(entry)
+        self.hub.tell("pair_deleted", pair=entry.id)
+
+    async def changelink(self, entry: Entry, change: PairChange, fds: Sequence[int] | None = None) -> None:
+        """Change what is said, all of it or nothing. Raises VethError; ENODEV on a pair that waits."""
+        names = [link.state.name for link in entry.live.links] if entry.live else ["", ""]
+        near = msgspec.convert({key: getattr(change, key) for key in LinkSpec.__struct_fields__}, LinkSpec)
+        asked = [(Side.NEAR, near), (Side.FAR, change.peer or LinkSpec())]
+        said = [(side, link) for side, link in asked if link != LinkSpec()]
+        for side, link in said:
+            changes.check(link, names[side])
+        async with entry.lock:
+            if entry.live is None:
+                raise VethError(errno.ENODEV, "changelink", reason=entry.reason or "the pair waits")
+            if said:
+                await self.workers.chore(changes.apply, self.workers.nursery, entry.live.links, said, fds)
+                self.watcher.catch_up()
+            if change.rx_checksum is not None:
+                entry.live.set_rx_checksum(change.rx_checksum)
+            entry.spec = _merged(entry, change, self.info(entry).links)
+        self.hub.tell("pair_changed", pair=entry.id)
+
+    def find(self, name: str, label: str | None = None) -> tuple[Entry, Side]:
+        """Find a living link by its present name or altname, in the namespace of that label where one is given.
+
+        Raises VethError ENODEV (none) or ENOTUNIQ (several).
+        """
+        found = [
+            (entry, side)
+            for entry in self.entries.values()
+            if entry.live is not None
+            for side in Side
+            if name in (entry.live.links[side].state.name, *entry.live.links[side].state.altnames)
+            and label in (None, entry.live.links[side].label)
+        ]
+        if not found:
+            where = "" if label is None else f" in namespace {label!r}" if label else " in the daemon's own namespace"
+            raise VethError(errno.ENODEV, "getlink", name, f"vethd has no link of that name{where}")
+        if len(found) > 1:
+            labels = ", ".join(sorted(entry.live.links[side].label or '""' for entry, side in found if entry.live))
+            raise VethError(errno.ENOTUNIQ, "getlink", name, f"several namespaces have it: {labels}; say which")
+        return found[0]
+
+    def info(self, entry: Entry) -> PairInfo:
+        """Describe a pair."""
+        return PairInfo(
+            id=entry.id,
+            state="alive" if entry.live else "waiting",
+            reason=entry.reason,
+            source=entry.source,
+            engine=self.engine.name,
+            rx_checksum=entry.spec.rx_checksum or "verify",
+            spec=entry.spec,
+            links=[link_info(entry.live, side) for side in Side] if entry.live else [],
+        )
+
+    def links(self) -> list[LinkInfo]:
+        """Describe every living link."""
+        return [link_info(entry.live, side) for entry in self.entries.values() if entry.live for side in Side]
+
+    async def stats(self, wanted: Sequence[tuple[Entry, Side]] | None = None) -> list[LinkStats]:
+        """Count, for those links or for all that live; the kernel's counters are read anew."""
+        if wanted is None:
+            wanted = [(entry, side) for entry in self.entries.values() for side in Side]
+        pairs = [(entry.live, side) for entry, side in wanted if entry.live is not None]
+        survey = await self.workers.chore(self.workers.nursery.survey, [pair.links[side].tap for pair, side in pairs])
+        return [link_stats(pair, side, survey) for pair, side in pairs if pair.wire is not None]
+
+    async def close(self) -> None:
+        """Stop forwarding and let go of every device. Nothing is deleted that somebody else holds, too."""
+        self.watcher.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for entry in self.entries.values():
+            if entry.live is not None:
+                entry.live.end()
+        await self.workers.bury(link for entry in self.entries.values() if entry.live for link in entry.live.links)
+        self.entries.clear()
+        self.engine.close()
+        await asyncio.get_running_loop().run_in_executor(None, self.workers.close)
+
+    # --- what declared pairs need (see declared.py)
+
+    def declare(self, spec: PairSpec, source: Source, fds: Sequence[int] | None) -> Entry:
+        """Take a pair on the list, waiting; attempt() makes it."""
+        entry = Entry(self._new_id(), spec, source, fds, reason="not made yet")
+        self.entries[entry.id] = entry
+        return entry
+
+    async def attempt(self, entry: Entry) -> bool:
+        """Try to make a waiting pair, `up` on both ends included; tell whether it lives. Failure is its reason."""
+        async with entry.lock:
+            if entry.live is not None or entry.id not in self.entries:
+                return entry.live is not None
+            far = entry.spec.peer
+            try:
+                await self._make(entry, up_peer=bool(far and far.up))
+            except VethError as error:
+                if entry.reason != str(error):
+                    entry.reason = str(error)
+                    self.hub.tell("pair_waiting", pair=entry.id, detail=entry.reason)
+                    log.warning("pair waits", pair=entry.id, name=entry.spec.name, reason=entry.reason)
+                return False
+            entry.reason = ""
+            return True
+
+    # --- Owner, for LivePair
+
+    def placed(self, key: LinkKey, pair: LivePair, side: Side) -> None:
+        """See Owner."""
+        self._index[key] = (pair, side)
+
+    def left(self, key: LinkKey) -> None:
+        """See Owner."""
+        self._index.pop(key, None)
+
+    def ended(self, pair: LivePair, reason: str) -> None:
+        """See Owner."""
+        entry = self.entries.get(pair.id)
+        if entry is not None and entry.live is pair:
+            pair.end()
+            self.spawn(self._lost_an_end(entry, pair, reason))
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """See Owner."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("task failed", exc_info=error)
+
+    # --- how it does it
+
+    async def _make(self, entry: Entry, *, up_peer: bool = False) -> None:
+        links = await self.workers.make(entry.spec, entry.fds)
+        fds = (links[Side.NEAR].tap.fds, links[Side.FAR].tap.fds)
+        vnet_hdr_len = links[Side.NEAR].tap.vnet_hdr_len
+        pair = LivePair(entry.id, links, self)
+        try:
+            entry.live = pair
+            pair.start(lambda died: self.engine.join(fds, vnet_hdr_len, died), entry.spec.rx_checksum or "verify")
+            for side, up in ((Side.NEAR, entry.spec.up), (Side.FAR, up_peer)):
+                if up:
+                    await self.workers.chore(self.workers.nursery.change, links[side].tap, LinkSpec(up=True))
+            self.watcher.catch_up()
+        except BaseException:
+            await self._end(entry)
+            raise
+        self.hub.tell("pair_created", pair=entry.id, link=links[0].state.name, netns=links[0].label)
+
+    async def _end(self, entry: Entry) -> None:
+        pair, entry.live = entry.live, None
+        if pair is not None:
+            pair.end()
+            await self.workers.bury(pair.links)
+
+    async def _lost_an_end(self, entry: Entry, pair: LivePair, reason: str) -> None:
+        """Bury what is left of a pair, and decide whether it shall come again."""
+        async with entry.lock:
+            if entry.live is not pair:
+                return
+            await self._end(entry)
+            if entry.source == "runtime":
+                self.entries.pop(entry.id, None)
+                self.hub.tell("pair_deleted", pair=entry.id, detail=reason)
+                return
+            entry.held = await self.workers.chore(_still_there, entry, pair)
+            entry.reason = f"{reason}; a reload makes it again" if entry.held else f"{reason}, with its namespace"
+            self.hub.tell("pair_waiting", pair=entry.id, detail=entry.reason)
+
+    def _news(self, key: LinkKey, state: LinkState) -> None:
+        pair, side = self._index[key]
+        had_carrier = pair.carrier
+        pair.news(side, state)
+        if pair.carrier != had_carrier and any(link.filter is None for link in pair.links):
+            self.spawn(self._sample(pair))
+
+    async def _sample(self, pair: LivePair) -> None:
+        """Close the books of a carrier epoch; only where no tun filter counts."""
+        survey = await self.workers.chore(self.workers.nursery.survey, [link.tap for link in pair.links])
+        for side in Side:
+            account_drops(pair, side, survey.get(pair.links[side].place.key, pair.links[side].state))
+
+    def _lost(self) -> None:
+        """Read everything anew: rtnetlink had more to say than its buffer held."""
+        log.warning("rtnetlink overflowed, reading all links anew")
+        self.spawn(self._resync())
+
+    async def _resync(self) -> None:
+        taps = [link.tap for entry in self.entries.values() if entry.live for link in entry.live.links]
+        for key, state in (await self.workers.chore(self.workers.nursery.survey, taps)).items():
+            if key in self._index:
+                self._news(key, state)
+        # a device that moved while nobody listened has left its key behind
+        for key, (pair, side) in list(self._index.items()):
+            with suppress(VethError):
+                place = await self.workers.chore(self.workers.nursery.locate, pair.links[side].tap)
+                if place.key != key and self._index.get(key) == (pair, side):
+                    pair.news(side, pair.links[side].state._replace(deleted=True, new_nsid=place.key[0]))
+
+    def _new_id(self) -> str:
+        self._last_id += 1
+        return f"p{self._last_id}"
+
+
+def _still_there(entry: Entry, pair: LivePair) -> bool:
+    """Tell whether both namespaces of a pair that lost an end are what they were: then somebody deleted a device."""
+    for link, spec in zip(pair.links, (entry.spec.near_end(), entry.spec.far_end()), strict=True):
+        try:
+            fd = netns.open_ref(spec.netns, entry.fds)
+        except VethError:
+            return False
+        same = netns.inode(fd) == link.place.netns_inode
+        os.close(fd)
+        if not same:
+            return False
+    return True
+
+
+def _merged(entry: Entry, change: PairChange, links: Sequence[LinkInfo]) -> PairSpec:
+    """Write a change into the spec, so that what is saved and what a reload compares is what was asked for last."""
+
+    def over(old: LinkSpec, new: LinkSpec, live: LinkInfo | None) -> dict[str, Any]:
+        said = {key: getattr(new, key) for key in LinkSpec.__struct_fields__ if getattr(new, key) is not None}
+        if live is not None and (said.get("netns") or "").startswith("fd:"):
+            said["netns"] = live.netns
+        return {key: getattr(old, key) for key in LinkSpec.__struct_fields__} | said
+
+    near_live, far_live = links or (None, None)
+    peer = entry.spec.peer
+    if change.peer is not None:
+        peer = msgspec.convert(over(entry.spec.far_end(), change.peer, far_live), LinkSpec)
+    near = over(entry.spec, change, near_live)
+    rx_checksum = change.rx_checksum or entry.spec.rx_checksum
+    return msgspec.convert(near | {"peer": peer, "rx_checksum": rx_checksum}, PairSpec)

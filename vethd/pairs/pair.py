@@ -1,0 +1,220 @@
+"""A living pair: the state machine of model.state, with hands.
+
+Theory of operation. News of an end come from two places: rtnetlink (everything but death by a dying namespace) and the
+engine (death). They are fed to the state machine in order, on the loop, and its effects are carried out at once where
+they are a memory access or an ioctl (gates, limits, carrier); what may block (noqueue, finding a moved device,
+publishing the peer's name) becomes a task. A pair that lost one end ends itself: it tells its owner, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Protocol
+
+from vethd.datapath.engine import Counters, Wire
+from vethd.kernel import netns
+from vethd.kernel.linkstate import LinkState
+from vethd.kernel.watcher import LinkKey
+from vethd.model.errors import VethError
+from vethd.model.spec import RxChecksum
+from vethd.model.state import (
+    DeleteLink,
+    Effect,
+    End,
+    Event,
+    Kind,
+    PairState,
+    SetCarrier,
+    SetGate,
+    SetLimit,
+    SetNoqueue,
+    Side,
+)
+from vethd.pairs.events import EventHub
+from vethd.pairs.link import Link
+from vethd.pairs.workers import Workers
+
+
+class Owner(Protocol):
+    """Who keeps the pairs: the manager."""
+
+    hub: EventHub
+    workers: Workers
+
+    def placed(self, key: LinkKey, pair: LivePair, side: Side) -> None:
+        """Hand on the news of that link from now on."""
+
+    def left(self, key: LinkKey) -> None:
+        """Hand on no more news of that link."""
+
+    def ended(self, pair: LivePair, reason: str) -> None:
+        """Bury the pair: one of its ends is gone."""
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run work as a task that is not forgotten."""
+
+
+class LivePair:
+    """Two devices and the wire between them."""
+
+    def __init__(self, pair_id: str, links: tuple[Link, Link], owner: Owner) -> None:
+        """Take over the links; nothing moves before start()."""
+        self.id = pair_id
+        self.links = links
+        self.wire: Wire | None = None
+        self._owner = owner
+        self._state = PairState()
+        self._ending = False
+
+    def start(self, join: Callable[[Callable[[int], None]], Wire], rx_checksum: RxChecksum) -> None:
+        """Tie the two ends together: listen to their news, and forward. join makes the wire."""
+        self.wire = join(self._died)
+        self.set_rx_checksum(rx_checksum)
+        for side in (Side.FAR, Side.NEAR):
+            self._owner.placed(self.links[side].place.key, self, side)
+            self._feed(Event(Kind.CREATED, side))
+            self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
+        for side in Side:
+            self._catch_up(side, self.links[side].state)
+            if self.links[side].state.master:
+                self._owner.spawn(self._learn_master(side))
+        self._owner.spawn(self._publish_both())
+
+    @property
+    def carrier(self) -> bool:
+        """Whether both ends have their carrier."""
+        return self._state.carrier
+
+    def counters(self, side: Side) -> Counters:
+        """Read the engine's counters of what the end at side sent."""
+        return self.wire.counters(side) if self.wire is not None else Counters()
+
+    def dry(self, side: Side) -> bool:
+        """Forward what the end at side has queued; tell whether nothing is left."""
+        return self.wire.dry(side) if self.wire is not None and not self._ending else True
+
+    def set_rx_checksum(self, rx_checksum: RxChecksum) -> None:
+        """Choose what becomes of frames without a checksum to complete."""
+        if self.wire is not None:
+            self.wire.set_trust(trust=rx_checksum == "trust")
+
+    def news(self, side: Side, state: LinkState) -> None:
+        """Take one message of rtnetlink about the end at side, in its order."""
+        link = self.links[side]
+        if state.deleted:
+            self._owner.left(link.place.key)
+            if state.new_nsid is None:
+                self._gone(side)
+            else:
+                self._feed(Event(Kind.MOVED, side))
+                self._owner.spawn(self._follow(side))
+            return
+        before = link.state
+        link.update(state)
+        if state.name != before.name:
+            self._tell("link_renamed", side, f"{before.name} -> {state.name}")
+            self._owner.spawn(self._publish_both())
+        elif (state.address, state.txqueuelen, state.master) != (before.address, before.txqueuelen, before.master):
+            self._tell("link_changed", side)
+        if state.master != before.master:
+            self._owner.spawn(self._learn_master(side))
+        if state.mtu != before.mtu:
+            self._feed(Event(Kind.MTU, side, state.mtu))
+            self._tell("link_changed", side, f"mtu {state.mtu}")
+        self._catch_up(side, state)
+
+    def end(self) -> None:
+        """Stop forwarding and listening; the devices are the caller's to bury. Twice is once."""
+        self._ending = True
+        for link in self.links:
+            self._owner.left(link.place.key)
+        if self.wire is not None:
+            self.wire.close()
+
+    def _catch_up(self, side: Side, state: LinkState) -> None:
+        was_up = self._state.ends[side] is End.UP
+        self._feed(Event(Kind.ADMIN_UP if state.up else Kind.ADMIN_DOWN, side))
+        self._feed(Event(Kind.CARRIER, side, int(state.carrier)))
+        if state.up != was_up:
+            self._tell("link_up" if state.up else "link_down", side)
+
+    def _died(self, side: int) -> None:
+        """Hear from the engine that a device is gone."""
+        if not self._ending:
+            self._gone(Side(side))
+
+    def _gone(self, side: Side) -> None:
+        self._tell("link_gone", side)
+        self._feed(Event(Kind.GONE, side))
+
+    def _feed(self, event: Event) -> None:
+        had_carrier = self.carrier
+        for effect in self._state.feed(event):
+            self._carry_out(effect)
+        if self.carrier != had_carrier and not self._ending:
+            self._owner.hub.tell("carrier_on" if self.carrier else "carrier_off", pair=self.id)
+
+    def _carry_out(self, effect: Effect) -> None:
+        if self.wire is None:
+            return
+        match effect:
+            case SetGate(side, gate):
+                self.wire.set_gate(side, gate)
+            case SetCarrier(side, on):
+                self.links[side].set_carrier(on=on)
+            case SetLimit(side, limit):
+                self.links[side].set_limit(limit)
+                self.wire.set_limit(side, limit)
+            case SetNoqueue(side):
+                self._owner.spawn(self._noqueue(side))
+            case DeleteLink(side):
+                if not self._ending:
+                    self._owner.ended(self, f"{self.links[side.other].state.name} is gone")
+
+    async def _follow(self, side: Side) -> None:
+        """Find the device that moved, and take up its news where it is."""
+        link = self.links[side]
+        try:
+            place = await self._owner.workers.chore(self._owner.workers.nursery.locate, link.tap)
+        except VethError:
+            return  # moved and died: the engine tells
+        if self._ending:
+            return
+        link.place = place
+        link.label = netns.label(place.netns_inode, self._owner.workers.nursery.own_inode)
+        self._owner.placed(place.key, self, side)
+        self._tell("link_moved", side)
+        self._feed(Event(Kind.MTU, side, place.state.mtu))
+        self._catch_up(side, place.state)
+        await self._publish(side.other)
+
+    async def _learn_master(self, side: Side) -> None:
+        link, nursery = self.links[side], self._owner.workers.nursery
+        with suppress(VethError):
+            link.master = await self._owner.workers.chore(nursery.name_of, link.tap, link.state.master)
+
+    async def _noqueue(self, side: Side) -> None:
+        with suppress(VethError):  # gone, or moved again: then its next place gets it
+            await self._owner.workers.chore(self._owner.workers.nursery.noqueue, self.links[side].tap)
+
+    async def _publish_both(self) -> None:
+        for side in Side:
+            await self._publish(side)
+
+    async def _publish(self, side: Side) -> None:
+        """Write the peer's name, ifindex and netns where `ip link` shows them: alias and altname of the end at side."""
+        link, peer = self.links[side], self.links[side.other]
+        altname = f"{link.state.name}@{peer.state.name}"
+        alias = f"peer {peer.state.name} ifindex {peer.place.key[1]} netns {peer.label or '-'}"
+        untouched = not link.own_alias and link.state.alias in ("", link.alias)
+        if self._ending or (alias, altname) == (link.alias, link.altname):
+            return
+        old_altname, link.alias, link.altname = link.altname, alias, altname
+        publish = self._owner.workers.nursery.publish
+        with suppress(VethError):  # gone, or the name is somebody's: the API still tells
+            await self._owner.workers.chore(publish, link.tap, alias if untouched else None, altname, old_altname)
+
+    def _tell(self, event: Any, side: Side, detail: str = "") -> None:
+        link = self.links[side]
+        self._owner.hub.tell(event, pair=self.id, link=link.state.name, netns=link.label, detail=detail)

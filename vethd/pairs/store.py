@@ -1,0 +1,57 @@
+"""Saved pairs: one JSON file in the state directory, replaced whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from vethd.model.api import PairSet
+from vethd.model.errors import ConfigError, VethError
+from vethd.model.spec import PairSpec
+
+FILE = "pairs.json"
+
+
+class Store:
+    """The file of pairs that are made again at the next start."""
+
+    def __init__(self, state_dir: str) -> None:
+        """Use state_dir, which is made on the first save."""
+        self.file = Path(state_dir) / FILE
+
+    def load(self) -> list[PairSpec]:
+        """Read the saved pairs; none where there is no file. Raises ConfigError where it cannot be read."""
+        try:
+            data = self.file.read_bytes()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise ConfigError(str(self.file), "", error.strerror or str(error)) from error
+        try:
+            return msgspec.json.decode(data, type=PairSet).pair
+        except msgspec.DecodeError as error:
+            raise ConfigError(str(self.file), "", str(error)) from error
+
+    def save(self, pairs: list[PairSpec]) -> None:
+        """Write the pairs: to a temporary file, to disk, and then into place. Raises VethError; the old file stays."""
+        data = msgspec.json.format(msgspec.json.encode(PairSet(pair=pairs)), indent=2) + b"\n"
+        temporary = ""
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            fd, temporary = tempfile.mkstemp(prefix=f".{FILE}.", dir=self.file.parent)
+            with os.fdopen(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).replace(self.file)
+        except OSError as error:
+            if temporary:
+                with suppress(OSError):
+                    Path(temporary).unlink()
+            reason = f"{self.file}: {error.strerror}"
+            raise VethError(error.errno or errno.EIO, "save", reason=reason) from error

@@ -1,0 +1,110 @@
+"""Run what blocks off the loop: births one at a time, chores one at a time, burials side by side.
+
+The RTNL lock makes any of these calls wait for any other in the system, so none may stand on the loop's thread. Births
+have a thread of their own: a slow one (two moves, 14 ms each) must not delay the noqueue or the alias of a pair that is
+already forwarding. Closing a TAP deletes it and waits for RCU; those waits overlap well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from typing import TypeVar
+
+import msgspec
+
+from vethd.kernel import netns
+from vethd.kernel.births import Nursery, Place
+from vethd.kernel.tun import Tap
+from vethd.kernel.tunfilter import TunFilter
+from vethd.model.errors import VethError
+from vethd.model.spec import MTU, LinkSpec, PairSpec
+from vethd.model.verdict import forward_limit
+from vethd.pairs.link import Link
+
+T = TypeVar("T")
+
+_BURIALS = 8
+
+
+class Workers:
+    """The threads, and the nursery that they work in."""
+
+    def __init__(self) -> None:
+        """Make the staging namespace. Raises VethError EPERM without CAP_SYS_ADMIN."""
+        self.nursery = Nursery()
+        self._births = ThreadPoolExecutor(1, "vethd-birth")
+        self._chores = ThreadPoolExecutor(1, "vethd-chore")
+        self._burials = ThreadPoolExecutor(_BURIALS, "vethd-burial")
+
+    async def make(self, spec: PairSpec, fds: Sequence[int] | None) -> tuple[Link, Link]:
+        """Make both devices of a valid spec, the peer first, down and without carrier; (near, far).
+
+        fds is what "fd:N" refers to. Raises VethError, and then the machine is as it was.
+        """
+        return await self._run(self._births, self._make, spec, fds)
+
+    async def chore(self, function: Callable[..., T], *args: object, **kwargs: object) -> T:
+        """Call a blocking function of the kernel room in its turn."""
+        return await self._run(self._chores, lambda: function(*args, **kwargs))
+
+    async def bury(self, links: Iterable[Link]) -> None:
+        """Delete the devices, all at once. Links that are gone already are no error."""
+        await asyncio.gather(*(self._run(self._burials, link.close) for link in links))
+
+    def close(self) -> None:
+        """Wait for what is under way, then let threads and staging namespace go."""
+        for pool in (self._births, self._chores, self._burials):
+            pool.shutdown()
+        self.nursery.close()
+
+    async def _run(self, pool: ThreadPoolExecutor, function: Callable[..., T], *args: object) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
+
+    def _make(self, spec: PairSpec, fds: Sequence[int] | None) -> tuple[Link, Link]:
+        near, far = spec.near_end(), spec.far_end()
+        with ExitStack() as always, ExitStack() as undo:
+            near_fd = netns.open_ref(near.netns, fds)
+            always.callback(os.close, near_fd)
+            far_fd = netns.open_ref(far.netns, fds)
+            always.callback(os.close, far_fd)
+            far_link = self._birth(far, far_fd)
+            undo.callback(far_link.close)
+            near_link = self._birth(near, near_fd)
+            undo.callback(near_link.close)
+            near_link.filter = self._filter(near_link.tap, far_link.place)
+            far_link.filter = self._filter(far_link.tap, near_link.place)
+            undo.pop_all()
+            return near_link, far_link
+
+    def _birth(self, link: LinkSpec, netns_fd: int) -> Link:
+        tap, place = self.nursery.birth(_with_mac(link), netns_fd)
+        return Link(
+            tap, place, netns.label(place.netns_inode, self.nursery.own_inode), own_alias=link.alias is not None
+        )
+
+    @staticmethod
+    def _filter(sender: Tap, receiver: Place) -> TunFilter | None:
+        """Put the filter before the sender where this machine allows it; the engine checks in any case."""
+        try:
+            tun_filter = TunFilter(forward_limit(receiver.state.mtu or MTU))
+        except (VethError, OSError):
+            return None
+        try:
+            tun_filter.attach(sender.fds[0])
+        except VethError:
+            tun_filter.close()
+            return None
+        return tun_filter
+
+
+def _with_mac(link: LinkSpec) -> LinkSpec:
+    """Give the link a random MAC where it says none, as eth_random_addr() would, but set: so udev leaves it alone."""
+    if link.address is not None:
+        return link
+    mac = bytearray(os.urandom(6))
+    mac[0] = mac[0] & 0xFE | 0x02
+    return msgspec.structs.replace(link, address=mac.hex(":"))
