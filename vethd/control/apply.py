@@ -20,6 +20,7 @@ from vethd.model.pairfile import read_pairs
 from vethd.model.plan import Plan, canonical_netns, plan
 from vethd.model.spec import LinkSpec, PairSpec
 
+OWN = "(own)"  # the caller's namespace, which travels as a PID and then as an fd
 DECLARED = ("config",)
 
 
@@ -117,6 +118,7 @@ def _words(change: PairChange) -> Iterator[str]:
         for name in LinkSpec.__struct_fields__ if link is not None else ():
             value = getattr(link, name)
             if value is not None:
-                yield f"{prefix}{name}={msgspec.json.encode(value).decode()}"
+                own = name == "netns" and value == str(os.getpid())
+                yield f"{prefix}{name}={OWN if own else msgspec.json.encode(value).decode()}"
     if change.rx_checksum is not None:
         yield f"rx_checksum={change.rx_checksum}"

@@ -72,14 +72,25 @@ def write(directory: Path) -> list[Path]:
 
 
 def _daemon_page(daemon: click.Command) -> list[str]:
+    """Give vethd.8; a subcommand of the daemon's has a subsection there, not a page of its own."""
     context = click.Context(daemon, info_name=DAEMON_PROG, **daemon.context_settings)
-    return [
+    lines = [
         *_head(DAEMON_PROG, 8, DAEMON_SUMMARY),
         *_synopsis(DAEMON_PROG, context),
         *_description(daemon),
         *_options(context),
-        *_see_also([f"{PROG}(1)", "ip-link(8)", "veth(4)"]),
     ]
+    subcommands = daemon.commands if isinstance(daemon, click.Group) else {}
+    if subcommands:
+        lines.append(".SH COMMANDS")
+    for name, command in sorted(subcommands.items()):
+        inner = click.Context(command, info_name=name, parent=context)
+        usage = " ".join(command.collect_usage_pieces(inner))
+        lines += [f".SS {_escape(f'{DAEMON_PROG} {name} {usage}')}", *_paragraphs(command.help or "")]
+        lines += _options(inner)[1:]
+    if daemon.epilog:
+        lines += [".SH NOTES", *_paragraphs(daemon.epilog)]
+    return [*lines, *_see_also([f"{PROG}(1)", "ip-link(8)", "veth(4)"])]
 
 
 def _daemon_command() -> click.Command | None:

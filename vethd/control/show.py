@@ -39,7 +39,7 @@ def show(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bo
     """Show all pairs, or those of which NAME is an end.
 
     NETNS "-" is the daemon's own namespace. STATE is "up" (both ends are, carrier on), "no-carrier" (this end
-    is up, its peer is not), "down", or "waiting" (for its namespace; REASON says why).
+    is up, its peer is not), "down", or "waiting" (for its namespace; REASON says why, on a terminal below the table).
     """
     client = client_of(ctx)
     if name is None and netns is not None:
@@ -54,8 +54,13 @@ def show(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bo
             raise VethError(errno.ENODEV, "getlink", name)
     if as_json:
         echo_json(pairs)
+    elif not is_terminal():
+        show_table(pairs_table(pairs, reasons=any(info.reason for info in pairs)))
     else:
-        show_table(pairs_table(pairs))
+        show_table(pairs_table(pairs, reasons=False))
+        for info in pairs:
+            if info.reason:
+                click.echo(f"{info.id}: {info.reason}")
 
 
 @click.command()
@@ -84,13 +89,12 @@ def stats(ctx: click.Context, name: str | None, netns: str | None, *, as_json: b
         show_table(stats_table(counters, exact=not is_terminal()))
 
 
-def pairs_table(pairs: list[PairInfo]) -> Table:
-    """Lay pairs out, two rows each, the near end first; REASON is a column only while one waits."""
-    waiting = any(info.reason for info in pairs)
-    table = Table((*SHOW_COLUMNS, "REASON") if waiting else SHOW_COLUMNS)
+def pairs_table(pairs: list[PairInfo], *, reasons: bool) -> Table:
+    """Lay pairs out, two rows each, the near end first; reasons adds the column that says why a pair waits."""
+    table = Table((*SHOW_COLUMNS, "REASON") if reasons else SHOW_COLUMNS)
     for info in pairs:
         for cells in [_link_cells(link) for link in info.links] or _waiting_cells(info):
-            table.add(*cells, info.source, info.id, *([info.reason] if waiting else []))
+            table.add(*cells, info.source, info.id, *([info.reason] if reasons else []))
     return table
 
 

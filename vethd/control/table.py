@@ -33,7 +33,7 @@ class Table:
     def plain(self) -> str:
         """Give the table as lines: two spaces between columns, "-" for an empty cell, nothing cut."""
         heads = [name.removeprefix(">") for name in self.columns]
-        lines = [heads, *([_one_line(cell) for cell in row] for row in self.rows)]
+        lines = [heads, *([_one_cell(cell, ",") for cell in row] for row in self.rows)]
         widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
         return "\n".join(
             "  ".join(
@@ -51,9 +51,10 @@ class Table:
         table = RichTable(box=None, pad_edge=False, header_style="bold")
         for name in self.columns:
             justify = "right" if name.startswith(">") else "left"
-            table.add_column(Text(name.removeprefix(">")), overflow="fold", justify=justify)  # type: ignore[arg-type]
+            head = name.removeprefix(">").replace("-", "\n")
+            table.add_column(Text(head), overflow="fold", justify=justify, vertical="bottom")  # type: ignore[arg-type]
         for row in self.rows:
-            table.add_row(*(Text("\n".join(cell) if isinstance(cell, tuple) else cell) for cell in row))
+            table.add_row(*(Text(_one_cell(cell, "\n")) for cell in row))
         return table
 
 
@@ -84,6 +85,6 @@ def count(value: float, *, exact: bool) -> str:
     return f"{scaled:.3g}{unit}"
 
 
-def _one_line(cell: Cell) -> str:
-    text = ",".join(cell) if isinstance(cell, tuple) else cell
+def _one_cell(cell: Cell, between: str) -> str:
+    text = between.join(cell) if isinstance(cell, tuple) else cell
     return text or EMPTY

@@ -96,7 +96,7 @@ class Transport:
                 connection.request(request.method, request.target, body, headers)
                 with connection.getresponse() as response:
                     if response.status >= _BAD_REQUEST:
-                        self._refuse(response.read())
+                        self._refuse(request, response.read())
                     if endless:
                         sock.settimeout(None)
                     yield response
@@ -119,7 +119,7 @@ class Transport:
                 raise DaemonDown(self.socket + FD_SUFFIX, "the reply broke off", "is vethd restarting?")
             reply = msgspec.json.decode(raw, type=_FdReply)
         if reply.status >= _BAD_REQUEST:
-            self._refuse(bytes(reply.body))
+            self._refuse(request, bytes(reply.body))
         return bytes(reply.body)
 
     def _connect(self, path: str, kind: sockets.SocketKind) -> sockets.socket:
@@ -156,8 +156,8 @@ class Transport:
                 self.socket, f"a reply that is not vethd's ({error})", "are the versions alike?"
             ) from error
 
-    def _refuse(self, body: bytes) -> NoReturn:
-        raise refusal(msgspec.json.decode(body, type=ErrorBody))
+    def _refuse(self, request: Request, body: bytes) -> NoReturn:
+        raise refusal(msgspec.json.decode(body, type=ErrorBody), request.path.rpartition("/")[2])
 
 
 def not_ours(socket: str, error: msgspec.MsgspecError) -> DaemonDown:
@@ -165,9 +165,12 @@ def not_ours(socket: str, error: msgspec.MsgspecError) -> DaemonDown:
     return DaemonDown(socket, f"a reply that is not vethd's ({error})", "do vethd and its client have one version?")
 
 
-def refusal(body: ErrorBody) -> VethError:
-    """Build the VethError again that the daemon put into words: "newlink va: File exists"."""
+def refusal(body: ErrorBody, op: str) -> VethError:
+    """Build the VethError again that the daemon put into words: "newlink va: File exists".
+
+    op is for words that name no operation: a malformed body, a config file that is wrong.
+    """
     found = _MESSAGE.fullmatch(body.message)
     if found is None:
-        return VethError(body.errno, "request", "", body.message)
+        return VethError(body.errno, op, "", body.message)
     return VethError(body.errno, found["op"], found["ifname"] or "", found["reason"])

@@ -58,4 +58,7 @@ def read_config(path: str) -> Config:
     if not mode_ok:
         raise ConfigError(path, "socket_mode", f'{config.socket_mode!r} is not an octal mode such as "0660"')
     check_pairs(config.pair, path)
+    for number, pair in enumerate(config.pair):
+        if pair.name is None:
+            raise ConfigError(path, f"pair[{number}].name", "a declared pair needs a name, to be known by at a reload")
     return config

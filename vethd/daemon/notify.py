@@ -12,8 +12,9 @@ class Notify:
     """Tells the service manager how we are. Never raises, never blocks for long."""
 
     def __init__(self) -> None:
-        """Take the address, and the watchdog's interval, from the environment."""
+        """Take the address, the watchdog's interval and whether there is an fd store, from the environment."""
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
+        self.fd_store = bool(self._address)
         usec, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
         ours = usec.isdigit() and pid in ("", str(os.getpid()))
         self.watchdog_s = int(usec) / 1e6 if ours and self._address else 0.0
@@ -34,10 +35,22 @@ class Notify:
         """Say that the loop turns."""
         self._send("WATCHDOG=1")
 
-    def _send(self, text: str) -> None:
+    def keep(self, name: str, fd: int) -> None:
+        """Put a duplicate of fd into the service's fd store (Keeper)."""
+        self._send(f"FDSTORE=1\nFDNAME={name}", fd)
+
+    def forget(self, name: str) -> None:
+        """Take what has that name out of the fd store (Keeper)."""
+        self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
+
+    def _send(self, text: str, *fds: int) -> None:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.settimeout(1.0)
-            sock.sendto(text.encode(), address)
+            sock.connect(address)  # send_fds() takes an address, and does not use it
+            if fds:
+                socket.send_fds(sock, [text.encode()], list(fds))
+            else:
+                sock.send(text.encode())

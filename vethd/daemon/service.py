@@ -14,7 +14,7 @@ import structlog
 from vethd import __version__
 from vethd.daemon.config import Config, read_config
 from vethd.daemon.notify import Notify
-from vethd.daemon.sockets import listen
+from vethd.daemon.sockets import listen, passed_fds
 from vethd.datapath.engines import make_engine
 from vethd.doors.fdpass import FdDoor
 from vethd.doors.http import HttpDoor
@@ -22,6 +22,7 @@ from vethd.doors.operations import Api
 from vethd.kernel.tun import DEV_NET_TUN
 from vethd.model.errors import ConfigError, VethError
 from vethd.pairs.declared import Declared
+from vethd.pairs.keeper import Memory
 from vethd.pairs.manager import Manager
 from vethd.pairs.store import Store
 
@@ -51,9 +52,11 @@ async def serve(config: Config, config_path: str | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    sockets = listen(config.socket, config.mode, config.socket_group)
+    passed = passed_fds()
+    sockets = listen(config.socket, config.mode, config.socket_group, passed)
     try:
-        manager = Manager(make_engine(config.engine, loop))
+        manager = Manager(make_engine(config.engine, loop), Memory(notify, passed) if notify.fd_store else None)
+        adopted = await manager.adopt()
         declared = Declared(manager, Store(config.state_dir))
         reloader = _Reloader(config_path, declared, notify)
         api = Api(manager, declared, reloader.reload if config_path else None)
@@ -61,7 +64,7 @@ async def serve(config: Config, config_path: str | None) -> None:
         await http.start(sockets.control)
         watchdog = loop.create_task(_watchdog(notify))
         try:
-            log.info("started", version=__version__, engine=manager.engine.name, socket=config.socket)
+            log.info("started", version=__version__, engine=manager.engine.name, socket=config.socket, adopted=adopted)
             starting = loop.create_task(_start(declared, config, notify, manager, reloader))
             loop.add_signal_handler(signal.SIGHUP, reloader.on_signal)
             await stop.wait()

@@ -38,18 +38,18 @@ class Sockets:
             self._lock = -1
 
 
-def listen(path: str, mode: int, group: str | None) -> Sockets:
-    """Give the sockets for path and path + ".fd": systemd's where it passed them, else new ones.
+def listen(path: str, mode: int, group: str | None, passed: dict[str, int]) -> Sockets:
+    """Give the sockets for path and path + ".fd": those passed under their names, which are taken, else new ones.
 
     Raises VethError EADDRINUSE where another daemon serves path, or what binding answers.
     """
-    passed = _passed()
-    if {"control", "fdpass"} <= passed.keys():
-        return Sockets(passed["control"], passed["fdpass"])
-    if "control" in passed:
+    given = {name: socket.socket(fileno=passed.pop(name)) for name in ("control", "fdpass") if name in passed}
+    if {"control", "fdpass"} <= given.keys():
+        return Sockets(given["control"], given["fdpass"])
+    if "control" in given:
         fd_path = path + ".fd"
         _remove_stale(fd_path)
-        return Sockets(passed["control"], _bind(fd_path, socket.SOCK_SEQPACKET, mode, group), _paths=(fd_path,))
+        return Sockets(given["control"], _bind(fd_path, socket.SOCK_SEQPACKET, mode, group), _paths=(fd_path,))
     lock = _lock(path)
     made: list[socket.socket] = []
     try:
@@ -62,17 +62,18 @@ def listen(path: str, mode: int, group: str | None) -> Sockets:
     return Sockets(made[0], made[1], lock, (path, path + ".fd", path + ".lock"))
 
 
-def _passed() -> dict[str, socket.socket]:
-    """Give the sockets that systemd passed, by name, and take the variables out of the environment."""
+def passed_fds() -> dict[str, int]:
+    """Give the fds that systemd passed, by name, close-on-exec, and take the variables out of the environment.
+
+    Sockets come as "control" and "fdpass", what was put into the fd store as it was named then.
+    """
     pid, count, names = (os.environ.pop(key, "") for key in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if pid != str(os.getpid()) or not count.isdigit():
         return {}
-    passed: dict[str, socket.socket] = {}
-    for fd, name in zip(range(FIRST_FD, FIRST_FD + int(count)), names.split(":"), strict=False):
+    fds = range(FIRST_FD, FIRST_FD + int(count))
+    for fd in fds:
         os.set_inheritable(fd, False)
-        if name in ("control", "fdpass"):
-            passed[name] = socket.socket(fileno=fd)
-    return passed
+    return dict(zip(names.split(":"), fds, strict=False))
 
 
 def _lock(path: str) -> int:

@@ -150,8 +150,9 @@ class AsyncioWire:
         fds: tuple[Sequence[int], Sequence[int]],
         vnet_hdr_len: int,
         died: Callable[[int], None],
+        gates: tuple[Drop | None, Drop | None],
     ) -> None:
-        """Start reading both ends."""
+        """Start reading both ends, on the loop's next turn."""
         self._engine = engine
         self._loop = engine.loop
         self._died = died
@@ -162,6 +163,7 @@ class AsyncioWire:
             for side in (0, 1)
         )
         for side, direction in enumerate(self._directions):
+            direction.gate = gates[side]
             for fd, sink in self._channels(side):
                 self._loop.add_reader(fd, direction.pump, fd, sink)
 
@@ -237,9 +239,10 @@ class AsyncioEngine:
         fds: tuple[Sequence[int], Sequence[int]],
         vnet_hdr_len: int,
         died: Callable[[int], None],
+        gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER),
     ) -> AsyncioWire:
         """See Engine."""
-        wire = AsyncioWire(self, fds, vnet_hdr_len, died)
+        wire = AsyncioWire(self, fds, vnet_hdr_len, died, gates)
         self._wires.add(wire)
         return wire
 

@@ -31,6 +31,20 @@ class Counters(NamedTuple):
     write_errors: dict[int, int] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
 
 
+def plus(one: Counters, other: Counters) -> Counters:
+    """Add two counts of one direction; in_flight is the second's."""
+    errors = {code: one.write_errors.get(code, 0) for code in one.write_errors | other.write_errors}
+    return Counters(
+        one.read + other.read,
+        one.read_bytes + other.read_bytes,
+        one.forwarded + other.forwarded,
+        one.forwarded_bytes + other.forwarded_bytes,
+        other.in_flight,
+        tuple(a + b for a, b in zip(one.drops, other.drops, strict=True)),
+        {code: count + other.write_errors.get(code, 0) for code, count in errors.items()},
+    )
+
+
 class Wire(Protocol):
     """A living pair's two directions."""
 
@@ -66,9 +80,11 @@ class Engine(Protocol):
         fds: tuple[Sequence[int], Sequence[int]],
         vnet_hdr_len: int,
         died: Callable[[int], None],
+        gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER),
     ) -> Wire:
-        """Forward between two devices, gates closed (NO_CARRIER), limits 0, until told otherwise.
+        """Forward between two devices. Limits are 0 until set; nothing is read before control returns to the loop.
 
+        gates are the first ones; an open one forwards what is in the ring already, as a takeover must.
         fds: of either end, one a queue, non-blocking. died(side) is called at most once for either side, on the
         loop, when a device is gone; the wire goes on dropping what the other end sends.
         """

@@ -23,7 +23,8 @@ from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
 from vethd.pairs.declared import Declared
-from vethd.pairs.manager import Entry, Manager
+from vethd.pairs.entry import Entry
+from vethd.pairs.manager import Manager
 
 BODY_MAX = 64 << 10
 """Bytes of a request body; a pair with every attribute said is under 4 KiB."""

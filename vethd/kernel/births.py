@@ -85,7 +85,7 @@ class Nursery:
                 with self._at(tap) as (there, place):
                     there.noqueue(place.key[1])
                     there.set_link(place.key[1], link, skip=("name", "up", *_BEFORE_MOVE), op="newlink")
-                return tap, self.locate(tap)
+                    return tap, place._replace(state=there.link(place.key[1]))
             except VethError as error:
                 tap.close()
                 raise VethError(error.errno, "newlink", link.name or "", error.reason) from error
@@ -101,7 +101,7 @@ class Nursery:
     def change(self, tap: Tap, link: LinkSpec, *, old_altname: str = "", netns_fd: int | None = None) -> Place:
         """Give a living link the attributes that link says; netns_fd, the caller's, moves it there first.
 
-        altname replaces old_altname. Raises VethError; what was done before the error stays done.
+        altname replaces old_altname, "" removes it. Raises VethError; what was done before the error stays done.
         """
         if netns_fd is not None:
             with self._at(tap) as (here, place):
@@ -113,7 +113,12 @@ class Nursery:
             if link.altname is not None and old_altname:
                 here.altname(ifindex, remove=old_altname)
             here.set_link(ifindex, link)
-        return self.locate(tap)
+            return place._replace(state=here.link(ifindex))
+
+    def delete(self, tap: Tap) -> None:
+        """Delete the device, whoever else holds an fd of it. Raises VethError ENODEV where it is gone."""
+        with self._at(tap) as (here, place):
+            here.dellink(place.key[1])
 
     def noqueue(self, tap: Tap) -> None:
         """Give a link veth's qdisc again. Raises VethError."""
@@ -152,22 +157,23 @@ class Nursery:
 
         A device may move or be renamed under our feet at any moment, so look again until what we found is so.
         """
-        for _ in range(20):
-            fd = tap.netns_fd()
-            try:
-                nsid = self._nsid(fd)
-                with netns.inside(fd), Rtnl() as rtnl:
-                    try:
-                        state = rtnl.link_by_name(tap.ifname)
-                    except VethError as error:
-                        if error.errno != errno.ENODEV or not tap.alive:
-                            raise
-                        continue
-                    yield rtnl, Place((nsid, state.ifindex), netns.inode(fd), state)
-                    return
-            finally:
-                os.close(fd)
-        raise VethError(errno.EAGAIN, "getlink", reason="the device would not stay in one place")
+        with tap.lock:
+            for _ in range(20):
+                fd = tap.netns_fd()
+                try:
+                    nsid = self._nsid(fd)
+                    with netns.inside(fd), Rtnl() as rtnl:
+                        try:
+                            state = rtnl.link_by_name(tap.ifname)
+                        except VethError as error:
+                            if error.errno != errno.ENODEV or not tap.alive:
+                                raise
+                            continue
+                        yield rtnl, Place((nsid, state.ifindex), netns.inode(fd), state)
+                        return
+                finally:
+                    os.close(fd)
+            raise VethError(errno.EAGAIN, "getlink", reason="the device would not stay in one place")
 
     def _nsid(self, netns_fd: int) -> int:
         if netns.inode(netns_fd) == self.own_inode:

@@ -174,12 +174,15 @@ class Rtnl:
 
         Without an id nothing that happens there is heard (NETLINK_LISTEN_ALL_NSID). It dies with either.
         """
+        known = self.known_nsid(netns_fd)
+        if known != NSID_NOT_ASSIGNED:
+            return known
         message = nsidmsg()
         message["attrs"] = [("NETNSA_FD", netns_fd), ("NETNSA_NSID", NSID_NOT_ASSIGNED & 0xFFFFFFFF)]
         try:
             self._request(message, RTM_NEWNSID, NLM_F_ACK, "newnsid", "")
         except VethError as error:
-            if error.errno != errno.EEXIST:
+            if error.errno != errno.EEXIST:  # somebody was faster
                 raise
         return self.known_nsid(netns_fd)
 

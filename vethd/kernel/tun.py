@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import struct
+import threading
 
 import pytun
 
@@ -36,6 +37,7 @@ from vethd.kernel.uapi import (
     TUN_F_USO6,
     TUNGETDEVNETNS,
     TUNGETIFF,
+    TUNGETVNETHDRSZ,
     TUNSETCARRIER,
     TUNSETOFFLOAD,
     TUNSETVNETHDRSZ,
@@ -57,12 +59,17 @@ GONE = (errno.EBADFD, errno.EBADF)
 
 
 class Tap:
-    """A TAP device, one fd a queue. Methods do not block but where they say so."""
+    """A TAP device, one fd a queue. Methods do not block but where they say so.
+
+    lock keeps the fds open under a worker thread that is about to use them: their numbers are reused. The loop's
+    thread need not take it, as it is the one that decides when to close.
+    """
 
     def __init__(self, fds: tuple[int, ...], vnet_hdr_len: int) -> None:
         """Take over fds, already non-blocking, of one attached device."""
         self.fds = fds
         self.vnet_hdr_len = vnet_hdr_len
+        self.lock = threading.RLock()
 
     @classmethod
     def birth(cls, name: str, queues: int = 1) -> Tap:
@@ -83,22 +90,35 @@ class Tap:
                 os.close(fd)
             raise
 
+    @classmethod
+    def adopt(cls, fds: tuple[int, ...]) -> Tap:
+        """Take over fds of a device that somebody else made with birth(); on failure they stay the caller's.
+
+        Raises VethError ENODEV where the device is gone.
+        """
+        try:
+            length = struct.unpack("i", fcntl.ioctl(fds[0], TUNGETVNETHDRSZ, bytes(4)))[0]
+        except OSError as error:
+            raise VethError(errno.ENODEV, "adopt") from error
+        for fd in fds:
+            os.set_blocking(fd, False)
+        return cls(fds, length)
+
     @property
     def ifname(self) -> str:
         """The device's present name. Raises VethError ENODEV once it is gone."""
         try:
             return _ifname(self.fds[0])
-        except OSError as error:
+        except (OSError, IndexError) as error:
             raise VethError(errno.ENODEV, "TUNGETIFF") from error
 
     @property
     def alive(self) -> bool:
         """Whether the device still exists."""
         try:
-            _ifname(self.fds[0])
-        except OSError:
+            return bool(self.ifname)
+        except VethError:
             return False
-        return True
 
     def netns_fd(self) -> int:
         """Give an fd, the caller's to close, on the namespace where the device is now.
@@ -107,6 +127,8 @@ class Tap:
         """
         try:
             return fcntl.ioctl(self.fds[0], TUNGETDEVNETNS)
+        except IndexError as error:
+            raise VethError(errno.ENODEV, "TUNGETDEVNETNS") from error
         except OSError as error:
             code = errno.ENODEV if error.errno in GONE else error.errno or errno.EIO
             raise VethError(code, "TUNGETDEVNETNS") from error
@@ -120,10 +142,11 @@ class Tap:
                 raise VethError(error.errno or errno.EIO, "TUNSETCARRIER") from error
 
     def close(self) -> None:
-        """Close the fds, and with the last holder delete the device. Twice is once."""
-        fds, self.fds = self.fds, ()
-        for fd in fds:
-            os.close(fd)
+        """Close the fds, and with the last holder delete the device. Twice is once. Blocks (RTNL, RCU)."""
+        with self.lock:
+            fds, self.fds = self.fds, ()
+            for fd in fds:
+                os.close(fd)
 
 
 def _attach(name: str, flags: int) -> int:

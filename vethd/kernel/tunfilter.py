@@ -21,7 +21,8 @@ import mmap
 import os
 import platform
 import struct
-from typing import NamedTuple
+import weakref
+from typing import Any, NamedTuple
 
 from vethd.kernel.uapi import (
     BPF_F_MMAPABLE,
@@ -59,7 +60,7 @@ class TunFilter:
         """Make map and program. Raises VethError: EPERM or ENOSYS where this user or kernel has no BPF."""
         map_fd = _bpf(BPF_MAP_CREATE, struct.pack("=IIIII", BPF_MAP_TYPE_ARRAY, 4, _VALUE_SIZE, 1, BPF_F_MMAPABLE))
         try:
-            self._value = mmap.mmap(map_fd, mmap.PAGESIZE)
+            self._value = _map(map_fd)
             self.set_limit(limit)
             self._prog_fd = _load(_program(map_fd))
         finally:
@@ -77,18 +78,34 @@ class TunFilter:
 
     def set_limit(self, limit: int) -> None:
         """Let frames of at most limit bytes pass from now on."""
-        struct.pack_into("=Q", self._value, _LIMIT, limit)
+        self._value[_LIMIT // 8] = limit
 
     def counts(self) -> FilterCounts:
         """Read the two counters."""
-        return FilterCounts(*struct.unpack_from("=QQ", self._value, _OVERSIZE))
+        return FilterCounts(self._value[_OVERSIZE // 8], self._value[_PASSED // 8])
 
     def close(self) -> None:
-        """Let go of the map; a filter that is attached works on."""
+        """Let go of the program, where it was never attached. The map goes with this object."""
         if self._prog_fd >= 0:
             os.close(self._prog_fd)
             self._prog_fd = -1
-        self._value.close()
+
+
+def _map(map_fd: int) -> Any:
+    """Map the element as an array of three u64, unmapped with the last reference to it.
+
+    mmap.mmap() would keep a duplicate of the fd, two a pair; and whoever closes a filter on one thread must not pull
+    the memory from under a reader on another.
+    """
+    _libc.mmap.restype = ctypes.c_void_p
+    protection, shared = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED
+    size, offset = ctypes.c_size_t(mmap.PAGESIZE), ctypes.c_long(0)
+    address = _libc.mmap(None, size, protection, shared, map_fd, offset)
+    if address == ctypes.c_void_p(-1).value:
+        raise VethError(ctypes.get_errno(), "mmap")
+    value = (ctypes.c_uint64 * 3).from_address(address)
+    weakref.finalize(value, _libc.munmap, ctypes.c_void_p(address), size)
+    return value
 
 
 def _insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:

@@ -15,7 +15,7 @@ Source = Literal["config", "runtime", "saved"]
 class PairChange(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Body of PATCH /v1/pairs/{id}: what is said is changed, all of it or nothing.
 
-    Everything but queues and index may change on a living pair; alias "" and master "" take them away.
+    Everything but queues and index may change on a living pair; alias, altname and master "" take them away.
     """
 
     peer: LinkSpec | None = None

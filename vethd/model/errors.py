@@ -6,6 +6,11 @@ import errno as errnos
 import os
 
 
+def symbol(errno: int) -> str:
+    """Give an errno's symbol in the kernel's spelling, e.g. "EEXIST"; for EOPNOTSUPP Python's table says ENOTSUP."""
+    return "EOPNOTSUPP" if errno == errnos.EOPNOTSUPP else errnos.errorcode.get(errno, f"E{errno}")
+
+
 class VethError(Exception):
     """Refuse an operation on a link or a pair, in the kernel's terms.
 
@@ -25,7 +30,7 @@ class VethError(Exception):
     @property
     def code(self) -> str:
         """The errno's symbol, e.g. "EEXIST"."""
-        return errnos.errorcode.get(self.errno, f"E{self.errno}")
+        return symbol(self.errno)
 
     def __str__(self) -> str:
         """One plain sentence: operation, link, reason."""

@@ -59,8 +59,9 @@ class KernelDrops:
 
     def _by_filter(self, sample: DropSample, oversize: int, passed: int) -> None:
         # the filter's counts are read after tx_dropped and may be ahead of it
-        self.oversize = min(oversize, sample.tx_dropped)
-        rest = sample.tx_dropped - self.oversize
+        known = max(sample.tx_dropped - self.unknown, 0)
+        self.oversize = min(oversize, known)
+        rest = known - self.oversize
         if sample.dry:
             self.queue_full = min(max(passed - sample.read, 0), rest)
         elif sample.carrier:
@@ -71,7 +72,7 @@ class KernelDrops:
         self.no_carrier = rest - self.queue_full
 
     def _by_epoch(self, sample: DropSample) -> None:
-        growth = sample.tx_dropped - self.no_carrier - self.queue_full - self.unknown
+        growth = sample.tx_dropped - self.oversize - self.no_carrier - self.queue_full - self.unknown
         if sample.epoch != self._epoch:
             self.unknown += growth
         elif sample.carrier:

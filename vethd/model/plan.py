@@ -21,6 +21,7 @@ DEFAULTS: dict[str, Any] = {
     "txqueuelen": TXQUEUELEN,
     "group": 0,
     "alias": "",
+    "altname": "",
     "master": "",
     "up": False,
     "arp": True,
@@ -34,7 +35,7 @@ DEFAULTS: dict[str, Any] = {
 }
 """What an attribute goes back to once nobody asks for it.
 
-A name, an altname and a MAC address have none: the link keeps the last one.
+A name and a MAC address have none: the link keeps the last one.
 """
 
 RX_CHECKSUM: RxChecksum = "verify"
@@ -153,8 +154,12 @@ def _wanted(name: str, link: LinkSpec) -> Any:
 
 
 def _unlike_live(name: str, want: Any, live: LinkInfo) -> bool:
-    """Tell whether the living link shows another value; what it does not show agrees with any."""
-    return hasattr(live, name) and _unlike(name, want, getattr(live, name))
+    """Tell whether the living link shows another value.
+
+    What it does not show agrees with any, and so does the alias of an end that shall have none: vethd writes
+    the peer there.
+    """
+    return (name, want) != ("alias", "") and hasattr(live, name) and _unlike(name, want, getattr(live, name))
 
 
 def _unlike(name: str, want: Any, have: Any) -> bool:
@@ -191,19 +196,33 @@ def match(
     found: list[PairInfo | None] = [None] * len(wanted)
     free = {info.id: info for info in current}
     for side in (0, 1):
+        keys = [_spec_key(spec, side, canonical) for spec in wanted]
         for live in (True, False):
             by_key: dict[Key, list[str]] = {}
             for info in free.values():
                 for key in _current_keys(info, side, canonical, live=live):
                     by_key.setdefault(key, []).append(info.id)
-            for number, spec in enumerate(wanted):
-                wanted_key = _spec_key(spec, side, canonical)
-                if found[number] is not None or wanted_key is None:
-                    continue
-                same = next((id_ for id_ in by_key.get(wanted_key, ()) if id_ in free), None)
-                if same is not None:
-                    found[number] = free.pop(same)
+            for likeness in _LIKENESSES:
+                for number, wanted_key in enumerate(keys):
+                    if wanted_key is None or found[number] is not None:
+                        continue
+                    for id_ in by_key.get(wanted_key, ()):
+                        if id_ in free and (_is_name(wanted_key) or likeness(free[id_], wanted[number], canonical)):
+                            found[number] = free.pop(id_)
+                            break
     return found
+
+
+def _agrees(info: PairInfo, spec: PairSpec, canonical: Canonical) -> bool:
+    return not _must_recreate(info, spec) and diff(info, spec, canonical) == PairChange()
+
+
+# Pairs that the kernel was left to name share a key: of those, one that is just so is taken before one that is not.
+_LIKENESSES: tuple[Callable[[PairInfo, PairSpec, Canonical], bool], ...] = (
+    lambda info, spec, _canonical: info.spec == spec,
+    _agrees,
+    lambda _info, _spec, _canonical: True,
+)
 
 
 def _current_keys(info: PairInfo, side: int, canonical: Canonical, *, live: bool) -> Iterator[Key]:
@@ -215,16 +234,22 @@ def _current_keys(info: PairInfo, side: int, canonical: Canonical, *, live: bool
     key = _spec_key(info.spec, side, canonical)
     if key is not None:
         yield key
-        if link is not None and len(key) == 2:
+        if link is not None and _is_name(key):
             yield (link.netns, key[1])
 
 
 def _spec_key(spec: PairSpec, side: int, canonical: Canonical) -> Key | None:
     """Give the identity of one end: (netns, name), or, where the kernel was left to name it, both ends' words."""
-    near, far = spec.near_end(), spec.far_end()
-    link = far if side else near
-    if link.name is not None and "%" not in link.name:
-        return (canonical(link.netns), link.name)
+    far: LinkSpec = spec if spec.peer is None else spec.peer  # a peer never named has the near end's namespace
+    far_name = None if spec.peer is None else far.name
+    name, netns = (far_name, far.netns) if side else (spec.name, spec.netns)
+    if name is not None and "%" not in name:
+        return (canonical(netns), name)
     if side:
         return None
-    return (canonical(near.netns), near.name or "", "peer", canonical(far.netns), far.name or "")
+    return (canonical(netns), name or "", "peer", canonical(far.netns), far_name or "")
+
+
+def _is_name(key: Key) -> bool:
+    """Tell a key of netns and name from one of words that several pairs may share."""
+    return len(key) == 2

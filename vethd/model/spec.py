@@ -37,7 +37,7 @@ class LinkSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
 
     netns names a network namespace: None is the daemon's own (a client's own, where a client asks), else a
     name of `ip netns`, a path, a PID, or "fd:N" where the caller sent or inherited file descriptors.
-    name may hold one "%d". alias "" and master "" take the attribute away. MACs are "xx:xx:xx:xx:xx:xx".
+    name may hold one "%d". alias, altname and master "" take the attribute away. MACs are "xx:xx:xx:xx:xx:xx".
     Lengths are bytes; mtu counts no Ethernet header; txqueuelen counts frames.
     """
 
@@ -130,11 +130,11 @@ def validate_link(link: LinkSpec, op: str = "newlink") -> None:
     _check_ranges(link, op, name)
     if link.alias is not None and len(link.alias.encode()) > ALIAS_MAX:
         raise VethError(errno.ERANGE, op, name, f"alias is longer than {ALIAS_MAX} bytes")
-    if link.altname is not None:
+    if link.altname:
         length = len(link.altname.encode())
         if length > ALTNAME_MAX:
             raise VethError(errno.ERANGE, op, name, f"altname is longer than {ALTNAME_MAX} bytes")
-        if not length or any(c == "/" or c.isspace() for c in link.altname):
+        if any(c == "/" or c.isspace() for c in link.altname):
             raise VethError(errno.EINVAL, op, name, f"{link.altname!r} is not a valid altname")
     if link.master:
         check_name(link.master, op, pattern=False)

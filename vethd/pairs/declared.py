@@ -8,20 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
 import structlog
 
 from vethd.kernel.mounts import MountWatch
-from vethd.kernel.netns import INHERITED
+from vethd.kernel.netns import INHERITED, inode, label, open_ref
 from vethd.model.api import Saved
 from vethd.model.errors import ConfigError, VethError
-from vethd.model.plan import match, plan
+from vethd.model.plan import canonical_netns, match, plan
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
-from vethd.pairs.manager import Entry, Manager
+from vethd.pairs.entry import Entry
+from vethd.pairs.manager import Manager
 from vethd.pairs.store import Store
 
 log = structlog.get_logger()
@@ -62,19 +64,23 @@ class Declared:
         """
         entries = self._manager.entries
         # a pair made at run time is not the config's to delete, but the config may take it over
-        todo = plan([self._manager.info(e) for e in entries.values()], config, prune=True, keep=("runtime", "saved"))
+        canonical = await self._manager.workers.chore(self._canonical, config)
+        infos = [self._manager.info(entry) for entry in entries.values()]
+        todo = plan(infos, config, prune=True, keep=("runtime", "saved"), canonical=canonical)
         for pair_id in todo.deletes:
-            await self._manager.dellink(entries[pair_id])
+            if pair_id in entries:
+                await self._manager.dellink(entries[pair_id])
         changed = 0
         for pair_id, change in todo.changes:
-            entry = entries[pair_id]
+            entry = entries.get(pair_id)
+            if entry is None:  # gone meanwhile
+                continue
             try:
-                if entry.live is not None:
-                    await self._manager.changelink(entry, change, INHERITED)
+                await self._manager.changelink(entry, change, INHERITED)
                 changed += 1
             except VethError as error:
                 log.warning("pair not changed", pair=pair_id, reason=str(error))
-        self._adopt(config)
+        self._adopt(config, canonical)
         created = [self._manager.declare(spec, "config", INHERITED) for spec in todo.creates]
         for entry in entries.values():
             entry.held = False
@@ -106,10 +112,21 @@ class Declared:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
 
-    def _adopt(self, config: Sequence[PairSpec]) -> None:
+    def _canonical(self, config: Sequence[PairSpec]) -> Callable[[str | None], str]:
+        """Give a function that spells a namespace as LinkInfo does; looks them up, for a worker thread."""
+        own = self._manager.workers.nursery.own_inode
+        known: dict[str | None, str] = {}
+        for ref in {end.netns for spec in config for end in (spec.near_end(), spec.far_end()) if end.netns}:
+            with suppress(VethError):
+                fd = open_ref(ref, INHERITED)
+                known[ref] = label(inode(fd), own)
+                os.close(fd)
+        return lambda ref: known[ref] if ref in known else canonical_netns(ref)
+
+    def _adopt(self, config: Sequence[PairSpec], canonical: Callable[[str | None], str]) -> None:
         """Mark as the config's the pairs that it names, and give them its words."""
         infos = [self._manager.info(entry) for entry in self._manager.entries.values()]
-        for spec, info in zip(config, match(infos, config), strict=True):
+        for spec, info in zip(config, match(infos, config, canonical), strict=True):
             if info is not None:
                 entry = self._manager.entries[info.id]
                 entry.source, entry.spec, entry.fds = "config", spec, INHERITED

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Mapping
 
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.watcher import LinkKey
 from vethd.model.api import LinkInfo, LinkStats
 from vethd.model.drops import Drop
+from vethd.model.errors import symbol
 from vethd.model.kernel_drops import DropSample
 from vethd.model.state import Side
 from vethd.pairs.pair import LivePair
@@ -73,7 +73,7 @@ def link_stats(pair: LivePair, side: Side, survey: Mapping[LinkKey, LinkState]) 
         forwarded_bytes=counters.forwarded_bytes,
         in_flight=counters.in_flight,
         drops=drops,
-        write_errors={errno.errorcode.get(code, str(code)): count for code, count in counters.write_errors.items()},
+        write_errors={symbol(code): count for code, count in counters.write_errors.items()},
     )
 
 
@@ -81,7 +81,7 @@ def account_drops(pair: LivePair, side: Side, kernel: LinkState) -> None:
     """Tell the kernel's drops at the end at side apart, as of its counters in kernel."""
     link = pair.links[side]
     dry = pair.dry(side)
-    counts = link.filter.counts() if link.filter is not None else None
+    counts = link.filter_counts()
     link.drops.account(
         DropSample(
             tx_dropped=kernel.counters.tx_dropped,

@@ -13,7 +13,8 @@ from vethd.kernel.netns import INHERITED
 from vethd.model.api import LinkInfo, LinkStats, PairChange
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
-from vethd.pairs.manager import Entry, Manager
+from vethd.pairs.entry import Entry
+from vethd.pairs.manager import Manager
 
 
 class OpenPair:

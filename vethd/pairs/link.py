@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from vethd.kernel.births import Place
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.tun import Tap
-from vethd.kernel.tunfilter import TunFilter
+from vethd.kernel.tunfilter import FilterCounts, TunFilter
 from vethd.model.kernel_drops import KernelDrops
 
 
@@ -18,6 +18,8 @@ class Link:
     label names its namespace (kernel.netns.label()). alias and altname are what publish() put there for `ip link`,
     "" before; own_alias says that the user's alias stands there, which is never touched. epoch counts the changes
     of carrier that we made. master is the bridge's name, where the link is a port.
+    kept are the names under which the fds outlive us (keeper.py); passed is what the filter's count lacks of all frames
+    that ever passed on to the queue.
     """
 
     tap: Tap
@@ -28,8 +30,11 @@ class Link:
     alias: str = ""
     altname: str = ""
     master: str = ""
+    kept: list[str] = field(default_factory=list)
     drops: KernelDrops = field(default_factory=KernelDrops)
     epoch: int = 0
+    passed: int = 0
+    oversize: int = 0
 
     @property
     def state(self) -> LinkState:
@@ -39,6 +44,26 @@ class Link:
     def update(self, state: LinkState) -> None:
         """Take rtnetlink's latest word."""
         self.place = self.place._replace(state=state)
+
+    def filter_counts(self) -> FilterCounts | None:
+        """Give what the filter refused and passed since the device was born, None without a filter."""
+        if self.filter is None:
+            return None
+        counts = self.filter.counts()
+        return FilterCounts(self.oversize + counts.oversize, self.passed + counts.passed)
+
+    def calibrate(self, read: int | None) -> None:
+        """Start the filter's counts where the ledger ends, with the queue just found dry after read frames.
+
+        What the kernel dropped while nobody looked stays in the ledger's unknown. read None: the queue is busy, and
+        what it drops until it is first dry will count as queue_full.
+        """
+        lost = self.state.counters.tx_dropped - sum(self.drops.by_reason().values())
+        self.drops.unknown += max(lost, 0)
+        if self.filter is not None and read is not None:
+            counts = self.filter.counts()
+            self.passed = read + self.drops.queue_full - counts.passed
+            self.oversize = self.drops.oversize - counts.oversize
 
     def set_carrier(self, *, on: bool) -> None:
         """Turn the carrier on or off. Does not block."""

@@ -11,52 +11,43 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Coroutine, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 import structlog
 
 from vethd.datapath.engine import Engine
-from vethd.kernel import netns
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.watcher import LinkKey, Watcher
 from vethd.model.api import LinkInfo, LinkStats, PairChange, PairInfo, Source
 from vethd.model.errors import VethError
+from vethd.model.record import VERSION, Record
 from vethd.model.spec import LinkSpec, PairSpec, validate_pair
 from vethd.model.state import Side
 from vethd.pairs import changes
+from vethd.pairs.adoption import adopted_links, entry_record
 from vethd.pairs.describe import account_drops, link_info, link_stats
+from vethd.pairs.entry import Entry, merged, still_there
 from vethd.pairs.events import EventHub
+from vethd.pairs.keeper import Memory
 from vethd.pairs.pair import LivePair
 from vethd.pairs.workers import Workers
 
 log = structlog.get_logger()
 
 
-@dataclass(eq=False)
-class Entry:
-    """A pair that somebody asked for. held: declared, deleted by hand, left alone until the next reload."""
-
-    id: str
-    spec: PairSpec
-    source: Source
-    fds: Sequence[int] | None = None
-    live: LivePair | None = None
-    reason: str = ""
-    held: bool = False
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class Manager:
     """All pairs of one daemon, or of one program. Use on one loop; close() at the end."""
 
-    def __init__(self, engine: Engine) -> None:
-        """Make the staging namespace and begin to listen. Raises VethError (EPERM without the capabilities)."""
+    def __init__(self, engine: Engine, memory: Memory | None = None) -> None:
+        """Make the staging namespace and begin to listen. Raises VethError (EPERM without the capabilities).
+
+        With a memory the pairs outlive this manager; it is the manager's to close.
+        """
         self.engine = engine
+        self.memory = memory
         self.hub = EventHub()
         self.entries: dict[str, Entry] = {}
         self.workers = Workers()
@@ -106,9 +97,13 @@ class Manager:
             if said:
                 await self.workers.chore(changes.apply, self.workers.nursery, entry.live.links, said, fds)
                 self.watcher.catch_up()
+            for side, link in said:
+                if link.alias is not None:
+                    entry.live.alias_said(side, link.alias)
             if change.rx_checksum is not None:
                 entry.live.set_rx_checksum(change.rx_checksum)
-            entry.spec = _merged(entry, change, self.info(entry).links)
+            self._remember()
+            entry.spec = merged(entry, change, self.info(entry).links)
         self.hub.tell("pair_changed", pair=entry.id)
 
     def find(self, name: str, label: str | None = None) -> tuple[Entry, Side]:
@@ -166,12 +161,42 @@ class Manager:
         for entry in self.entries.values():
             if entry.live is not None:
                 entry.live.end()
-        await self.workers.bury(link for entry in self.entries.values() if entry.live for link in entry.live.links)
+        if self.memory is not None:
+            self.memory.write(self._snapshot)
+            self.memory.close()
+        links = [link for entry in self.entries.values() if entry.live for link in entry.live.links]
+        await self.workers.let_go(links)
         self.entries.clear()
         self.engine.close()
         await asyncio.get_running_loop().run_in_executor(None, self.workers.close)
 
     # --- what declared pairs need (see declared.py)
+
+    async def adopt(self) -> int:
+        """Take over the pairs that a predecessor left in the memory, and forward at once. Gives how many.
+
+        Neither devices nor carrier are touched; what cannot be taken over is let go, and told.
+        """
+        memory = self.memory
+        if memory is None:
+            return 0
+        record = memory.record
+        self._last_id = record.last_id if record else 0
+        for left in record.pairs if record else []:
+            try:
+                links = await self.workers.chore(adopted_links, self.workers.nursery, left, memory)
+            except (VethError, KeyError) as error:
+                log.warning("pair not taken over", pair=left.id, reason=str(error))
+                continue
+            entry = Entry(left.id, left.spec, left.source, live=LivePair(left.id, links, self))
+            self.entries[entry.id] = entry
+            if entry.live is not None:
+                entry.live.resume(self.engine, left)
+        rest = memory.drop_rest()
+        if rest:
+            log.warning("stored fds without a record let go", fds=rest)
+        self._remember()
+        return len(self.entries)
 
     def declare(self, spec: PairSpec, source: Source, fds: Sequence[int] | None) -> Entry:
         """Take a pair on the list, waiting; attempt() makes it."""
@@ -228,12 +253,13 @@ class Manager:
 
     async def _make(self, entry: Entry, *, up_peer: bool = False) -> None:
         links = await self.workers.make(entry.spec, entry.fds)
-        fds = (links[Side.NEAR].tap.fds, links[Side.FAR].tap.fds)
-        vnet_hdr_len = links[Side.NEAR].tap.vnet_hdr_len
         pair = LivePair(entry.id, links, self)
         try:
             entry.live = pair
-            pair.start(lambda died: self.engine.join(fds, vnet_hdr_len, died), entry.spec.rx_checksum or "verify")
+            if self.memory is not None:
+                for link in links:
+                    link.kept = self.memory.keep(link.tap.fds)
+            pair.start(self.engine, entry.spec.rx_checksum or "verify")
             for side, up in ((Side.NEAR, entry.spec.up), (Side.FAR, up_peer)):
                 if up:
                     await self.workers.chore(self.workers.nursery.change, links[side].tap, LinkSpec(up=True))
@@ -241,13 +267,18 @@ class Manager:
         except BaseException:
             await self._end(entry)
             raise
+        self._remember()
         self.hub.tell("pair_created", pair=entry.id, link=links[0].state.name, netns=links[0].label)
 
     async def _end(self, entry: Entry) -> None:
         pair, entry.live = entry.live, None
         if pair is not None:
             pair.end()
+            if self.memory is not None:
+                for link in pair.links:
+                    self.memory.forget(link.kept)
             await self.workers.bury(pair.links)
+            self._remember()
 
     async def _lost_an_end(self, entry: Entry, pair: LivePair, reason: str) -> None:
         """Bury what is left of a pair, and decide whether it shall come again."""
@@ -259,7 +290,7 @@ class Manager:
                 self.entries.pop(entry.id, None)
                 self.hub.tell("pair_deleted", pair=entry.id, detail=reason)
                 return
-            entry.held = await self.workers.chore(_still_there, entry, pair)
+            entry.held = await self.workers.chore(still_there, entry, pair)
             entry.reason = f"{reason}; a reload makes it again" if entry.held else f"{reason}, with its namespace"
             self.hub.tell("pair_waiting", pair=entry.id, detail=entry.reason)
 
@@ -293,38 +324,15 @@ class Manager:
                 if place.key != key and self._index.get(key) == (pair, side):
                     pair.news(side, pair.links[side].state._replace(deleted=True, new_nsid=place.key[0]))
 
+    def _remember(self) -> None:
+        """Have what we are written down, for whoever comes after us."""
+        if self.memory is not None:
+            self.memory.changed(self._snapshot)
+
+    def _snapshot(self, seq: int, last_fd: int) -> Record:
+        pairs = [entry_record(entry, entry.live) for entry in self.entries.values() if entry.live is not None]
+        return Record(version=VERSION, seq=seq, last_id=self._last_id, last_fd=last_fd, pairs=pairs)
+
     def _new_id(self) -> str:
         self._last_id += 1
         return f"p{self._last_id}"
-
-
-def _still_there(entry: Entry, pair: LivePair) -> bool:
-    """Tell whether both namespaces of a pair that lost an end are what they were: then somebody deleted a device."""
-    for link, spec in zip(pair.links, (entry.spec.near_end(), entry.spec.far_end()), strict=True):
-        try:
-            fd = netns.open_ref(spec.netns, entry.fds)
-        except VethError:
-            return False
-        same = netns.inode(fd) == link.place.netns_inode
-        os.close(fd)
-        if not same:
-            return False
-    return True
-
-
-def _merged(entry: Entry, change: PairChange, links: Sequence[LinkInfo]) -> PairSpec:
-    """Write a change into the spec, so that what is saved and what a reload compares is what was asked for last."""
-
-    def over(old: LinkSpec, new: LinkSpec, live: LinkInfo | None) -> dict[str, Any]:
-        said = {key: getattr(new, key) for key in LinkSpec.__struct_fields__ if getattr(new, key) is not None}
-        if live is not None and (said.get("netns") or "").startswith("fd:"):
-            said["netns"] = live.netns
-        return {key: getattr(old, key) for key in LinkSpec.__struct_fields__} | said
-
-    near_live, far_live = links or (None, None)
-    peer = entry.spec.peer
-    if change.peer is not None:
-        peer = msgspec.convert(over(entry.spec.far_end(), change.peer, far_live), LinkSpec)
-    near = over(entry.spec, change, near_live)
-    rx_checksum = change.rx_checksum or entry.spec.rx_checksum
-    return msgspec.convert(near | {"peer": peer, "rx_checksum": rx_checksum}, PairSpec)

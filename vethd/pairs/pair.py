@@ -8,15 +8,17 @@ publishing the peer's name) becomes a task. A pair that lost one end ends itself
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
 
-from vethd.datapath.engine import Counters, Wire
+from vethd.datapath.engine import Counters, Engine, Wire, plus
 from vethd.kernel import netns
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.watcher import LinkKey
+from vethd.model.drops import Drop
 from vethd.model.errors import VethError
+from vethd.model.record import EndRecord, PairRecord
 from vethd.model.spec import RxChecksum
 from vethd.model.state import (
     DeleteLink,
@@ -66,10 +68,11 @@ class LivePair:
         self._owner = owner
         self._state = PairState()
         self._ending = False
+        self._base = [Counters(), Counters()]
 
-    def start(self, join: Callable[[Callable[[int], None]], Wire], rx_checksum: RxChecksum) -> None:
-        """Tie the two ends together: listen to their news, and forward. join makes the wire."""
-        self.wire = join(self._died)
+    def start(self, engine: Engine, rx_checksum: RxChecksum) -> None:
+        """Tie the two ends together, newly made: listen to their news, and forward."""
+        self.wire = self._join(engine)
         self.set_rx_checksum(rx_checksum)
         for side in (Side.FAR, Side.NEAR):
             self._owner.placed(self.links[side].place.key, self, side)
@@ -77,9 +80,21 @@ class LivePair:
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
         for side in Side:
             self._catch_up(side, self.links[side].state)
-            if self.links[side].state.master:
-                self._owner.spawn(self._learn_master(side))
-        self._owner.spawn(self._publish_both())
+        self._settle()
+
+    def resume(self, engine: Engine, record: PairRecord) -> None:
+        """Go on where a predecessor left off: what waits in the rings is forwarded, no carrier changes."""
+        self._state = PairState([End.UP if link.state.up else End.DOWN for link in self.links])
+        self.wire = self._join(engine, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
+        self.set_rx_checksum(record.spec.rx_checksum or "verify")
+        for side in Side:
+            self._base[side] = _resumed(record.ends[side], self.links[side], self.links[side.other])
+            self._owner.placed(self.links[side].place.key, self, side)
+            self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
+            self._feed(Event(Kind.CARRIER, side, int(self.links[side].state.carrier)))
+        for side in Side:
+            self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
+        self._settle()
 
     @property
     def carrier(self) -> bool:
@@ -87,8 +102,8 @@ class LivePair:
         return self._state.carrier
 
     def counters(self, side: Side) -> Counters:
-        """Read the engine's counters of what the end at side sent."""
-        return self.wire.counters(side) if self.wire is not None else Counters()
+        """Read the engine's counters of what the end at side sent, predecessors' included."""
+        return plus(self._base[side], self.wire.counters(side)) if self.wire is not None else self._base[side]
 
     def dry(self, side: Side) -> bool:
         """Forward what the end at side has queued; tell whether nothing is left."""
@@ -98,6 +113,13 @@ class LivePair:
         """Choose what becomes of frames without a checksum to complete."""
         if self.wire is not None:
             self.wire.set_trust(trust=rx_checksum == "trust")
+
+    def alias_said(self, side: Side, alias: str) -> None:
+        """Leave the alias to the user who set it, or (alias "") write the peer there again."""
+        link = self.links[side]
+        link.own_alias, link.alias = bool(alias), ""
+        if not alias:
+            self._owner.spawn(self._publish(side))
 
     def news(self, side: Side, state: LinkState) -> None:
         """Take one message of rtnetlink about the end at side, in its order."""
@@ -132,6 +154,19 @@ class LivePair:
         if self.wire is not None:
             self.wire.close()
 
+    def _join(
+        self, engine: Engine, gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER)
+    ) -> Wire:
+        near, far = (link.tap for link in self.links)
+        return engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
+
+    def _settle(self) -> None:
+        """Do what can wait until frames flow."""
+        for side in Side:
+            if self.links[side].state.master:
+                self._owner.spawn(self._learn_master(side))
+        self._owner.spawn(self._publish_both())
+
     def _catch_up(self, side: Side, state: LinkState) -> None:
         was_up = self._state.ends[side] is End.UP
         self._feed(Event(Kind.ADMIN_UP if state.up else Kind.ADMIN_DOWN, side))
@@ -156,7 +191,7 @@ class LivePair:
             self._owner.hub.tell("carrier_on" if self.carrier else "carrier_off", pair=self.id)
 
     def _carry_out(self, effect: Effect) -> None:
-        if self.wire is None:
+        if self.wire is None or self._ending:  # the fds may be somebody else's by now
             return
         match effect:
             case SetGate(side, gate):
@@ -169,8 +204,7 @@ class LivePair:
             case SetNoqueue(side):
                 self._owner.spawn(self._noqueue(side))
             case DeleteLink(side):
-                if not self._ending:
-                    self._owner.ended(self, f"{self.links[side.other].state.name} is gone")
+                self._owner.ended(self, f"{self.links[side.other].state.name} is gone")
 
     async def _follow(self, side: Side) -> None:
         """Find the device that moved, and take up its news where it is."""
@@ -218,3 +252,22 @@ class LivePair:
     def _tell(self, event: Any, side: Side, detail: str = "") -> None:
         link = self.links[side]
         self._owner.hub.tell(event, pair=self.id, link=link.state.name, netns=link.label, detail=detail)
+
+
+def _resumed(record: EndRecord, sender: Link, receiver: Link) -> Counters:
+    """Give a direction's counters as a predecessor left them.
+
+    The kernel counts a frame as sent when it is read, and as received when it is written: after a kill, too. What
+    was read and not written, and died uncounted with the process, is not invented: read is what is accounted for.
+    """
+    forwarded = receiver.state.counters
+    drops = tuple(record.drops)
+    lost_bytes = max(sender.state.counters.tx_bytes - forwarded.rx_bytes, 0) if any(drops) else 0
+    return Counters(
+        read=forwarded.rx_packets + sum(drops),
+        read_bytes=forwarded.rx_bytes + lost_bytes,
+        forwarded=forwarded.rx_packets,
+        forwarded_bytes=forwarded.rx_bytes,
+        drops=drops,
+        write_errors=record.write_errors,
+    )

@@ -12,7 +12,7 @@ import msgspec
 
 from vethd.model.api import PairSet
 from vethd.model.errors import ConfigError, VethError
-from vethd.model.spec import PairSpec
+from vethd.model.spec import PairSpec, validate_link
 
 FILE = "pairs.json"
 
@@ -33,9 +33,16 @@ class Store:
         except OSError as error:
             raise ConfigError(str(self.file), "", error.strerror or str(error)) from error
         try:
-            return msgspec.json.decode(data, type=PairSet).pair
-        except msgspec.DecodeError as error:
+            pairs = msgspec.json.decode(data, type=PairSet).pair
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(str(self.file), "", str(error)) from error
+        for number, pair in enumerate(pairs):
+            for key, link in ((f"pair[{number}]", pair.near_end()), (f"pair[{number}].peer", pair.far_end())):
+                try:
+                    validate_link(link)
+                except VethError as error:
+                    raise ConfigError(str(self.file), key, error.reason) from error
+        return pairs
 
     def save(self, pairs: list[PairSpec]) -> None:
         """Write the pairs: to a temporary file, to disk, and then into place. Raises VethError; the old file stays."""

@@ -10,15 +10,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from typing import TypeVar
 
 import msgspec
 
 from vethd.kernel import netns
-from vethd.kernel.births import Nursery, Place
-from vethd.kernel.tun import Tap
+from vethd.kernel.births import Nursery
 from vethd.kernel.tunfilter import TunFilter
 from vethd.model.errors import VethError
 from vethd.model.spec import MTU, LinkSpec, PairSpec
@@ -45,14 +44,23 @@ class Workers:
 
         fds is what "fd:N" refers to. Raises VethError, and then the machine is as it was.
         """
-        return await self._run(self._births, self._make, spec, fds)
+        birth = self._births.submit(self._make, spec, fds)
+        try:
+            return await asyncio.wrap_future(birth)
+        except asyncio.CancelledError:
+            birth.add_done_callback(_unwanted)
+            raise
 
     async def chore(self, function: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Call a blocking function of the kernel room in its turn."""
         return await self._run(self._chores, lambda: function(*args, **kwargs))
 
     async def bury(self, links: Iterable[Link]) -> None:
-        """Delete the devices, all at once. Links that are gone already are no error."""
+        """Delete the devices, all at once, whoever else holds them. Links that are gone already are no error."""
+        await asyncio.gather(*(self._run(self._burials, self._bury, link) for link in links))
+
+    async def let_go(self, links: Iterable[Link]) -> None:
+        """Close our fds of the devices: they are gone, unless somebody else holds them, too."""
         await asyncio.gather(*(self._run(self._burials, link.close) for link in links))
 
     def close(self) -> None:
@@ -75,10 +83,15 @@ class Workers:
             undo.callback(far_link.close)
             near_link = self._birth(near, near_fd)
             undo.callback(near_link.close)
-            near_link.filter = self._filter(near_link.tap, far_link.place)
-            far_link.filter = self._filter(far_link.tap, near_link.place)
+            put_filters(near_link, far_link)
             undo.pop_all()
             return near_link, far_link
+
+    def _bury(self, link: Link) -> None:
+        if link.kept:  # our closing is not the last: the device must be told
+            with suppress(VethError):
+                self.nursery.delete(link.tap)
+        link.close()
 
     def _birth(self, link: LinkSpec, netns_fd: int) -> Link:
         tap, place = self.nursery.birth(_with_mac(link), netns_fd)
@@ -86,19 +99,25 @@ class Workers:
             tap, place, netns.label(place.netns_inode, self.nursery.own_inode), own_alias=link.alias is not None
         )
 
-    @staticmethod
-    def _filter(sender: Tap, receiver: Place) -> TunFilter | None:
-        """Put the filter before the sender where this machine allows it; the engine checks in any case."""
-        try:
+
+def put_filters(near: Link, far: Link) -> None:
+    """Put the oversize filter before both senders, where this machine allows it; the engine checks in any case."""
+    for sender, receiver in ((near, far), (far, near)):
+        with suppress(VethError, OSError):
             tun_filter = TunFilter(forward_limit(receiver.state.mtu or MTU))
-        except (VethError, OSError):
-            return None
-        try:
-            tun_filter.attach(sender.fds[0])
-        except VethError:
-            tun_filter.close()
-            return None
-        return tun_filter
+            try:
+                tun_filter.attach(sender.tap.fds[0])
+            except VethError:
+                tun_filter.close()
+                raise
+            sender.filter = tun_filter
+
+
+def _unwanted(birth: Future[tuple[Link, Link]]) -> None:
+    """Undo a birth that nobody waits for any more."""
+    if not birth.cancelled() and birth.exception() is None:
+        for link in birth.result():
+            link.close()
 
 
 def _with_mac(link: LinkSpec) -> LinkSpec:

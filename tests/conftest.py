@@ -1,0 +1,15 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def root() -> None:
+    """Refuse to run what needs root and /dev/net/tun without them: a skip would look like a pass."""
+    if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
+        pytest.fail("this test makes namespaces and TAP devices: run pytest as root, with /dev/net/tun", pytrace=False)

@@ -1,0 +1,1 @@
+"""What all tests share: namespaces, rtnetlink, raw frames, sockets, backends, and proofs that nothing leaked."""

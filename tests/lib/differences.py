@@ -1,0 +1,25 @@
+"""Where vethd is not veth: every case in which an expectation of the conformance suite differs.
+
+docs/differences.md explains each by its id. A test asks `backend.differs(id)`; there is no other way for it to
+expect something else of vethd than of the kernel.
+"""
+
+from __future__ import annotations
+
+DIFFERENCES = {
+    "mtu-above-65521": "A TAP's MTU ends at 65521, so 65522 to 65535 are EINVAL.",
+    "alias-names-the-peer": "Where no alias was asked for, an end's alias names its peer, which `ip link` cannot show.",
+    "carrier-flip-is-undone": "`ip link set X carrier off` is EOPNOTSUPP on veth; a TAP obeys, and vethd"
+    " sets it right again.",
+    "lowerlayerdown-is-down": "Without carrier, and with the peer in the same namespace, operstate is DOWN and not"
+    " LOWERLAYERDOWN, which needs an iflink.",
+    "kind-is-tun": "`ip -d link` shows the kind tun and not veth.",
+    "no-ethtool-statistics": "`ethtool -S` has no peer_ifindex; the API and `vethctl stats` have.",
+    "rx-checksumming-is-off": "`ethtool -k` shows rx-checksumming off, fixed: a TAP's own stack verifies"
+    " what nobody vouches for.",
+    "no-iflink": "A TAP has no iflink: `ip link` shows no @peer and no link-netnsid; the API and the alias do.",
+    "peer-index-alone": "The peer gets the index that was asked for it, where the kernel ignores it unless the near end"
+    " asked for one too.",
+    "peer-rx-dropped-on-oversize": "An oversize frame counts in the sender's tx_dropped alone: a TAP cannot count"
+    " a frame that was never written to it in the receiver's rx_dropped.",
+}

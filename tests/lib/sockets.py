@@ -1,0 +1,87 @@
+"""UDP and TCP between two namespaces, from one thread: every wait has a deadline, nothing is sent twice."""
+
+from __future__ import annotations
+
+import contextlib
+import selectors
+import socket
+import time
+from collections.abc import Iterator
+
+from tests.lib.netns import Netns
+from tests.lib.wait import DEADLINE_S
+
+CHUNK = 1 << 16
+
+
+@contextlib.contextmanager
+def udp_pair(a: Netns, a_ip: str, b: Netns, b_ip: str) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Give two UDP sockets, connected to each other across whatever lies between a and b."""
+    with contextlib.ExitStack() as stack:
+        left = stack.enter_context(udp_socket(a, a_ip))
+        right = stack.enter_context(udp_socket(b, b_ip))
+        left.connect(right.getsockname())
+        right.connect(left.getsockname())
+        yield left, right
+
+
+def udp_socket(netns: Netns, address: str, port: int = 0) -> socket.socket:
+    """Give a UDP socket bound in netns; its receives end after DEADLINE_S."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    sock = netns.run(socket.socket, family, socket.SOCK_DGRAM)
+    sock.settimeout(DEADLINE_S)
+    sock.bind((address, port))
+    return sock
+
+
+def ping(a: Netns, a_ip: str, b: Netns, b_ip: str, *, data: bytes = b"ping") -> None:
+    """Send data from a to b and back. Raises TimeoutError where it does not arrive."""
+    with udp_pair(a, a_ip, b, b_ip) as (left, right):
+        exchange(left, right, data)
+
+
+def exchange(left: socket.socket, right: socket.socket, data: bytes) -> None:
+    """Send data across a pair of connected sockets and back."""
+    left.send(data)
+    assert right.recv(CHUNK) == data
+    right.send(data[::-1])
+    assert left.recv(CHUNK) == data[::-1]
+
+
+def tcp_transfer(a: Netns, b: Netns, b_ip: str, payload: bytes, deadline_s: float = 20.0) -> bytes:
+    """Send payload over TCP from a to b and give what b received.
+
+    Raises AssertionError after deadline_s.
+    """
+    received = bytearray()
+    unsent = memoryview(payload)
+    end = time.monotonic() + deadline_s
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(b.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM))
+        listener.bind((b_ip, 0))
+        listener.listen()
+        client = stack.enter_context(a.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM))
+        client.setblocking(False)
+        client.connect_ex(listener.getsockname())
+        selector = stack.enter_context(selectors.DefaultSelector())
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(client, selectors.EVENT_WRITE)
+        while True:
+            events = selector.select(max(end - time.monotonic(), 0))
+            assert events, f"{len(received)} of {len(payload)} bytes within {deadline_s} s"
+            for key, _ in events:
+                if key.fileobj is listener:
+                    server, _ = listener.accept()
+                    stack.enter_context(server).setblocking(False)
+                    selector.register(server, selectors.EVENT_READ)
+                    selector.unregister(listener)
+                elif key.fileobj is client:
+                    unsent = unsent[client.send(unsent) :] if unsent else unsent
+                    if not unsent:
+                        selector.unregister(client)
+                        client.shutdown(socket.SHUT_WR)
+                else:
+                    data = server.recv(CHUNK)
+                    if not data:
+                        return bytes(received)
+                    received += data

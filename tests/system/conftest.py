@@ -1,0 +1,53 @@
+"""The bench of real programs: the kernel's veth, which shows what a program is right to expect, and a vethd daemon."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lib.backends import ENGINE, Backend, KernelVeth, Vethd
+from tests.lib.lab import Lab, Wire
+from tests.lib.lab import lab as make_lab
+from tests.lib.leaks import PREFIX
+from tests.lib.netns import Netns
+
+
+@pytest.fixture(scope="session")
+def program_home(root: None) -> Iterator[Netns]:  # noqa: ARG001 - the check that we may
+    """Give the namespace in which the backends live."""
+    netns = Netns.create(f"{PREFIX}prog")
+    yield netns
+    assert netns.names() == set()
+    netns.delete()
+
+
+@pytest.fixture(scope="session", params=["kernel", f"vethd-{ENGINE}"])
+def program_backend(
+    program_home: Netns, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Backend]:
+    """Give the kernel's veth, then vethd."""
+    if request.param == "kernel":
+        yield KernelVeth(program_home)
+        return
+    backend = Vethd(program_home, tmp_path_factory.mktemp("vethd"))
+    yield backend
+    backend.close()
+
+
+@pytest.fixture
+def bench(program_backend: Backend) -> Iterator[Lab]:
+    """Give a bench, cleared away after the test with proof that nothing is left."""
+    with make_lab(program_backend) as lab:
+        yield lab
+
+
+@pytest.fixture
+def wire(bench: Lab) -> Wire:
+    """Give a live pair with 10.9.0.1 and fd09::1 on va in one namespace, .2 and ::2 on vb in another."""
+    wire = bench.pair(bench.netns("a", ipv6=True), bench.netns("b", ipv6=True))
+    wire.up()
+    wire.addresses()
+    wire.a.address("fd09::1/64")
+    wire.b.address("fd09::2/64")
+    return wire

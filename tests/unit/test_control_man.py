@@ -1,0 +1,66 @@
+"""The man pages: one for every command, and roff that groff has nothing to say about."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vethd.control import man
+from vethd.control.main import cli
+
+
+def test_every_command_and_option_has_its_place(tmp_path: Path) -> None:
+    pages = {path.name: path.read_text() for path in man.write(tmp_path / "new")}
+    assert {"vethctl.1", *(f"vethctl-{name}.1" for name in cli.commands)} <= set(pages)
+    for name, command in cli.commands.items():
+        text = pages[f"vethctl-{name}.1"].replace("\\-", "-")
+        for param in command.params:
+            for option in param.opts:
+                assert not option.startswith("--") or option in text
+        assert f"vethctl-{name}" in pages["vethctl.1"].replace("\\-", "-")
+
+
+def test_pages_are_reproducible() -> None:
+    assert list(man.pages()) == list(man.pages())
+
+
+@pytest.mark.parametrize(
+    ("text", "roff"),
+    [
+        (".TH x", "\\&.TH x"),
+        ("'x", "\\&'x"),
+        ("a-b", "a\\-b"),
+        ("a\\b", "a\\eb"),
+        ("use `ip link`", "use \\fBip link\\fR"),
+    ],
+)
+def test_escapes(text: str, roff: str) -> None:
+    assert man._escape(text) == roff
+
+
+@pytest.mark.skipif(shutil.which("groff") is None, reason="groff is not here to judge")
+def test_groff_is_content() -> None:
+    for name, text in man.pages():
+        done = subprocess.run(
+            ["groff", "-man", "-Tutf8", "-ww"], input=text, capture_output=True, text=True, check=True
+        )
+        assert (name, done.stderr) == (name, "")
+
+
+def test_usage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["man"])
+    with pytest.raises(SystemExit) as caught:
+        man.main()
+    assert caught.value.code == 2
+    monkeypatch.setattr(sys, "argv", ["man", str(tmp_path)])
+    man.main()
+    assert f"{tmp_path}/vethctl.1" in capsys.readouterr().out
+
+
+def test_daemons_page_is_left_out_where_it_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(man, "DAEMON", "vethd.no_such_module")
+    assert "vethd.8" not in dict(man.pages())

@@ -1,0 +1,153 @@
+"""The asyncio engine is the model's verdict: whatever is asked of it in whatever order, it does what the model says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.lib.sockwire import Bench, bench
+from vethd.datapath.engine import Counters
+from vethd.model.drops import DROPS, Drop
+from vethd.model.verdict import Road, forward_limit, verdict
+from vethd.model.vnet import VnetHdr
+
+
+class Queue(NamedTuple):
+    """The device at side sends; the engine is not looking yet."""
+
+    side: int
+    data: bytes
+
+
+class Run(NamedTuple):
+    """The engine looks."""
+
+
+class Gate(NamedTuple):
+    side: int
+    gate: Drop | None
+
+
+class Limit(NamedTuple):
+    side: int
+    limit: int
+
+
+class Trust(NamedTuple):
+    trust: bool
+
+
+Step = Queue | Run | Gate | Limit | Trust
+SIDES = st.sampled_from((0, 1))
+LIMITS = (forward_limit(68), 90, 100)
+# around every border: no header, no Ethernet header, the limits, the limits with a tag
+LENGTHS = st.one_of(st.integers(0, 30), st.sampled_from([n + d for n in LIMITS for d in (-1, 0, 1, 3, 4, 5)]))
+HEADERS = st.builds(
+    VnetHdr,
+    flags=st.sampled_from((0, 0, 0, 1, 2, 3, 0x80, 0xFF)),
+    gso_type=st.sampled_from((0, 0, 0, 1, 2, 3, 4, 5, 0x20, 0x21, 0x61, 0x80, 0x81, 0x85, 0xFF)),
+    hdr_len=st.sampled_from((0, 0, 14, 54, 66, 86, 94, 0xFFFF)),
+    gso_size=st.sampled_from((0, 1, 1448, 0xFFFF)),
+    csum_start=st.sampled_from((0, 34, 54, 84, 0xFFFF)),
+    csum_offset=st.sampled_from((0, 6, 16, 0xFFFF)),
+)
+ETHERTYPES = st.sampled_from((b"\x08\x00", b"\x81\x00", b"\x88\xa8", b"\x86\xdd", b"\x00\x81"))
+
+
+@st.composite
+def frames(draw: st.DrawFn, vnet_hdr_len: int) -> bytes:
+    length = draw(LENGTHS)
+    body = (draw(st.binary(min_size=12, max_size=12)) + draw(ETHERTYPES) + bytes(range(256))[:length])[:length]
+    tail = draw(st.binary(min_size=14, max_size=14))
+    data = (draw(HEADERS).pack() + tail)[:vnet_hdr_len] + body
+    # an empty message would be the end of the stream to a reader of sockets
+    return data[: draw(st.integers(1, vnet_hdr_len))] if draw(st.integers(0, 9)) == 0 else data
+
+
+def steps(vnet_hdr_len: int) -> st.SearchStrategy[list[Step]]:
+    gates = st.sampled_from((None, None, Drop.NO_CARRIER, Drop.PEER_DOWN, Drop.NO_PEER, Drop.STALE))
+    step: st.SearchStrategy[Step] = st.one_of(
+        st.builds(Queue, SIDES, frames(vnet_hdr_len)),
+        st.builds(Queue, SIDES, frames(vnet_hdr_len)),
+        st.builds(Queue, SIDES, frames(vnet_hdr_len)),
+        st.just(Run()),
+        st.builds(Gate, SIDES, gates),
+        st.builds(Limit, SIDES, st.sampled_from(LIMITS)),
+        st.builds(Trust, st.booleans()),
+    )
+    return st.lists(step, max_size=40)
+
+
+class Oracle:
+    """What the model says shall come out of one direction."""
+
+    def __init__(self, vnet_hdr_len: int) -> None:
+        self.road = Road(None, LIMITS[0], vnet_hdr_len=vnet_hdr_len)
+        self.waiting: list[bytes] = []
+        self.out: list[bytes] = []
+        self.read = self.read_bytes = self.forwarded_bytes = 0
+        self.drops = [0] * DROPS
+
+    def run(self, gate: Drop | None) -> None:
+        """Judge all that waits."""
+        for data in self.waiting:
+            size = len(data) - self.road.vnet_hdr_len
+            drop, flags = verdict(data, self.road._replace(gate=gate))
+            self.read += 1
+            self.read_bytes += size
+            if drop is None:
+                self.out.append(bytes([flags]) + data[1:])
+                self.forwarded_bytes += size
+            else:
+                self.drops[drop] += 1
+        self.waiting.clear()
+
+    def expect(self) -> Counters:
+        drops = tuple(self.drops)
+        return Counters(self.read, self.read_bytes, len(self.out), self.forwarded_bytes, 0, drops, {})
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Bench]:
+    """Give sockets and an engine that many examples use, each with a wire of its own."""
+    with bench() as it:
+        yield it
+
+
+@pytest.mark.parametrize("vnet_hdr_len", [10, 24])
+@settings(max_examples=150, deadline=None)
+@given(data=st.data())
+def test_engine_is_the_model(shared: Bench, vnet_hdr_len: int, data: st.DataObject) -> None:
+    it = shared
+    it.start_over(vnet_hdr_len)
+    it.open(68)
+    oracles = [Oracle(vnet_hdr_len), Oracle(vnet_hdr_len)]
+    for step in [*data.draw(steps(vnet_hdr_len)), Run()]:
+        match step:
+            case Queue(side, frame_data):
+                it.devices[side][0].send(frame_data)
+                oracles[side].waiting.append(frame_data)
+            case Run():
+                for oracle in oracles:
+                    oracle.run(oracle.road.gate)
+                it.until(lambda: [it.counters(side).read for side in (0, 1)] == [oracle.read for oracle in oracles])
+            case Gate(side, gate):
+                if gate is None and oracles[side].road.gate is not None:
+                    oracles[side].run(Drop.STALE)
+                oracles[side].road = oracles[side].road._replace(gate=gate)
+                it.wire.set_gate(side, gate)
+            case Limit(side, limit):
+                oracles[side].road = oracles[side].road._replace(limit=limit)
+                it.wire.set_limit(side, limit)
+            case Trust(trust):
+                for oracle in oracles:
+                    oracle.road = oracle.road._replace(trust=trust)
+                it.wire.set_trust(trust=trust)
+    for side, oracle in enumerate(oracles):
+        assert it.received(1 - side) == oracle.out
+        assert it.counters(side) == oracle.expect()
+    assert it.died == []

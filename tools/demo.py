@@ -1,0 +1,340 @@
+"""Shows a pair at work: two namespaces joined, traffic across, a link that goes down, and what was counted.
+
+    .venv/bin/python tools/demo.py [--seconds N]        (make demo; unshare -Urn make demo)
+
+Theory of operation. The two namespaces have no name: they live as long as a file descriptor on them is open, here and
+in the daemon, which is started with them as its descriptors 3 and 4 (configs/demo.toml: "fd:3", "fd:4"). So nothing
+needs /run/netns, and the root of a user namespace can run it. All that is made is undone by an ExitStack, newest
+first. The signals that end a program raise an exception, once, so that they come by there too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple, TypeVar
+
+from vethd.control import Client, DaemonDown
+from vethd.kernel import netns
+from vethd.model.errors import VethError
+
+REPO = Path(__file__).resolve().parents[1]
+BIN = Path(sys.executable).parent
+CONFIG = REPO / "configs" / "demo.toml"
+TUN = "/dev/net/tun"
+FIRST_FD = 3  # where demo.toml expects the two namespaces
+FREE_FD = 10  # well above them
+DEADLINE_S = 20.0  # for any one step; all of them together take five seconds
+STOP_S = 10.0
+POLL_S = 0.01
+CHUNK_BYTES = 1 << 20
+PORT = 5201
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+T = TypeVar("T")
+
+
+class DemoError(Exception):
+    """End the demo with one plain sentence."""
+
+
+class Ended(BaseException):
+    """A signal ended the demo; like KeyboardInterrupt, nobody on the way catches it by mistake."""
+
+    def __init__(self, number: int) -> None:
+        """Remember which."""
+        self.number = number
+        super().__init__(number)
+
+
+class End(NamedTuple):
+    """One end of the demo's pair; fd is open on its namespace."""
+
+    name: str
+    address: str
+    fd: int
+
+    def command(self, *argv: str) -> list[str]:
+        """Give the command that runs argv in the end's namespace; whoever starts it passes fd on."""
+        return ["nsenter", f"--net=/proc/self/fd/{self.fd}", *argv]
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run a program in the end's namespace to its end."""
+        return subprocess.run(
+            self.command(*argv), pass_fds=(self.fd,), capture_output=True, text=True, timeout=DEADLINE_S, check=False
+        )
+
+    def ip(self, *args: str) -> None:
+        """Run ip in the end's namespace. Raises DemoError with its words where it fails."""
+        done = self.run("ip", *args)
+        if done.returncode != 0:
+            raise DemoError(f"ip {' '.join(args)}: {done.stderr.strip()}")
+
+
+class Daemon(NamedTuple):
+    """The running vethd and the way to talk to it; pidfd tells of its end."""
+
+    client: Client
+    socket: str
+    pid: int
+    pidfd: int
+
+    def wait_until(self, condition: Callable[[], T], what: str) -> T:
+        """Ask until the condition is true. Raises DemoError after DEADLINE_S, or at once where the daemon ends."""
+        poller = select.poll()
+        poller.register(self.pidfd, select.POLLIN)
+        end = time.monotonic() + DEADLINE_S
+        while time.monotonic() < end:
+            with contextlib.suppress(DaemonDown):  # it has not begun to listen
+                value = condition()
+                if value:
+                    return value
+            if poller.poll(POLL_S * 1000):
+                raise DemoError("vethd ended: it says why above")
+        raise DemoError(f"not within {DEADLINE_S:g} s: {what}")
+
+    def wait_carrier(self, *, on: bool) -> None:
+        """Wait until both ends have, or have lost, their carrier."""
+        self.wait_until(
+            lambda: [link.carrier for link in self.client.links()] == [on, on], f"carrier {'on' if on else 'off'}"
+        )
+
+
+class Ping(NamedTuple):
+    """What ping counted, in its words, and the average time of an answer."""
+
+    counts: str
+    average_ms: str
+
+
+def main() -> int:
+    """Run the demo. Exit status: 0, 1 with a sentence on stderr, or 128 + the number of the signal that ended it."""
+    parser = argparse.ArgumentParser(prog="demo", description="Run a vethd pair between two anonymous namespaces.")
+    parser.add_argument("--seconds", type=int, default=2, help="how long the TCP transfer takes (default 2)")
+    seconds = max(1, parser.parse_args().seconds)
+    for number in ENDING:
+        signal.signal(number, _ended)
+    try:
+        with contextlib.ExitStack() as stack:
+            _run(stack, seconds)
+    except (DemoError, VethError, DaemonDown, subprocess.TimeoutExpired) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except Ended as ended:
+        print(f"\ndemo: {signal.Signals(ended.number).name}: all that it made is removed", file=sys.stderr)
+        return 128 + ended.number
+    _say("removed", "daemon, devices and namespaces")
+    return 0
+
+
+def _run(stack: contextlib.ExitStack, seconds: int) -> None:
+    _check_machine()
+    red = End("va", "192.0.2.1", _new_netns(stack))
+    blue = End("vb", "192.0.2.2", _new_netns(stack))
+    daemon = stack.enter_context(_daemon(red, blue))
+    for end in (red, blue):
+        end.ip("link", "set", "lo", "up")
+        end.ip("address", "add", f"{end.address}/24", "dev", end.name)
+    daemon.wait_carrier(on=True)
+    version = daemon.client.health()
+    _say("vethd", f"{version.version}, engine {version.engine}, PID {version.pid}, rootless {_yes(_rootless())}")
+    _say("pair", f"va ({red.address}) in net:[{_inode(red)}], vb ({blue.address}) in net:[{_inode(blue)}], carrier on")
+
+    ping = _ping(red, blue, count=5)
+    _say("ping", f"{ping.counts}, {ping.average_ms} ms on average")
+    _say("TCP", _iperf3(red, blue, seconds) if shutil.which("iperf3") else _python_tcp(red, blue, seconds))
+
+    blue.ip("link", "set", "vb", "down")
+    daemon.wait_carrier(on=False)
+    _say("vb down", f"va: {_state(red)}")
+    _say("ping", _ping(red, blue, count=3, lost=True).counts)
+    blue.ip("link", "set", "vb", "up")
+    daemon.wait_carrier(on=True)
+    _say("vb up", f"va: {_state(red)}")
+    # no times here: the first answer waits for ARP, whose last question was lost (as it is on a veth)
+    _say("ping", _ping(red, blue, count=3).counts)
+
+    print(flush=True)
+    status = subprocess.run([BIN / "vethctl", "--socket", daemon.socket, "stats"], timeout=DEADLINE_S, check=False)
+    if status.returncode != 0:
+        raise DemoError("vethctl stats failed: it says why above")
+    print(flush=True)
+
+
+def _check_machine() -> None:
+    """Raise DemoError with one sentence about what is missing here."""
+    try:
+        os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise DemoError(f"this user may not open {TUN}: run as root, or make it 0666 as udev does") from error
+        raise DemoError(f"there is no {TUN}: run `modprobe tun`, or give this container the device") from error
+    for program in ("ip", "ping", "nsenter"):
+        if shutil.which(program) is None:
+            raise DemoError(f"there is no {program}: install iproute2, iputils-ping and util-linux")
+
+
+def _new_netns(stack: contextlib.ExitStack) -> int:
+    """Make an anonymous namespace; its fd is closed by the stack, and with the last fd it dies."""
+    try:
+        fd = netns.new_anonymous()
+    except VethError as error:
+        if error.errno == errno.EPERM:
+            raise DemoError("this user may not make namespaces: run as root, or `unshare -Urn make demo`") from error
+        raise
+    high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FREE_FD)
+    os.close(fd)
+    stack.callback(os.close, high)
+    return high
+
+
+@contextlib.contextmanager
+def _daemon(red: End, blue: End) -> Iterator[Daemon]:
+    """Run vethd on demo.toml, in a process group of its own: a Ctrl-C is ours, and we end it in order."""
+    with tempfile.TemporaryDirectory(prefix="vethd-demo.") as directory:
+        path = f"{directory}/vethd.sock"
+        argv = [str(BIN / "vethd"), "--config", str(CONFIG), "--socket", path]
+        actions = [(os.POSIX_SPAWN_DUP2, end.fd, FIRST_FD + index) for index, end in enumerate((red, blue))]
+        with _signals_wait():
+            pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setpgroup=0, setsigmask=())
+            pidfd = os.pidfd_open(pid)
+        daemon = Daemon(Client(path, DEADLINE_S), path, pid, pidfd)
+        try:
+            daemon.wait_until(lambda: len(daemon.client.links()) == 2, "the pair")
+            yield daemon
+        finally:
+            _end_daemon(daemon)
+
+
+def _end_daemon(daemon: Daemon) -> None:
+    """Ask the daemon to go, and make sure that it went."""
+    poller = select.poll()
+    poller.register(daemon.pidfd, select.POLLIN)
+    signal.pidfd_send_signal(daemon.pidfd, signal.SIGTERM)
+    if not poller.poll(STOP_S * 1000):
+        signal.pidfd_send_signal(daemon.pidfd, signal.SIGKILL)
+    os.waitpid(daemon.pid, 0)
+    os.close(daemon.pidfd)
+
+
+def _ping(source: End, target: End, count: int, *, lost: bool = False) -> Ping:
+    done = source.run("ping", "-n", "-q", "-c", str(count), "-i", "0.2", "-W", "1", target.address)
+    summary = [line for line in done.stdout.splitlines() if " transmitted, " in line]
+    if not summary or (done.returncode != 0) != lost:
+        raise DemoError(f"ping {target.address}: {(done.stderr or done.stdout).strip()}")
+    times = "" if lost else done.stdout.rpartition(" = ")[2].split("/")[1]
+    return Ping(summary[0].rpartition(", ")[0], times)
+
+
+def _iperf3(source: End, target: End, seconds: int) -> str:
+    server = subprocess.Popen(
+        target.command("iperf3", "--server", "--one-off", "--forceflush", "--port", str(PORT)),
+        pass_fds=(target.fd,),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert server.stdout is not None  # noqa: S101 - PIPE says so
+        for line in server.stdout:
+            if line.startswith("Server listening"):
+                break
+        else:
+            raise DemoError("iperf3 --server ended: it says why above")
+        done = source.run("iperf3", "--client", target.address, "--port", str(PORT), "--time", str(seconds), "--json")
+        report = json.loads(done.stdout or "{}")
+        if done.returncode != 0 or "error" in report:
+            raise DemoError(f"iperf3: {report.get('error', done.stderr.strip())}")
+        received = report["end"]["sum_received"]
+        return _rate("iperf3", received["bytes"], received["seconds"])
+    finally:
+        server.kill()
+        server.communicate()
+
+
+def _python_tcp(source: End, target: End, seconds: int) -> str:
+    """Do what iperf3 does, with two sockets, each made by a thread that stands in its namespace."""
+    with netns.inside(target.fd):
+        listener = socket.create_server((target.address, PORT))
+    with netns.inside(source.fd):
+        sender = socket.create_connection((target.address, PORT), DEADLINE_S)
+    receiver, _address = listener.accept()
+    received: list[int] = []
+
+    def receive() -> None:
+        buffer = bytearray(CHUNK_BYTES)
+        while length := receiver.recv_into(buffer):
+            received.append(length)
+
+    with listener, sender, receiver:
+        thread = threading.Thread(target=receive, daemon=True)
+        thread.start()
+        chunk, start = bytes(CHUNK_BYTES), time.monotonic()
+        while time.monotonic() < start + seconds:
+            sender.sendall(chunk)
+        sender.shutdown(socket.SHUT_WR)
+        thread.join(DEADLINE_S)
+        return _rate("two sockets (iperf3 is not installed)", sum(received), time.monotonic() - start)
+
+
+def _rate(what: str, len_bytes: float, seconds: float) -> str:
+    return f"{what}: {len_bytes / 1e6:.0f} MB in {seconds:.1f} s, {len_bytes * 8 / seconds / 1e9:.2f} Gbit/s"
+
+
+def _state(end: End) -> str:
+    """Give what ip says of the link: <NO-CARRIER,BROADCAST,...>, state DOWN."""
+    words = end.run("ip", "-oneline", "link", "show", "dev", end.name).stdout.split()
+    return f"{words[2]} state {words[words.index('state') + 1]}" if "state" in words else "?"
+
+
+def _inode(end: End) -> int:
+    return os.fstat(end.fd).st_ino
+
+
+def _rootless() -> bool:
+    """Tell whether this is a user namespace: there, root has not all the users."""
+    return Path("/proc/self/uid_map").read_text().split() != ["0", "0", str((1 << 32) - 1)]
+
+
+def _yes(value: bool) -> str:  # noqa: FBT001 - it is the value itself
+    return "yes" if value else "no"
+
+
+def _say(what: str, text: str) -> None:
+    print(f"{what:8} {text}", flush=True)
+
+
+def _ended(number: int, _frame: FrameType | None) -> None:
+    """Raise Ended, once: what follows is cleaning up, and another Ctrl-C shall not disturb it."""
+    for other in ENDING:
+        signal.signal(other, signal.SIG_IGN)
+    raise Ended(number)
+
+
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Hold the ending signals back, lest one falls between a process's birth and our knowing of it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,64 @@
+"""A pair that somebody asked for, and what can be said of it without the manager."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from vethd.kernel import netns
+from vethd.model.api import LinkInfo, PairChange, Source
+from vethd.model.errors import VethError
+from vethd.model.spec import LinkSpec, PairSpec
+from vethd.pairs.pair import LivePair
+
+
+@dataclass(eq=False)
+class Entry:
+    """A pair that somebody asked for. held: declared, deleted by hand, left alone until the next reload."""
+
+    id: str
+    spec: PairSpec
+    source: Source
+    fds: Sequence[int] | None = None
+    live: LivePair | None = None
+    reason: str = ""
+    held: bool = False
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+def still_there(entry: Entry, pair: LivePair) -> bool:
+    """Tell whether both namespaces of a pair that lost an end are what they were: then somebody deleted a device."""
+    for link, spec in zip(pair.links, (entry.spec.near_end(), entry.spec.far_end()), strict=True):
+        try:
+            fd = netns.open_ref(spec.netns, entry.fds)
+        except VethError:
+            return False
+        same = netns.inode(fd) == link.place.netns_inode
+        os.close(fd)
+        if not same:
+            return False
+    return True
+
+
+def merged(entry: Entry, change: PairChange, links: Sequence[LinkInfo]) -> PairSpec:
+    """Write a change into the spec, so that what is saved and what a reload compares is what was asked for last."""
+
+    def over(old: LinkSpec, new: LinkSpec, live: LinkInfo | None) -> dict[str, Any]:
+        said = {key: getattr(new, key) for key in LinkSpec.__struct_fields__ if getattr(new, key) is not None}
+        if live is not None and (said.get("netns") or "").startswith("fd:"):
+            said["netns"] = live.netns
+        return {key: getattr(old, key) for key in LinkSpec.__struct_fields__} | said
+
+    near_live, far_live = links or (None, None)
+    peer = entry.spec.peer
+    if change.peer is not None or (peer is None and change != PairChange()):
+        # a peer never named keeps what it inherited at its birth
+        peer = msgspec.convert(over(entry.spec.far_end(), change.peer or LinkSpec(), far_live), LinkSpec)
+    near = over(entry.spec, change, near_live)
+    rx_checksum = change.rx_checksum or entry.spec.rx_checksum
+    return msgspec.convert(near | {"peer": peer, "rx_checksum": rx_checksum}, PairSpec)
