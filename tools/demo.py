@@ -70,15 +70,25 @@ class End(NamedTuple):
     address: str
     fd: int
 
-    def command(self, *argv: str) -> list[str]:
-        """Give the command that runs argv in the end's namespace; whoever starts it passes fd on."""
-        return ["nsenter", f"--net=/proc/self/fd/{self.fd}", *argv]
+    def start(self, *argv: str) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
+        """Run a program in the end's namespace while a with statement lasts."""
+
+        def begin() -> subprocess.Popen[str]:
+            return subprocess.Popen(
+                ["nsenter", f"--net=/proc/self/fd/{self.fd}", *argv],
+                pass_fds=(self.fd,),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+
+        return _living(begin, _end_child)
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run a program in the end's namespace to its end."""
-        return subprocess.run(
-            self.command(*argv), pass_fds=(self.fd,), capture_output=True, text=True, timeout=DEADLINE_S, check=False
-        )
+        with self.start(*argv) as child:
+            out, err = child.communicate(timeout=DEADLINE_S)
+        return subprocess.CompletedProcess(argv, child.returncode, out, err)
 
     def ip(self, *args: str) -> None:
         """Run ip in the end's namespace. Raises DemoError with its words where it fails."""
@@ -171,9 +181,10 @@ def _run(stack: contextlib.ExitStack, seconds: int) -> None:
     _say("ping", _ping(red, blue, count=3).counts)
 
     print(flush=True)
-    status = subprocess.run([BIN / "vethctl", "--socket", daemon.socket, "stats"], timeout=DEADLINE_S, check=False)
-    if status.returncode != 0:
-        raise DemoError("vethctl stats failed: it says why above")
+    stats = [str(BIN / "vethctl"), "--socket", daemon.socket, "stats"]
+    with _living(lambda: subprocess.Popen(stats, text=True), _end_child) as child:
+        if child.wait(DEADLINE_S) != 0:
+            raise DemoError("vethctl stats failed: it says why above")
     print(flush=True)
 
 
@@ -207,19 +218,20 @@ def _new_netns(stack: contextlib.ExitStack) -> int:
 @contextlib.contextmanager
 def _daemon(red: End, blue: End) -> Iterator[Daemon]:
     """Run vethd on demo.toml, in a process group of its own: a Ctrl-C is ours, and we end it in order."""
-    with tempfile.TemporaryDirectory(prefix="vethd-demo.") as directory:
+    actions = [(os.POSIX_SPAWN_DUP2, end.fd, FIRST_FD + index) for index, end in enumerate((red, blue))]
+
+    def spawn(directory: str) -> Daemon:
         path = f"{directory}/vethd.sock"
         argv = [str(BIN / "vethd"), "--config", str(CONFIG), "--socket", path]
-        actions = [(os.POSIX_SPAWN_DUP2, end.fd, FIRST_FD + index) for index, end in enumerate((red, blue))]
-        with _signals_wait():
-            pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setpgroup=0, setsigmask=())
-            pidfd = os.pidfd_open(pid)
-        daemon = Daemon(Client(path, DEADLINE_S), path, pid, pidfd)
-        try:
-            daemon.wait_until(lambda: len(daemon.client.links()) == 2, "the pair")
-            yield daemon
-        finally:
-            _end_daemon(daemon)
+        pid = os.posix_spawn(argv[0], argv, os.environ, file_actions=actions, setpgroup=0, setsigmask=())
+        return Daemon(Client(path, DEADLINE_S), path, pid, os.pidfd_open(pid))
+
+    with (
+        _living(lambda: tempfile.mkdtemp(prefix="vethd-demo."), shutil.rmtree) as directory,
+        _living(lambda: spawn(directory), _end_daemon) as daemon,
+    ):
+        daemon.wait_until(lambda: len(daemon.client.links()) == len(actions), "the pair")
+        yield daemon
 
 
 def _end_daemon(daemon: Daemon) -> None:
@@ -233,6 +245,11 @@ def _end_daemon(daemon: Daemon) -> None:
     os.close(daemon.pidfd)
 
 
+def _end_child(child: subprocess.Popen[str]) -> None:
+    child.kill()  # nothing happens where it has ended and was waited for
+    child.communicate()
+
+
 def _ping(source: End, target: End, count: int, *, lost: bool = False) -> Ping:
     done = source.run("ping", "-n", "-q", "-c", str(count), "-i", "0.2", "-W", "1", target.address)
     summary = [line for line in done.stdout.splitlines() if " transmitted, " in line]
@@ -243,28 +260,16 @@ def _ping(source: End, target: End, count: int, *, lost: bool = False) -> Ping:
 
 
 def _iperf3(source: End, target: End, seconds: int) -> str:
-    server = subprocess.Popen(
-        target.command("iperf3", "--server", "--one-off", "--forceflush", "--port", str(PORT)),
-        pass_fds=(target.fd,),
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert server.stdout is not None  # noqa: S101 - PIPE says so
-        for line in server.stdout:
-            if line.startswith("Server listening"):
-                break
-        else:
-            raise DemoError("iperf3 --server ended: it says why above")
+    with target.start("iperf3", "--server", "--one-off", "--forceflush", "--port", str(PORT)) as server:
+        assert server.stdout is not None  # noqa: S101 - start() says PIPE
+        if not any(line.startswith("Server listening") for line in server.stdout):
+            raise DemoError(f"iperf3: {server.communicate()[1].strip()}")
         done = source.run("iperf3", "--client", target.address, "--port", str(PORT), "--time", str(seconds), "--json")
-        report = json.loads(done.stdout or "{}")
-        if done.returncode != 0 or "error" in report:
-            raise DemoError(f"iperf3: {report.get('error', done.stderr.strip())}")
-        received = report["end"]["sum_received"]
-        return _rate("iperf3", received["bytes"], received["seconds"])
-    finally:
-        server.kill()
-        server.communicate()
+    report = json.loads(done.stdout or "{}")
+    if done.returncode != 0 or "error" in report:
+        raise DemoError(f"iperf3: {report.get('error', done.stderr.strip())}")
+    received = report["end"]["sum_received"]
+    return _rate("iperf3", received["bytes"], received["seconds"])
 
 
 def _python_tcp(source: End, target: End, seconds: int) -> str:
@@ -327,12 +332,22 @@ def _ended(number: int, _frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _signals_wait() -> Iterator[None]:
-    """Hold the ending signals back, lest one falls between a process's birth and our knowing of it."""
+def _living(begin: Callable[[], T], end: Callable[[T], None]) -> Iterator[T]:
+    """Begin something and end it again, whatever comes between.
+
+    The ending signals are held back meanwhile: none falls between the beginning and our knowing of it, none into
+    the end. One that arrived before raises Ended where it is held back or let through, which the end survives.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    thing = begin()
     try:
-        yield
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        yield thing
     finally:
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+        finally:
+            end(thing)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
 
 

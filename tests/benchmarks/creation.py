@@ -60,7 +60,10 @@ class Maker:
         at = ["-n", near.name] if near else []
         to = ["netns", far.name] if far else []
         add = ["ip", *at, "link", "add", "va", "type", "veth", "peer", "name", "vb", *to]
-        ways = {BASE: partial(self._kernel, partial(_run, [add])), "rtnetlink": partial(self._kernel, self._rtnetlink)}
+        ways: dict[str, Callable[[], float]] = {
+            BASE: partial(self._kernel, partial(_run, [add])),
+            "rtnetlink": partial(self._kernel, self._rtnetlink),
+        }
         if near or far:
             here = [["ip", "link", "add", "va", "type", "veth", "peer", "name", "vb"]]
             moves = [["ip", "link", "set", name, "netns", ns.name] for name, ns in (("va", near), ("vb", far)) if ns]
@@ -124,7 +127,9 @@ def run(said: Options) -> Result:
             with contextlib.ExitStack() as sockets:
                 found = in_turn(said.rounds, Maker(place, daemon, home, sockets).ways())
             base = median(found[BASE])
-            rows = [[way, median(times) * MS, p99(times) * MS, median(times) / base] for way, times in found.items()]
+            rows: list[list[str | float]] = [
+                [way, median(times) * MS, p99(times) * MS, median(times) / base] for way, times in found.items()
+            ]
             tables[place.name] = table(["ms", "median", "p99", f"times {BASE}"], rows)
             figures[place.name] = found
     return Result(tables, figures)

@@ -47,9 +47,9 @@ def ends(sockets: list[Rtnl]) -> int:
     return sum(link.group == GROUP for sock in sockets for link in sock.links())
 
 
-def spec(n: int, near: Netns, far: Netns, home: Netns) -> PairSpec:
-    """Give the n-th pair."""
-    near_ns, far_ns = (None if netns is home else netns.name for netns in (near, far))
+def spec(n: int, near: Netns, far: Netns) -> PairSpec:
+    """Give the n-th pair; both ends in one namespace are in the daemon's own."""
+    near_ns, far_ns = (None, None) if near is far else (near.name, far.name)
     peer = LinkSpec(name=f"vb{n}", netns=far_ns, group=GROUP, up=True)
     return PairSpec(name=f"va{n}", netns=near_ns, group=GROUP, up=True, peer=peer)
 
@@ -58,12 +58,9 @@ def of_vethd(daemon: Daemon, count: int, near: Netns, far: Netns, sockets: list[
     """Measure a daemon."""
     client = Client(str(daemon.socket), timeout_s=DEADLINE_S)
     ids: list[str] = []
-    home = Netns("")
 
     def make() -> None:
-        same = near is far
-        for n in range(count):
-            ids.append(client.create(spec(n, home if same else near, home if same else far, home)).id)
+        ids.extend(client.create(spec(n, near, far)).id for n in range(count))
         wait_until(lambda: carriers(sockets) == 2 * count, DEADLINE_S, "every carrier")
 
     all_up_s = span(make)
@@ -131,14 +128,13 @@ def run(said: Options) -> Result:
         stack.enter_context(inside(home))
         a, b = kernel.netns("a"), kernel.netns("b")
         for title, near, far in (("in the daemon's namespace", home, home), ("between two others", a, b)):
-            rows: list[list[str | float]] = []
             with contextlib.ExitStack() as opened:
                 sockets = [opened.enter_context(Rtnl(netns)) for netns in dict.fromkeys((near, far))]
                 found = {
                     "kernel": of_kernel(kernel, count, near, far, sockets),
                     "vethd": of_vethd(daemon, count, near, far, sockets),
                 }
-            rows = [[name, *values] for name, values in found.items()]
+            rows: list[list[str | float]] = [[name, *values] for name, values in found.items()]
             tables[f"{count} pairs {title}"] = table(["", *Figures._fields], rows)
             figures[title] = {name: values._asdict() for name, values in found.items()}
     return Result(tables, {"pairs": count, **figures})

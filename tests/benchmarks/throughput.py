@@ -7,8 +7,8 @@ spends, by /proc/PID/stat; sender and receiver pay for themselves on both sides.
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from tests.benchmarks.common import (

@@ -109,9 +109,12 @@ def test_name_taken(lab: Lab, which: str) -> None:
 def test_second_pair_of_the_same_names(lab: Lab) -> None:
     spec, a, b = pair_of(lab, LinkSpec(), None)
     lab.backend.newlink(spec)
-    before = [netns.command("ip", "-o", "link") for netns in (a, b)]
+    wire = lab.wire(a, b)
+    before = [(link.ifindex, link.address) for link in (wire.a.link, wire.b.link)]
     assert refusal(lab.backend, spec) == "EEXIST"
-    assert [netns.command("ip", "-o", "link") for netns in (a, b)] == before
+    assert [(link.ifindex, link.address) for link in (wire.a.link, wire.b.link)] == before
+    assert (a.names(), b.names()) == ({"va"}, {"vb"})
+    wire.up()
 
 
 def test_same_name_twice_in_one_netns(lab: Lab) -> None:

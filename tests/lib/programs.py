@@ -77,7 +77,8 @@ def running(netns: Netns, *argv: str, ready: str = "") -> Iterator[Program]:
     """Run a program in netns while the body runs, from the moment when it has said ready."""
     program = Program(netns, *argv)
     try:
-        program.wait_for(ready)
+        if ready:
+            program.wait_for(ready)
         yield program
     finally:
         try:

@@ -4,81 +4,43 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from tests.lib.netns import RUN_NETNS
 from tests.lib.wait import wait_until
 
 REPO = Path(__file__).resolve().parents[2]
 DEMO = (sys.executable, str(REPO / "tools" / "demo.py"), "--seconds", "1")
 RUN_S = 60.0
 NOBODY = 65534
+pytestmark = pytest.mark.usefixtures("root")
 
 ROOTLESS = ("unshare", "--user", "--map-root-user", "--net")
-
-# A mount namespace in which everybody may open /dev/net/tun, as on any machine that runs udev, and in which nobody is
-# kept from our Python by the permissions of a home directory on the way. $1.. are what must be seen, "--", a command.
-EVERYBODYS = """
-mount -t tmpfs -o mode=755 tmpfs /dev/net
-mknod -m 666 /dev/net/tun c 10 200
-for path in "$@"; do
-  [ "$path" != -- ] || break
-  mkdir -p "$BOX/see$path"
-  mount --rbind "$path" "$BOX/see$path"
-done
-for home in /root /home; do
-  if [ -d "$BOX/see$home" ]; then
-    mount --rbind "$BOX/see$home" "$home"
-  fi
-done
-while [ "$1" != -- ]; do shift; done
-shift
-exec "$@"
-"""
+AS_NOBODY = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
 WITHOUT_TUN = ("unshare", "--mount", "sh", "-euc", 'mount -t tmpfs tmpfs /dev/net; exec "$@"', "sh")
-FORBIDDEN_TUN = (
-    "unshare",
-    "--mount",
-    "sh",
-    "-euc",
-    'mount -t tmpfs -o mode=755 tmpfs /dev/net; mknod -m 000 /dev/net/tun c 10 200; exec "$@"',
-    "sh",
-    "setpriv",
-    "--bounding-set=-dac_override,-dac_read_search",
-    "--inh-caps=-all",
-)
 
 
-@dataclass(frozen=True)
-class Traces:
-    """What a demo could leave on the machine."""
-
-    processes: frozenset[str]
-    devices: frozenset[str]
-    names: frozenset[str]
-    files: frozenset[str]
-
-    @classmethod
-    def now(cls, tmp_path: Path) -> Traces:
-        """Look; tmp_path is the demo's $TMPDIR."""
-        processes = set()
-        for entry in Path("/proc").iterdir():
-            with suppress(OSError):
-                command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if re.search(rf"{re.escape(str(REPO))}/(tools/demo|configs/demo)|iperf3 --(server|client)", command):
-                    processes.add(f"{entry.name}: {command}")
-        devices = {line.split(":")[0].strip() for line in Path("/proc/net/dev").read_text().splitlines()[2:]}
-        run_netns = Path("/run/netns")
-        names = {path.name for path in run_netns.iterdir()} if run_netns.exists() else set()
-        return cls(frozenset(processes), frozenset(devices), frozenset(names), frozenset(map(str, tmp_path.rglob("*"))))
+def traces(tmp_path: Path) -> set[str]:
+    """Give what a demo could leave: processes, devices, named namespaces, and files in tmp_path, its $TMPDIR."""
+    found = {f"file {path}" for path in tmp_path.rglob("*")}
+    found |= {f"device {line.split(':')[0]}" for line in Path("/proc/net/dev").read_text().splitlines()[2:]}
+    if RUN_NETNS.exists():
+        found |= {f"netns {path.name}" for path in RUN_NETNS.iterdir() if not path.name.startswith("vt-")}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # it ended, or it is no process
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if re.search(rf"{re.escape(str(REPO))}/(tools/demo|configs/demo)|iperf3 --(server|client)", command):
+                found.add(f"process {entry.name}: {command}")
+    return found
 
 
 class Demo:
@@ -86,7 +48,7 @@ class Demo:
 
     def __init__(self, tmp_path: Path, argv: Sequence[str]) -> None:
         self.tmp_path = tmp_path
-        self.before = Traces.now(tmp_path)
+        self.before = traces(tmp_path)
         self.process = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -115,8 +77,7 @@ class Demo:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.communicate()
             raise AssertionError(f"not within {RUN_S} s: {self.out}") from None
-        # a device goes within 26 ms of its last fd, and that is within the daemon's own end
-        wait_until(lambda: Traces.now(self.tmp_path) == self.before, what="no trace of the demo")
+        assert traces(self.tmp_path) <= self.before
         return self.process.returncode, self.out + out, err
 
 
@@ -135,7 +96,30 @@ def check_shown(out: str) -> None:
     assert out.rstrip().endswith("daemon, devices and namespaces")
 
 
-@pytest.mark.usefixtures("root")
+def everybodys(tmp_path: Path, tun_mode: int = 0o666) -> list[str]:
+    """Give the prefix of a command that runs where everybody may do what the demo needs of a machine.
+
+    /dev/net/tun has tun_mode (0666 is what udev gives it), tmp_path is writable and $TMPDIR, and neither our code
+    nor our Python lies behind a directory that only root may pass, such as /root.
+    """
+    paths = sorted({REPO, Path(sys.prefix), Path(sys.base_prefix)})
+    closed = {next((up for up in reversed(path.parents) if not up.stat().st_mode & 1), None) for path in paths}
+    script = [
+        "mount -t tmpfs -o mode=755 tmpfs /dev/net",
+        f"mknod -m {tun_mode:o} /dev/net/tun c 10 200",
+        "mount -t tmpfs -o mode=755 tmpfs /mnt",
+        "mkdir -m 777 /mnt/tmp",
+        f"mount --bind {shlex.quote(str(tmp_path))} /mnt/tmp",
+        "chmod 777 /mnt/tmp",
+        *(f"mkdir /mnt/{n}; mount --rbind {shlex.quote(str(path))} /mnt/{n}" for n, path in enumerate(paths)),
+        *(f"mount -t tmpfs -o mode=755 tmpfs {shlex.quote(str(up))}" for up in closed if up),
+        *(f"mkdir -p {shlex.quote(str(path))}; mount --rbind /mnt/{n} {path}" for n, path in enumerate(paths)),
+        f"cd {shlex.quote(str(REPO))}",
+        'TMPDIR=/mnt/tmp HOME=/mnt/tmp exec "$@"',
+    ]
+    return ["unshare", "--mount", "sh", "-euc", "\n".join(script), "sh"]
+
+
 @pytest.mark.parametrize("prefix", [(), ROOTLESS], ids=["root", "rootless"])
 def test_demo(tmp_path: Path, prefix: tuple[str, ...]) -> None:
     code, out, err = Demo(tmp_path, [*prefix, *DEMO]).end()
@@ -144,12 +128,90 @@ def test_demo(tmp_path: Path, prefix: tuple[str, ...]) -> None:
     assert ("rootless yes" if prefix else "rootless no") in out
 
 
-@pytest.mark.usefixtures("root")
 def test_demo_by_nobody(tmp_path: Path) -> None:
-    tmp_path.chmod(0o777)
-    for parent in list(tmp_path.parents)[:2]:  # pytest keeps its directories to itself
-        parent.chmod(0o755)
-    see = sorted({str(REPO), sys.prefix, sys.base_prefix})
-    drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
-    argv = ["unshare", "--mount", "env", f"BOX={tmp_path}"]
-    raise NotImplementedError((see, drop, argv))
+    code, out, err = Demo(tmp_path, [*everybodys(tmp_path), *AS_NOBODY, *ROOTLESS, *DEMO]).end()
+    assert (code, err) == (0, "")
+    check_shown(out)
+
+
+@pytest.mark.parametrize("prefix", [(), ROOTLESS], ids=["root", "rootless"])
+def test_make_demo(tmp_path: Path, prefix: tuple[str, ...]) -> None:
+    code, out, err = Demo(tmp_path, [*prefix, "make", "--no-print-directory", "-C", str(REPO), "demo"]).end()
+    assert (code, err) == (0, "")
+    check_shown(out)
+
+
+def test_without_iperf3(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("ip", "nsenter", "ping"):
+        (programs / name).symlink_to(str(shutil.which(name)))
+    code, out, err = Demo(tmp_path, ["env", f"PATH={programs}", *DEMO]).end()
+    assert (code, err) == (0, "")
+    check_shown(out)
+    assert "iperf3 is not installed" in out
+
+
+@pytest.mark.parametrize("stage", ["vethd", "pair", "ping", "TCP", "vb down"])
+def test_ctrl_c(tmp_path: Path, stage: str) -> None:
+    demo = Demo(tmp_path, DEMO)
+    demo.read_until(stage)
+    os.killpg(demo.process.pid, signal.SIGINT)  # as a terminal does: to the demo and to what it runs
+    code, _out, err = demo.end()
+    assert code == 128 + signal.SIGINT
+    assert err.strip() == "demo: SIGINT: all that it made is removed"
+
+
+def test_ctrl_c_before_anything_is_shown(tmp_path: Path) -> None:
+    demo = Demo(tmp_path, DEMO)
+    wait_until(lambda: any("configs/demo" in trace for trace in traces(tmp_path)), RUN_S)
+    os.killpg(demo.process.pid, signal.SIGINT)
+    assert demo.end()[0] == 128 + signal.SIGINT
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals(tmp_path: Path, number: signal.Signals) -> None:
+    demo = Demo(tmp_path, [*ROOTLESS, *DEMO])
+    demo.read_until("ping")
+    os.kill(demo.process.pid, number)
+    assert demo.end()[0] == 128 + number
+
+
+def test_a_second_ctrl_c_does_not_disturb_the_cleaning_up(tmp_path: Path) -> None:
+    demo = Demo(tmp_path, DEMO)
+    demo.read_until("ping")
+    while demo.process.poll() is None:
+        os.killpg(demo.process.pid, signal.SIGINT)
+        with suppress(subprocess.TimeoutExpired):
+            demo.process.wait(0.01)
+    assert demo.end()[0] == 128 + signal.SIGINT
+
+
+def test_daemon_killed_midway(tmp_path: Path) -> None:
+    demo = Demo(tmp_path, DEMO)
+    demo.read_until("ping")
+    pid = int(re.findall(r"PID ([0-9]+)", demo.out)[0])
+    os.kill(pid, signal.SIGKILL)
+    code, _out, err = demo.end()
+    assert code == 1
+    assert err.startswith("demo: ")
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("prefix", [(), ROOTLESS], ids=["root", "rootless"])
+def test_without_tun(tmp_path: Path, prefix: tuple[str, ...]) -> None:
+    code, out, err = Demo(tmp_path, [*WITHOUT_TUN, *prefix, *DEMO]).end()
+    assert (code, out) == (1, "")
+    assert err == "demo: there is no /dev/net/tun: run `modprobe tun`, or give this container the device\n"
+
+
+def test_tun_of_another_user(tmp_path: Path) -> None:
+    code, out, err = Demo(tmp_path, [*everybodys(tmp_path, 0o600), *AS_NOBODY, *ROOTLESS, *DEMO]).end()
+    assert (code, out) == (1, "")
+    assert err == "demo: this user may not open /dev/net/tun: run as root, or make it 0666 as udev does\n"
+
+
+def test_without_rights(tmp_path: Path) -> None:
+    code, out, err = Demo(tmp_path, [*everybodys(tmp_path), *AS_NOBODY, *DEMO]).end()
+    assert (code, out) == (1, "")
+    assert err == "demo: this user may not make namespaces: run as root, or `unshare -Urn make demo`\n"

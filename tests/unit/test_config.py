@@ -87,6 +87,7 @@ BAD = {
     "addrgenmode": ('[[pair]]\naddrgenmode = "eui48"', "pair[0].addrgenmode", "expected one of eui64"),
     "gso": ("[[pair]]\ngso_max_size = -1", "pair[0].gso_max_size", "outside"),
     "rx_checksum": ('[[pair]]\nrx_checksum = "maybe"', "pair[0].rx_checksum", "expected one of verify, trust"),
+    "name left out": ("[[pair]]\nmtu = 1500", "pair[0].name", "needs a name"),
     "name twice": ('[[pair]]\nname = "va"\n[[pair]]\nname = "va"', "pair[1].name", "the name of pair[0] already"),
     "name twice in a pair": (
         '[[pair]]\nname = "va"\nnetns = "red"\n[pair.peer]\nname = "va"\nnetns = "/run/netns/red"',
@@ -114,13 +115,9 @@ def test_what_it_says_is_what_is_taken(tmp_path: Path) -> None:
     assert (config.socket, config.socket_group, config.mode) == ("/run/x.sock", "netdev", 0o600)
     assert (config.engine, config.state_dir) == ("asyncio", "/var/lib/x")
     assert (config.level, config.log_format) == (logging.DEBUG, "json")
-    va = PairSpec(name="va", netns="red", mtu=9000, up=True, rx_checksum="trust")
     peer = LinkSpec(name="vb", netns="blue", up=True)
-    assert config.pair == [PairSpec(**{**_said(va), "peer": peer}), PairSpec(name="lab%d")]
-
-
-def _said(spec: PairSpec) -> dict[str, object]:
-    return {key: getattr(spec, key) for key in spec.__struct_fields__}
+    va = PairSpec(name="va", netns="red", mtu=9000, up=True, rx_checksum="trust", peer=peer)
+    assert config.pair == [va, PairSpec(name="lab%d")]
 
 
 def test_empty_file_is_the_defaults(tmp_path: Path) -> None:

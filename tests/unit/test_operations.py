@@ -132,8 +132,8 @@ def test_other_methods_are_405_and_say_which_are_right(manager: StubManager, met
 
 @pytest.mark.parametrize(
     "path",
-    ["", "/", "/v1", "/v1/", "/v1/pairs/", "/v1/pair", "/v2/pairs", "/v1/pairs/p1/x", "//v1/pairs", "/V1/pairs", "v1/pairs",
-     "/v1/links/va/stats/", "/v1/links/a/b"],
+    ["", "/", "/v1", "/v1/", "/v1/pairs/", "/v1/pair", "/v2/pairs", "/v1/pairs/p1/x", "//v1/pairs", "/V1/pairs",
+     "v1/pairs", "/v1/links/va/stats/", "/v1/links/a/b"],
 )  # fmt: skip
 def test_no_such_path(manager: StubManager, path: str) -> None:
     status, code, _ = refused(ask(manager, "GET", path))
@@ -246,6 +246,12 @@ def test_refusals_of_the_config(manager: StubManager) -> None:
     assert reply.body.message == "/etc/x.toml: pair[0].mtu: is odd"
     reply = ask(manager, "POST", "/v1/reload", reload=False)
     assert refused(reply) == (400, "EOPNOTSUPP", errno.EOPNOTSUPP)
+
+
+def test_error_of_our_own_is_a_reply_and_in_the_log(manager: StubManager, capsys: pytest.CaptureFixture[str]) -> None:
+    manager.refusal = IndexError("oops")
+    assert refused(ask(manager, "POST", "/v1/pairs", {"name": "va"})) == (500, "EIO", errno.EIO)
+    assert "oops" in capsys.readouterr().out
 
 
 def test_error_body_is_what_the_docs_show(manager: StubManager) -> None:

@@ -12,7 +12,6 @@ import pytest
 
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import LinkSpec, PairSpec
-from vethd.pairs import store as module
 from vethd.pairs.store import Store
 
 PAIRS = [
@@ -61,7 +60,7 @@ def test_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     if step == "fsync":
-        monkeypatch.setattr(module.os, "fsync", fail)
+        monkeypatch.setattr(os, "fsync", fail)
     elif step == "replace":
         monkeypatch.setattr(Path, "replace", fail)
     else:
@@ -79,7 +78,7 @@ def test_save_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest
 
             write = fail
 
-        monkeypatch.setattr(module.os, "fdopen", lambda fd, _: Full(fd))
+        monkeypatch.setattr(os, "fdopen", lambda fd, _: Full(fd))
     with pytest.raises(VethError) as caught:
         store.save([])
     monkeypatch.undo()

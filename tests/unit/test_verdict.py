@@ -61,12 +61,13 @@ vnet_headers = st.builds(
 ethertypes = st.sampled_from([ARP, TAGGED, DOUBLE, b"\x81\x01", b"\x00\x81"])
 
 
-@given(vnet_headers, st.integers(0, 110), ethertypes, gates, st.integers(50, 100), st.booleans(), sizes)
-def test_verdict_is_the_oracles(
-    header: VnetHdr, length: int, ethertype: bytes, gate: Drop | None, limit: int, trust: bool, size: int
-) -> None:
-    data = read(header, frame(length, ethertype), size)
-    road = Road(gate, limit, trust, size)
+@given(
+    vnet_headers,
+    st.builds(frame, st.integers(0, 110), ethertypes),
+    st.builds(Road, gates, st.integers(50, 100), st.booleans(), sizes),
+)
+def test_verdict_is_the_oracles(header: VnetHdr, payload: bytes, road: Road) -> None:
+    data = read(header, payload, road.vnet_hdr_len)
     assert verdict(data, road) == oracle(data, road)
 
 

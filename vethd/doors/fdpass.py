@@ -81,7 +81,7 @@ class FdDoor:
     async def _answer(self, data: bytes, fds: list[int]) -> Reply:
         try:
             request = msgspec.json.decode(data, type=_Request)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             return Reply(400, {"code": "EINVAL", "errno": 22, "message": f"request: {error}"})
         path, _, query = request.path.partition("?")
         call = Call(self._api, {}, dict(parse_qsl(query, keep_blank_values=True)), None, fds)

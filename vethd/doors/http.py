@@ -7,15 +7,12 @@ import socket
 from contextlib import suppress
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from vethd.doors.metrics import CONTENT_TYPE, exposition
 from vethd.doors.openapi import schema
 from vethd.doors.operations import BODY_MAX, Api, Call, Reply, dispatch
 from vethd.model.api import ErrorBody
-
-log = structlog.get_logger()
 
 STREAM_STALL_S = 30.0  # a listener that takes nothing for so long is hung up on
 
@@ -52,12 +49,7 @@ class HttpDoor:
             message = f"the body is over {BODY_MAX} bytes"
             return _response(Reply(413, ErrorBody(code="E2BIG", errno=7, message=message)))
         call = Call(self._api, {}, request.query, None, None)
-        try:
-            return _response(await dispatch(call, request.method, request.rel_url.raw_path, body))
-        except Exception:
-            log.exception("request failed", method=request.method, path=request.path)
-            message = "an error of vethd itself; its log has more"
-            return _response(Reply(500, ErrorBody(code="EIO", errno=5, message=message)))
+        return _response(await dispatch(call, request.method, request.rel_url.raw_path, body))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})

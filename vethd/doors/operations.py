@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from urllib.parse import unquote
 
 import msgspec
+import structlog
 
 from vethd import __version__
 from vethd.kernel import netns
@@ -25,6 +26,8 @@ from vethd.model.state import Side
 from vethd.pairs.declared import Declared
 from vethd.pairs.entry import Entry
 from vethd.pairs.manager import Manager
+
+log = structlog.get_logger()
 
 BODY_MAX = 64 << 10
 """Bytes of a request body; a pair with every attribute said is under 4 KiB."""
@@ -97,12 +100,16 @@ async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
         result = await route.handler(call._replace(path=variables, body=parsed))
     except _NotFoundError as error:
         return Reply(error.status, ErrorBody(code=error.code, errno=0, message=str(error)))
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=f"body: {error}"))
     except ConfigError as error:
         return Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=str(error)))
     except VethError as error:
         return Reply(STATUS.get(error.errno, 500), ErrorBody(code=error.code, errno=error.errno, message=str(error)))
+    except Exception:
+        log.exception("request failed", method=method, path=path)
+        message = "an error of vethd itself; its log has more"
+        return Reply(500, ErrorBody(code="EIO", errno=errno.EIO, message=message))
     return Reply(route.status, result)
 
 

@@ -125,12 +125,17 @@ class Nursery:
         with self._at(tap) as (here, place):
             here.noqueue(place.key[1])
 
-    def publish(self, tap: Tap, alias: str | None, altname: str, old_altname: str) -> None:
-        """Write alias (None: leave it alone) and altname, in place of old_altname. Raises VethError."""
+    def publish(self, tap: Tap, alias: tuple[str, str] | None, altname: tuple[str, str] | None) -> None:
+        """Write alias and altname, each given as (new, what we wrote there before); None leaves it alone.
+
+        An alias that is neither empty nor ours is the user's, and stays. Raises VethError.
+        """
         with self._at(tap) as (here, place):
-            if old_altname:
-                here.altname(place.key[1], remove=old_altname)
-            here.set_link(place.key[1], LinkSpec(alias=alias, altname=altname))
+            new, ours = alias or ("", "")
+            write = bool(new) and place.state.alias in ("", ours) and place.state.alias != new
+            if altname and altname[1]:
+                here.altname(place.key[1], remove=altname[1])
+            here.set_link(place.key[1], LinkSpec(alias=new if write else None, altname=altname[0] if altname else None))
 
     def name_of(self, tap: Tap, ifindex: int) -> str:
         """Give the name of another link in tap's namespace, as of its master; "" for ifindex 0. Raises VethError."""

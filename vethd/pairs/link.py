@@ -17,9 +17,9 @@ class Link:
 
     label names its namespace (kernel.netns.label()). alias and altname are what publish() put there for `ip link`,
     "" before; own_alias says that the user's alias stands there, which is never touched. epoch counts the changes
-    of carrier that we made. master is the bridge's name, where the link is a port.
-    kept are the names under which the fds outlive us (keeper.py); passed is what the filter's count lacks of all frames
-    that ever passed on to the queue.
+    of carrier that we made, news the messages of rtnetlink. master is the bridge's name, where the link is a port.
+    kept are the names under which the fds outlive us (keeper.py); passed and oversize are what the filter's counts
+    lack of the device's whole life.
     """
 
     tap: Tap
@@ -33,6 +33,7 @@ class Link:
     kept: list[str] = field(default_factory=list)
     drops: KernelDrops = field(default_factory=KernelDrops)
     epoch: int = 0
+    news: int = 0
     passed: int = 0
     oversize: int = 0
 

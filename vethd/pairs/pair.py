@@ -35,6 +35,7 @@ from vethd.model.state import (
 )
 from vethd.pairs.events import EventHub
 from vethd.pairs.link import Link
+from vethd.pairs.publish import publish
 from vethd.pairs.workers import Workers
 
 
@@ -80,7 +81,8 @@ class LivePair:
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
         for side in Side:
             self._catch_up(side, self.links[side].state)
-        self._settle()
+            self._owner.spawn(self._follow(side, placed=True))
+        self._learn_masters()
 
     def resume(self, engine: Engine, record: PairRecord) -> None:
         """Go on where a predecessor left off: what waits in the rings is forwarded, no carrier changes."""
@@ -94,7 +96,8 @@ class LivePair:
             self._feed(Event(Kind.CARRIER, side, int(self.links[side].state.carrier)))
         for side in Side:
             self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
-        self._settle()
+        self._learn_masters()
+        self._owner.spawn(self._publish_both())
 
     @property
     def carrier(self) -> bool:
@@ -117,21 +120,27 @@ class LivePair:
     def alias_said(self, side: Side, alias: str) -> None:
         """Leave the alias to the user who set it, or (alias "") write the peer there again."""
         link = self.links[side]
-        link.own_alias, link.alias = bool(alias), ""
+        link.own_alias = bool(alias)
         if not alias:
             self._owner.spawn(self._publish(side))
 
     def news(self, side: Side, state: LinkState) -> None:
         """Take one message of rtnetlink about the end at side, in its order."""
         link = self.links[side]
-        if state.deleted:
-            self._owner.left(link.place.key)
-            if state.new_nsid is None:
-                self._gone(side)
-            else:
-                self._feed(Event(Kind.MOVED, side))
-                self._owner.spawn(self._follow(side))
+        link.news += 1
+        if not state.deleted:
+            self._learn(side, state)
             return
+        self._owner.left(link.place.key)
+        if state.new_nsid is None:
+            self._gone(side)
+        else:
+            self._feed(Event(Kind.MOVED, side))
+            self._owner.spawn(self._follow(side))
+
+    def _learn(self, side: Side, state: LinkState) -> None:
+        """Act on what differs from what we knew of the end at side."""
+        link = self.links[side]
         before = link.state
         link.update(state)
         if state.name != before.name:
@@ -160,12 +169,10 @@ class LivePair:
         near, far = (link.tap for link in self.links)
         return engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
 
-    def _settle(self) -> None:
-        """Do what can wait until frames flow."""
+    def _learn_masters(self) -> None:
         for side in Side:
             if self.links[side].state.master:
                 self._owner.spawn(self._learn_master(side))
-        self._owner.spawn(self._publish_both())
 
     def _catch_up(self, side: Side, state: LinkState) -> None:
         was_up = self._state.ends[side] is End.UP
@@ -206,21 +213,33 @@ class LivePair:
             case DeleteLink(side):
                 self._owner.ended(self, f"{self.links[side.other].state.name} is gone")
 
-    async def _follow(self, side: Side) -> None:
-        """Find the device that moved, and take up its news where it is."""
-        link = self.links[side]
+    async def _follow(self, side: Side, *, placed: bool = False) -> None:
+        """Find the device that moved, and take up its news where it is; with placed they are taken up already.
+
+        What happens between our look at a device and our first hearing of it is heard by nobody. So look again once
+        its news reach us: it is still there, and what we see then holds, unless news have come since, which are newer.
+        """
+        link, nursery = self.links[side], self._owner.workers.nursery
         try:
-            place = await self._owner.workers.chore(self._owner.workers.nursery.locate, link.tap)
+            while True:
+                news = link.news
+                place = await self._owner.workers.chore(nursery.locate, link.tap)
+                if self._ending:
+                    return
+                if placed and place.key == link.place.key:
+                    break
+                if placed:  # it moved on, unheard
+                    self._owner.left(link.place.key)
+                    self._feed(Event(Kind.MOVED, side))
+                link.place = place._replace(state=link.state)
+                link.label = await self._owner.workers.chore(netns.label, place.netns_inode, nursery.own_inode)
+                self._owner.placed(place.key, self, side)
+                self._tell("link_moved", side)
+                placed = True
         except VethError:
             return  # moved and died: the engine tells
-        if self._ending:
-            return
-        link.place = place
-        link.label = netns.label(place.netns_inode, self._owner.workers.nursery.own_inode)
-        self._owner.placed(place.key, self, side)
-        self._tell("link_moved", side)
-        self._feed(Event(Kind.MTU, side, place.state.mtu))
-        self._catch_up(side, place.state)
+        if link.news == news:
+            self._learn(side, place.state)
         await self._publish(side.other)
 
     async def _learn_master(self, side: Side) -> None:
@@ -237,17 +256,9 @@ class LivePair:
             await self._publish(side)
 
     async def _publish(self, side: Side) -> None:
-        """Write the peer's name, ifindex and netns where `ip link` shows them: alias and altname of the end at side."""
-        link, peer = self.links[side], self.links[side.other]
-        altname = f"{link.state.name}@{peer.state.name}"
-        alias = f"peer {peer.state.name} ifindex {peer.place.key[1]} netns {peer.label or '-'}"
-        untouched = not link.own_alias and link.state.alias in ("", link.alias)
-        if self._ending or (alias, altname) == (link.alias, link.altname):
-            return
-        old_altname, link.alias, link.altname = link.altname, alias, altname
-        publish = self._owner.workers.nursery.publish
-        with suppress(VethError):  # gone, or the name is somebody's: the API still tells
-            await self._owner.workers.chore(publish, link.tap, alias if untouched else None, altname, old_altname)
+        if not self._ending:
+            link, peer = self.links[side], self.links[side.other]
+            await self._owner.workers.chore(publish, self._owner.workers.nursery, link, peer)
 
     def _tell(self, event: Any, side: Side, detail: str = "") -> None:
         link = self.links[side]

@@ -8,6 +8,7 @@ already forwarding. Closing a TAP deletes it and waits for RCU; those waits over
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from vethd.model.errors import VethError
 from vethd.model.spec import MTU, LinkSpec, PairSpec
 from vethd.model.verdict import forward_limit
 from vethd.pairs.link import Link
+from vethd.pairs.publish import publish
 
 T = TypeVar("T")
 
@@ -81,9 +83,17 @@ class Workers:
             always.callback(os.close, far_fd)
             far_link = self._birth(far, far_fd)
             undo.callback(far_link.close)
-            near_link = self._birth(near, near_fd)
+            try:
+                near_link = self._birth(near, near_fd)
+            except VethError as error:
+                # rtnl_newlink() looks the near end's index up before anything is made
+                if error.errno == errno.EBUSY and near.index is not None and near.index != far_link.state.ifindex:
+                    raise VethError(errno.EEXIST, error.op, error.ifname) from error
+                raise
             undo.callback(near_link.close)
             put_filters(near_link, far_link)
+            publish(self.nursery, near_link, far_link)
+            publish(self.nursery, far_link, near_link)
             undo.pop_all()
             return near_link, far_link
 

@@ -1,0 +1,179 @@
+"""A daemon with a config, a state directory and a life of its own: reloaded, killed, started again."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from tests.lib.backends import ENGINE, Backend, Vethd
+from tests.lib.daemon import Daemon
+from tests.lib.lab import Lab, Wire
+from tests.lib.leaks import PREFIX, Traces
+from tests.lib.netns import Netns
+from tests.lib.wait import DEADLINE_S, wait_until
+
+COMMAND_S = 20.0
+
+
+class Site(Vethd):
+    """A Backend whose daemon reads a config, in a directory of its own; start() and stop() as often as needed."""
+
+    def __init__(self, home: Netns, directory: Path) -> None:
+        """Prepare; nothing is started."""
+        Backend.__init__(self, home)
+        self.name = f"vethd-{ENGINE}"
+        self.directory = directory
+        self.socket = directory / "vethd.sock"
+        self.config = directory / "vethd.toml"
+        self.state = directory / "state"
+        self.running = False
+        self.configure("")
+
+    def configure(self, pairs: str) -> None:
+        """Write the config: our state directory, then pairs."""
+        self.config.write_text(f'state_dir = "{self.state}"\nlog_level = "debug"\n{pairs}')
+
+    def start(self, *args: str) -> Daemon:
+        """Start the daemon, which is then self.daemon."""
+        assert not self.running
+        self.daemon = Daemon(self.directory, self.home, ENGINE, "--config", str(self.config), *args)
+        self.running = True
+        self.idle_fds = self.daemon.fd_count()
+        return self.daemon
+
+    def stop(self) -> None:
+        """Stop it in good order: see Daemon.stop()."""
+        self.running = False
+        self.daemon.stop()
+
+    def kill(self) -> None:
+        """Kill it with no chance to clear away."""
+        self.running = False
+        self.daemon.process.kill()
+        self.daemon.process.wait()
+
+    def reload(self) -> dict[str, int]:
+        """POST /v1/reload, and give its figures."""
+        status, body = self.daemon.request("POST", "/v1/reload")
+        assert status == 200, body
+        return dict(body)
+
+    def hang_up(self) -> None:
+        """Send SIGHUP and wait until the log says that it was worked off."""
+        seen = self.reloads()
+        self.daemon.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: self.reloads() > seen, DEADLINE_S, "the reload's line in the log")
+
+    def reloads(self) -> int:
+        """Count the reloads, refused ones too, in the log."""
+        text = self.daemon.log.read_text()
+        return text.count('"event": "reloaded"') + text.count('"event": "reload refused')
+
+    def post(self, pair: Any) -> Any:
+        """POST /v1/pairs and give the new pair."""
+        status, body = self.daemon.request("POST", "/v1/pairs", msgspec.json.encode(pair))
+        assert status == 201, body
+        return body
+
+    def pair(self, name: str) -> Any:
+        """Give the pair whose spec's near end has that name. Raises AssertionError where there is none."""
+        found = [pair for pair in self.daemon.pairs() if pair["spec"].get("name") == name]
+        assert found, f"no pair {name} among {self.daemon.pairs()}"
+        return found[0]
+
+    def wait_state(self, name: str, state: str, deadline_s: float = DEADLINE_S) -> Any:
+        """Wait until that pair is "alive" or "waiting" and give it."""
+        what = f"{name} {state}"
+        return wait_until(lambda: [p for p in [self.pair(name)] if p["state"] == state], deadline_s, what)[0]
+
+    def run(self, *args: str, timeout_s: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
+        """Run `vethd ARGS` in the home namespace, to its end."""
+        argv = [sys.executable, "-m", "vethd.daemon.main", *args]
+        return self.home.run(
+            subprocess.run,
+            argv,
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            timeout=timeout_s,
+        )
+
+
+@contextmanager
+def site(directory: Path) -> Iterator[tuple[Site, Lab]]:
+    """Give a site, not started, and a bench to build on; then clear away, with proof that nothing is left.
+
+    The daemon ends before its namespaces do, and takes its devices with it.
+    """
+    before = Traces.now()
+    home = Netns.create(f"{PREFIX}home-{directory.name[-8:]}")
+    it = Site(home, directory)
+    lab = Lab(it)
+    try:
+        yield it, lab
+    finally:
+        if it.running:
+            it.stop()
+        left = home.names()
+        for netns in (*lab.netnses, home):
+            if netns.exists:
+                left |= netns.names()
+                netns.delete()
+        before.assert_nothing_left()
+    assert not left, f"the daemon left {left}"
+
+
+def up(wire: Wire, net: str = "10.9.0") -> tuple[str, str]:
+    """Wait for the carrier of a pair that was declared up, and give its ends addresses."""
+    wire.wait_carrier()
+    return wire.addresses(net)
+
+
+class FdCall:
+    """One request on the fd-passing socket, said and heard in two steps; a context manager."""
+
+    def __init__(self, path: Path) -> None:
+        """Connect."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.sock.settimeout(30.0)
+        self.sock.connect(f"{path}.fd")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.sock.close()
+
+    def say(self, data: bytes, fds: Sequence[int] = ()) -> None:
+        """Send one message."""
+        if fds:
+            socket.send_fds(self.sock, [data], list(fds))
+        else:
+            self.sock.send(data)
+
+    def hear(self) -> tuple[int, Any] | None:
+        """Give the reply; None where the daemon hung up without one."""
+        data = self.sock.recv(1 << 20)
+        if not data:
+            return None
+        reply = msgspec.json.decode(data)
+        return reply["status"], reply["body"]
+
+
+def fd_call(path: Path, method: str, target: str, body: Any = None, fds: Sequence[int] = ()) -> tuple[int, Any]:
+    """Make one request on the fd-passing socket beside path."""
+    request = {"method": method, "path": target} | ({} if body is None else {"body": body})
+    with FdCall(path) as call:
+        call.say(msgspec.json.encode(request), fds)
+        reply = call.hear()
+    assert reply is not None, "hung up on"
+    return reply
