@@ -14,7 +14,7 @@ from typing import Any, Self
 import msgspec
 
 from tests.lib.backends import ENGINE, Backend, Vethd
-from tests.lib.daemon import Daemon
+from tests.lib.daemon import Daemon, UnixConnection
 from tests.lib.lab import Lab, Wire
 from tests.lib.leaks import PREFIX, Traces
 from tests.lib.netns import Netns
@@ -46,6 +46,12 @@ class Site(Vethd):
         assert not self.running
         self.daemon = Daemon(self.directory, self.home, ENGINE, "--config", str(self.config), *args)
         self.running = True
+        connection = UnixConnection(self.socket)
+        connection.request("GET", "/v1/health")
+        connection.getresponse().read()
+        busy = self.daemon.fd_count()
+        connection.close()
+        wait_until(lambda: self.daemon.fd_count() < busy, DEADLINE_S, "the end of the only connection")
         self.idle_fds = self.daemon.fd_count()
         return self.daemon
 

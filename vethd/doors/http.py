@@ -24,9 +24,13 @@ class HttpDoor:
         """Build the application."""
         self._api = api
         app = web.Application(client_max_size=BODY_MAX)
-        app.router.add_get("/v1/events", self._events)
-        app.router.add_get("/metrics", self._metrics)
-        app.router.add_get("/v1/openapi.json", self._openapi)
+        for path, handler in (
+            ("/v1/events", self._events),
+            ("/metrics", self._metrics),
+            ("/v1/openapi.json", self._openapi),
+        ):
+            app.router.add_get(path, handler, allow_head=False)
+            app.router.add_route("*", path, self._wrong_method)
         app.router.add_route("*", "/{path:.*}", self._operation)
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         self._streams: set[asyncio.Task[None]] = set()
@@ -50,6 +54,10 @@ class HttpDoor:
             return _response(Reply(413, ErrorBody(code="E2BIG", errno=7, message=message)))
         call = Call(self._api, {}, request.query, None, None)
         return _response(await dispatch(call, request.method, request.rel_url.raw_path, body))
+
+    async def _wrong_method(self, request: web.Request) -> web.StreamResponse:
+        message = f"{request.path} takes GET, not {request.method}"
+        return _response(Reply(405, ErrorBody(code="METHOD", errno=0, message=message)))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})

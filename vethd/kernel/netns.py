@@ -91,7 +91,7 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
         return _dup_checked(ref, fds)
     path = ref if "/" in ref else f"{RUN_NETNS}/{ref}"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # whatever it is, a FIFO too, do not wait
     except OSError as error:
         if "/" in ref or not (ref.isascii() and ref.isdigit()):
             raise VethError(error.errno or errno.ENOENT, "netns", reason=f"no network namespace {ref!r}") from error
