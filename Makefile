@@ -18,7 +18,7 @@ endif
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup: $(READY) ## make .venv with vethd, vethctl and the development tools in it
+setup: packages-demo $(READY) ## make .venv with vethd, vethctl and the development tools in it
 
 $(READY): pyproject.toml tools/venv
 	@PYTHON='$(PYTHON)' tools/venv .venv
@@ -46,7 +46,7 @@ bench: packages-test $(READY) ## measure beside the kernel's veth and print the 
 	@exec $(BIN)/python -m tests.benchmarks
 
 man: $(READY) ## make the man pages in build/man, from the commands' help
-	@exec $(BIN)/python -m vethd.control.man build/man
+	@exec $(BIN)/python tools/man.py build/man
 
 clean: ## remove what the other targets made
 	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -113,6 +113,7 @@ def test_counters_outlive_down_and_up(live: Wire) -> None:
         receiver.recv()
         live.a.down()
         live.b.down()
+        live.wait_carrier(False)
         live.up()
         for sock in (sender, receiver):
             sock.forget_error()

@@ -89,6 +89,7 @@ def test_move_with_a_new_name(lab: Lab, live: Wire) -> None:
     elsewhere = lab.netns("c")
     live.b.netns.ip(f"link set dev vb netns {elsewhere.name} name eth0")
     live.b = End(elsewhere, "eth0")
+    live.wait_carrier(False)
     live.up()
     near, far = live.addresses()
     ping(live.a.netns, near, elsewhere, far)
@@ -113,6 +114,7 @@ def test_both_ends_move(lab: Lab, live: Wire) -> None:
     for end, place in zip((live.a, live.b), places, strict=True):
         end.set(f"netns {place.name}")
         end.netns = place
+    live.wait_carrier(False)
     live.up()
     near, far = live.addresses()
     ping(places[0], near, places[1], far)

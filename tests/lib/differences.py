@@ -22,4 +22,5 @@ DIFFERENCES = {
     " asked for one too.",
     "peer-rx-dropped-on-oversize": "An oversize frame counts in the sender's tx_dropped alone: a TAP cannot count"
     " a frame that was never written to it in the receiver's rx_dropped.",
+    "names-before-machine": "Whether a name has valid characters is asked of both ends before whether one is taken.",
 }

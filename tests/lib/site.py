@@ -46,6 +46,10 @@ class Site(Vethd):
         assert not self.running
         self.daemon = Daemon(self.directory, self.home, ENGINE, "--config", str(self.config), *args)
         self.running = True
+        return self.daemon
+
+    def count_idle(self) -> None:
+        """Note how many descriptors it has with no pair and no connection: leftovers() proves that it has no more."""
         connection = UnixConnection(self.socket)
         connection.request("GET", "/v1/health")
         connection.getresponse().read()
@@ -53,7 +57,6 @@ class Site(Vethd):
         connection.close()
         wait_until(lambda: self.daemon.fd_count() < busy, DEADLINE_S, "the end of the only connection")
         self.idle_fds = self.daemon.fd_count()
-        return self.daemon
 
     def stop(self) -> None:
         """Stop it in good order: see Daemon.stop()."""
@@ -91,14 +94,24 @@ class Site(Vethd):
 
     def pair(self, name: str) -> Any:
         """Give the pair whose spec's near end has that name. Raises AssertionError where there is none."""
-        found = [pair for pair in self.daemon.pairs() if pair["spec"].get("name") == name]
+        found = self._pairs(name)
         assert found, f"no pair {name} among {self.daemon.pairs()}"
         return found[0]
 
     def wait_state(self, name: str, state: str, deadline_s: float = DEADLINE_S) -> Any:
-        """Wait until that pair is "alive" or "waiting" and give it."""
-        what = f"{name} {state}"
-        return wait_until(lambda: [p for p in [self.pair(name)] if p["state"] == state], deadline_s, what)[0]
+        """Wait until that pair is there, "alive" or "waiting", and give it."""
+
+        def found() -> list[Any]:
+            return [pair for pair in self._pairs(name) if pair["state"] == state and pair["reason"] != "not made yet"]
+
+        pair = wait_until(found, deadline_s, f"{name} {state}")[0]
+        # a pair shows itself while it is still being made; a change, and be it of nothing, waits until that is done
+        if state == "alive" and self.daemon.request("PATCH", f"/v1/pairs/{pair['id']}", b"{}")[0] != 200:
+            return self.wait_state(name, state, deadline_s)
+        return pair
+
+    def _pairs(self, name: str) -> list[Any]:
+        return [pair for pair in self.daemon.pairs() if pair["spec"].get("name") == name]
 
     def run(self, *args: str, timeout_s: float = COMMAND_S) -> subprocess.CompletedProcess[str]:
         """Run `vethd ARGS` in the home namespace, to its end."""
@@ -183,3 +196,13 @@ def fd_call(path: Path, method: str, target: str, body: Any = None, fds: Sequenc
         reply = call.hear()
     assert reply is not None, "hung up on"
     return reply
+
+
+def toml_pair(near: tuple[str, str], far: tuple[str, str], own: str = "", peer: str = "") -> str:
+    """Give a [[pair]] table of two (name, netns), both ends up; own and peer are further lines of its ends."""
+
+    def end(place: tuple[str, str], more: str) -> str:
+        netns = f'netns = "{place[1]}"\n' if place[1] else ""
+        return f'name = "{place[0]}"\n{netns}up = true\n{more}\n'
+
+    return f"[[pair]]\n{end(near, own)}[pair.peer]\n{end(far, peer)}"

@@ -189,7 +189,7 @@ def test_a_second_ctrl_c_does_not_disturb_the_cleaning_up(tmp_path: Path) -> Non
 
 def test_daemon_killed_midway(tmp_path: Path) -> None:
     demo = Demo(tmp_path, DEMO)
-    demo.read_until("ping")
+    demo.read_until("TCP")
     pid = int(re.findall(r"PID ([0-9]+)", demo.out)[0])
     os.kill(pid, signal.SIGKILL)
     code, _out, err = demo.end()

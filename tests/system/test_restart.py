@@ -6,7 +6,6 @@ red [va 10.6.0.1] ---- vethd, restarted and killed ---- [vb 10.6.0.2] blue
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,13 +19,13 @@ __all__ = ["systemd_box_fixture"]
 VETHCTL = str(VETHD.with_name("vethctl"))
 BACK_S = 20.0
 
-# Numbered datagrams, one each millisecond, until stdin closes; then how many were sent.
+# Numbered datagrams, one each 4 ms, until stdin closes; then how many were sent.
 SENDER = """
 import select, socket, sys
 s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 s.connect(("10.6.0.2", 7))
 n = 0
-while not select.select([sys.stdin], [], [], 0.001)[0]:
+while not select.select([sys.stdin], [], [], 0.004)[0]:
     s.send(n.to_bytes(8, "big"))
     n += 1
 print(n)
@@ -54,7 +53,7 @@ print(expected, missing, late)
 
 
 @pytest.fixture
-def service(systemd_box: SystemdBox) -> Iterator[Service]:
+def service(systemd_box: SystemdBox) -> Service:
     """The service in a box, with a run-time pair up between two namespaces."""
     service = Service(systemd_box)
     service.configure("")
@@ -66,7 +65,7 @@ def service(systemd_box: SystemdBox) -> Iterator[Service]:
     systemd_box.output("ip", "-n", "red", "addr", "add", "10.6.0.1/24", "dev", "va")
     systemd_box.output("ip", "-n", "blue", "addr", "add", "10.6.0.2/24", "dev", "vb")
     systemd_box.output("ip", "netns", "exec", "red", "ping", "-c1", "-W5", "10.6.0.2")
-    yield service
+    return service
 
 
 def link(service: Service, netns: str, name: str) -> dict[str, Any]:

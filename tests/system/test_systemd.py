@@ -224,6 +224,19 @@ def test_pair_between_namespaces_made_after_the_start(service: Service) -> None:
     service.ping()
 
 
+def test_saved_pair_is_made_again(service: Service) -> None:
+    """The state directory is the service's own, writable through the sandbox."""
+    service.start()
+    vethctl = str(VETHD.with_name("vethctl"))
+    service.box.output(vethctl, "add", "kept0", "--peer", "kept1")
+    service.box.output(vethctl, "save")
+    assert service.box.output("stat", "--format=%a %U", "/var/lib/vethd").strip() == "700 vethd"
+    service.box.output("systemctl", "stop", "vethd.service")
+    wait_until(lambda: service.devices() == set())
+    service.start()
+    assert service.devices() == {"kept0", "kept1"}
+
+
 def test_declared_pair_waits_for_its_namespaces(service: Service) -> None:
     service.configure(TWO_NETNS)
     service.start()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vethd.control import man
+from tools import man
 from vethd.control.main import cli
 
 
@@ -59,8 +59,3 @@ def test_usage(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.C
     monkeypatch.setattr(sys, "argv", ["man", str(tmp_path)])
     man.main()
     assert f"{tmp_path}/vethctl.1" in capsys.readouterr().out
-
-
-def test_daemons_page_is_left_out_where_it_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(man, "DAEMON", "vethd.no_such_module")
-    assert "vethd.8" not in dict(man.pages())

@@ -6,7 +6,9 @@ import asyncio
 import errno
 import os
 import socket
-from types import SimpleNamespace
+from collections.abc import Callable
+from dataclasses import dataclass
+from io import FileIO
 
 import pytest
 
@@ -21,6 +23,36 @@ from vethd.model.vnet import VnetHdr
 @pytest.fixture(params=list(LOOPS))
 def factory(request: pytest.FixtureRequest) -> LoopFactory:
     return LOOPS[request.param]
+
+
+def fine(_fd: int) -> None:
+    """Let a read or a write be what it is."""
+
+
+@dataclass
+class Faults:
+    """What is called before every read and every write of a device: it may raise."""
+
+    before_read: Callable[[int], None] = fine
+    before_write: Callable[[int], None] = fine
+
+
+@pytest.fixture
+def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """Give the faults of all wires that are made from now on."""
+    faults = Faults()
+
+    class Faulty(FileIO):
+        def readinto(self, buffer: bytearray) -> int | None:  # type: ignore[override]
+            faults.before_read(self.fileno())
+            return super().readinto(buffer)
+
+        def write(self, data: memoryview) -> int | None:  # type: ignore[override]
+            faults.before_write(self.fileno())
+            return super().write(data)
+
+    monkeypatch.setattr(aio, "FileIO", Faulty)
+    return faults
 
 
 def test_new_wire_is_closed_and_knows_no_length(factory: LoopFactory) -> None:
@@ -182,21 +214,21 @@ def test_engines_by_name() -> None:
         (errno.EBADF, Drop.NO_PEER),
         (errno.ENOBUFS, Drop.WRITE_ERROR),
         (errno.ENOMEM, Drop.WRITE_ERROR),
+        (errno.EAGAIN, Drop.WRITE_ERROR),
     ],
 )
-def test_errno_of_a_write_names_the_drop(monkeypatch: pytest.MonkeyPatch, code: int, drop: Drop) -> None:
+def test_errno_of_a_write_names_the_drop(faults: Faults, code: int, drop: Drop) -> None:
     """The second of three frames fails; its neighbours are none the wiser."""
     results = iter((None, code, None))
 
-    def write(fd: int, data: memoryview) -> int:
+    def before_write(_fd: int) -> None:
         failure = next(results)
         if failure is not None:
             raise OSError(failure, os.strerror(failure))
-        return os.write(fd, data)
 
     with bench() as it:
         it.open()
-        monkeypatch.setattr(aio, "os", SimpleNamespace(readv=os.readv, write=write))
+        faults.before_write = before_write
         for n in range(3):
             it.devices[0][0].send(frame(60, n))
         it.until(lambda: it.counters(0).read == 3)
@@ -208,20 +240,19 @@ def test_errno_of_a_write_names_the_drop(monkeypatch: pytest.MonkeyPatch, code: 
 
 
 @pytest.mark.parametrize("code", [errno.EBADFD, errno.EFAULT])
-def test_read_that_says_gone_is_told_once(monkeypatch: pytest.MonkeyPatch, factory: LoopFactory, code: int) -> None:
+def test_read_that_says_gone_is_told_once(faults: Faults, factory: LoopFactory, code: int) -> None:
     """What was read before it is judged; then nobody asks that device again, and the other end goes on."""
     with bench(factory) as it:
         it.open()
         asked: list[int] = []
 
-        def readv(fd: int, buffers: list[bytearray]) -> int:
+        def before_read(fd: int) -> None:
             asked.append(fd)
             if fd == near and len(asked) > 1:
                 raise OSError(code, os.strerror(code))
-            return os.readv(fd, buffers)
 
         near = it.fds[0][0].fileno()
-        monkeypatch.setattr(aio, "os", SimpleNamespace(readv=readv, write=os.write))
+        faults.before_read = before_read
         it.devices[0][0].send(frame(60, 1))
         it.devices[0][0].send(frame(60, 2))
         it.until(lambda: bool(it.died))
@@ -235,17 +266,16 @@ def test_read_that_says_gone_is_told_once(monkeypatch: pytest.MonkeyPatch, facto
         assert it.died == [0]
 
 
-def test_read_that_fails_otherwise_is_no_death(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_that_fails_otherwise_is_no_death(faults: Faults) -> None:
     with bench() as it:
         it.open()
         failures = [errno.ENOMEM, errno.EINTR]
 
-        def readv(fd: int, buffers: list[bytearray]) -> int:
+        def before_read(_fd: int) -> None:
             if failures:
                 raise OSError(failures.pop(), "for once")
-            return os.readv(fd, buffers)
 
-        monkeypatch.setattr(aio, "os", SimpleNamespace(readv=readv, write=os.write))
+        faults.before_read = before_read
         it.devices[0][0].send(frame(60, 1))
         it.until(lambda: it.counters(0).read == 1)
         assert it.received(1) == [frame(60, 1)]

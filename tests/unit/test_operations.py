@@ -13,7 +13,8 @@ import msgspec
 import pytest
 
 from tests.lib.fake_daemon import link_info, link_stats, pair_info
-from vethd.doors.operations import ROUTES, STATUS, Api, Call, Reply, dispatch
+from vethd.doors.operations import ROUTES, dispatch
+from vethd.doors.routing import STATUS, Api, Call, Reply
 from vethd.model.api import ErrorBody, PairChange, Saved
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import LinkSpec, PairSpec

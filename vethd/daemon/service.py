@@ -18,7 +18,7 @@ from vethd.daemon.sockets import listen, passed_fds
 from vethd.datapath.engines import make_engine
 from vethd.doors.fdpass import FdDoor
 from vethd.doors.http import HttpDoor
-from vethd.doors.operations import Api
+from vethd.doors.routing import Api
 from vethd.kernel.tun import DEV_NET_TUN
 from vethd.model.errors import ConfigError, VethError
 from vethd.pairs.declared import Declared
@@ -66,8 +66,11 @@ async def serve(config: Config, config_path: str | None) -> None:
         try:
             log.info("started", version=__version__, engine=manager.engine.name, socket=config.socket, adopted=adopted)
             starting = loop.create_task(_start(declared, config, notify, manager, reloader))
+            starting.add_done_callback(lambda task: stop.set() if not task.cancelled() and task.exception() else None)
             loop.add_signal_handler(signal.SIGHUP, reloader.on_signal)
             await stop.wait()
+            if starting.done():
+                starting.result()  # what failed there is a fault of ours, and ends us with its traceback
         finally:
             notify.stopping()
             log.info("stopping")

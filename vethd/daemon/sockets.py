@@ -57,7 +57,11 @@ def listen(path: str, mode: int, group: str | None, passed: dict[str, int]) -> S
             _remove_stale(name)
             made.append(_bind(name, kind, mode, group))
     except BaseException:
-        Sockets(made[0], made[-1], lock, (path,)).close() if made else os.close(lock)
+        for listener in made:
+            Path(listener.getsockname()).unlink(missing_ok=True)
+            listener.close()
+        Path(path + ".lock").unlink(missing_ok=True)
+        os.close(lock)
         raise
     return Sockets(made[0], made[1], lock, (path, path + ".fd", path + ".lock"))
 
@@ -98,10 +102,12 @@ def _remove_stale(path: str) -> None:
 
 def _bind(path: str, kind: socket.SocketKind, mode: int, group: str | None) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX, kind)
+    bound = False
     try:
         umask = os.umask(0o177)  # nobody else until mode and group are right
         try:
             listener.bind(path)
+            bound = True
         finally:
             os.umask(umask)
         if group is not None:
@@ -110,9 +116,15 @@ def _bind(path: str, kind: socket.SocketKind, mode: int, group: str | None) -> s
         listener.listen(BACKLOG)
         listener.setblocking(False)
     except KeyError as error:
-        listener.close()
+        _unbind(listener, path if bound else None)
         raise VethError(errno.EINVAL, "listen", reason=f"socket_group: no group {group!r}") from error
     except OSError as error:
-        listener.close()
+        _unbind(listener, path if bound else None)
         raise VethError(error.errno or errno.EIO, "listen", reason=f"{path}: {error.strerror or error}") from error
     return listener
+
+
+def _unbind(listener: socket.socket, path: str | None) -> None:
+    listener.close()
+    if path is not None:
+        Path(path).unlink(missing_ok=True)

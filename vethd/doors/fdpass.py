@@ -19,7 +19,8 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from vethd.doors.operations import BODY_MAX, Api, Call, Reply, dispatch
+from vethd.doors.operations import dispatch
+from vethd.doors.routing import BODY_MAX, Api, Call, Reply
 
 FDS_MAX = 16
 PATIENCE_S = 30.0

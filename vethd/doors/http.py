@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from contextlib import suppress
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from vethd.doors.metrics import CONTENT_TYPE, exposition
 from vethd.doors.openapi import schema
-from vethd.doors.operations import BODY_MAX, Api, Call, Reply, dispatch
+from vethd.doors.operations import dispatch
+from vethd.doors.routing import BODY_MAX, Api, Call, Reply
 from vethd.model.api import ErrorBody
 
 STREAM_STALL_S = 30.0  # a listener that takes nothing for so long is hung up on
+STREAM_END_S = 0.2  # and so is one that does not take the stream's end
 
 
 class HttpDoor:
@@ -32,7 +36,9 @@ class HttpDoor:
             app.router.add_get(path, handler, allow_head=False)
             app.router.add_route("*", path, self._wrong_method)
         app.router.add_route("*", "/{path:.*}", self._operation)
-        self._runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+        logger = logging.getLogger("vethd.http")
+        logger.addFilter(_our_fault)
+        self._runner = web.AppRunner(app, logger=logger, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         self._streams: set[asyncio.Task[None]] = set()
 
     async def start(self, listener: socket.socket) -> None:
@@ -52,6 +58,8 @@ class HttpDoor:
         except web.HTTPRequestEntityTooLarge:
             message = f"the body is over {BODY_MAX} bytes"
             return _response(Reply(413, ErrorBody(code="E2BIG", errno=7, message=message)))
+        except (ConnectionError, web.RequestPayloadError) as error:  # hung up on, or no HTTP
+            return _response(Reply(400, ErrorBody(code="EINVAL", errno=22, message=f"body: {error}")))
         call = Call(self._api, {}, request.query, None, None)
         return _response(await dispatch(call, request.method, request.rel_url.raw_path, body))
 
@@ -74,8 +82,9 @@ class HttpDoor:
             if request.transport is not None:
                 request.transport.abort()
         except asyncio.CancelledError:
-            with suppress(ConnectionError):
-                await response.write_eof()
+            with suppress(ConnectionError, TimeoutError):
+                async with asyncio.timeout(STREAM_END_S):
+                    await response.write_eof()
         finally:
             listener.close()
             if task is not None:
@@ -89,6 +98,12 @@ class HttpDoor:
 
     async def _openapi(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(body=msgspec.json.encode(schema()), content_type="application/json")
+
+
+def _our_fault(record: logging.LogRecord) -> bool:
+    """Tell whether an error is worth the log: a caller that speaks no HTTP, or hangs up, is no error of ours."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, (HttpProcessingError, web.RequestPayloadError, ConnectionError))
 
 
 def _response(reply: Reply) -> web.StreamResponse:

@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from vethd import __version__
-from vethd.doors.operations import Api
+from vethd.doors.routing import Api
 from vethd.model.api import LinkInfo, LinkStats
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST

@@ -8,7 +8,8 @@ from typing import Any
 import msgspec
 
 from vethd import __version__
-from vethd.doors.operations import ROUTES, Route
+from vethd.doors.operations import ROUTES
+from vethd.doors.routing import Route
 from vethd.model.api import ErrorBody, PairEvent
 
 _REF = "#/components/schemas/{name}"

@@ -9,96 +9,30 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from collections.abc import Sequence
 
 import msgspec
 import structlog
 
 from vethd import __version__
+from vethd.doors.routing import STATUS, Api, Call, NotFoundError, Reply, Route, find_route
 from vethd.kernel import netns
 from vethd.model.api import ErrorBody, Health, LinkInfo, LinkStats, PairChange, PairInfo, Saved
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
-from vethd.pairs.declared import Declared
 from vethd.pairs.entry import Entry
-from vethd.pairs.manager import Manager
 
 log = structlog.get_logger()
-
-BODY_MAX = 64 << 10
-"""Bytes of a request body; a pair with every attribute said is under 4 KiB."""
-
-STATUS = {
-    errno.EINVAL: 400,
-    errno.ERANGE: 400,
-    errno.EADDRNOTAVAIL: 400,
-    errno.EOPNOTSUPP: 400,
-    errno.ENOTCONN: 400,
-    errno.EBADF: 400,
-    errno.EPERM: 403,
-    errno.EACCES: 403,
-    errno.ENOENT: 404,
-    errno.ENODEV: 404,
-    errno.ESRCH: 404,
-    errno.EEXIST: 409,
-    errno.EBUSY: 409,
-    errno.ENOTUNIQ: 409,
-    errno.E2BIG: 413,
-}
-
-
-@dataclass
-class Api:
-    """What the operations work on. reload is None where there is no config to read again."""
-
-    manager: Manager
-    declared: Declared
-    reload: Callable[[], Awaitable[dict[str, int]]] | None = None
-    started: float = field(default_factory=time.monotonic)
-
-
-class Call(NamedTuple):
-    """One request, its path's variables taken out. fds stay the door's to close."""
-
-    api: Api
-    path: Mapping[str, str]
-    query: Mapping[str, str]
-    body: Any
-    fds: Sequence[int] | None
-
-
-class Reply(NamedTuple):
-    """What to answer: a status, and a body to encode as JSON, or none."""
-
-    status: int
-    body: Any = None
-
-
-Handler = Callable[[Call], Awaitable[Any]]
-
-
-class Route(NamedTuple):
-    """One operation: where it is, what it takes, what it gives. {name} in the path is a variable."""
-
-    method: str
-    path: str
-    handler: Handler
-    body: Any
-    reply: Any
-    status: int = 200
 
 
 async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
     """Carry out one request. Never raises but CancelledError: every failure is a reply."""
     try:
-        route, variables = _route(method, path)
+        route, variables = find_route(ROUTES, method, path)
         parsed = msgspec.json.decode(body or b"{}", type=route.body) if route.body is not None else None
         result = await route.handler(call._replace(path=variables, body=parsed))
-    except _NotFoundError as error:
+    except NotFoundError as error:
         return Reply(error.status, ErrorBody(code=error.code, errno=0, message=str(error)))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         return Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=f"body: {error}"))
@@ -111,33 +45,6 @@ async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
         message = "an error of vethd itself; its log has more"
         return Reply(500, ErrorBody(code="EIO", errno=errno.EIO, message=message))
     return Reply(route.status, result)
-
-
-class _NotFoundError(Exception):
-    """No such path, or no such method on it."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        self.status = status
-        self.code = code
-        super().__init__(message)
-
-
-def _route(method: str, path: str) -> tuple[Route, dict[str, str]]:
-    """Find the route; path is still percent-encoded, as names may hold anything but a slash."""
-    parts = path.split("/")
-    methods = []
-    for route in ROUTES:
-        pattern = route.path.split("/")
-        if len(pattern) != len(parts):
-            continue
-        pairs = list(zip(pattern, parts, strict=True))
-        if all(want == part or want.startswith("{") for want, part in pairs):
-            if route.method == method:
-                return route, {want[1:-1]: unquote(part) for want, part in pairs if want.startswith("{")}
-            methods.append(route.method)
-    if methods:
-        raise _NotFoundError(405, "METHOD", f"{path} takes {' and '.join(methods)}, not {method}")
-    raise _NotFoundError(404, "PATH", f"no such path: {path}")
 
 
 # --- the operations

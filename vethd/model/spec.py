@@ -29,6 +29,9 @@ U32_MAX = (1 << 32) - 1
 AddrGenMode = Literal["eui64", "none", "stable_secret", "random"]
 RxChecksum = Literal["verify", "trust"]
 
+# the kernel's isspace(), byte by byte, whatever the characters are
+_BAD_IN_NAME = re.compile(rb"[/:\0 \t\n\v\f\r\xa0]")
+_BAD_IN_ALTNAME = re.compile(rb"[/ \t\n\v\f\r\xa0]")
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2})*\Z")
 
 
@@ -110,31 +113,48 @@ def check_name(name: str, op: str, *, pattern: bool = True) -> None:
     Raises VethError ERANGE (longer than 15 bytes) or EINVAL. Kernel: dev_valid_name(),
     __dev_alloc_name(); ERANGE is what the netlink policy answers.
     """
-    if len(name.encode()) > NAME_MAX:
-        raise VethError(errno.ERANGE, op, name, f"a name has at most {NAME_MAX} bytes")
-    bad = not name or name in (".", "..") or any(c in "/:\0" or c.isspace() for c in name)
+    _check_length(name, op)
+    bad = not name or name in (".", "..") or bool(_BAD_IN_NAME.search(name.encode()))
     if bad or ("%" in name and not (pattern and re.fullmatch(r"[^%]*%d[^%]*", name))):
         raise VethError(errno.EINVAL, op, name, f"{name!r} is not a valid device name")
 
 
+def _length(text: str, key: str, op: str, ifname: str) -> int:
+    """Give the length in bytes. Raises VethError EINVAL where text is none that UTF-8 can hold (a lone surrogate)."""
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError as error:
+        raise VethError(errno.EINVAL, op, ifname, f"{key} {text!r} is not UTF-8") from error
+
+
+def _check_length(name: str, op: str) -> None:
+    if _length(name, "name", op, name) > NAME_MAX:
+        raise VethError(errno.ERANGE, op, name, f"a name has at most {NAME_MAX} bytes")
+
+
 def validate_link(link: LinkSpec, op: str = "newlink") -> None:
     """Check one end's attributes. Raises VethError with the errno that the kernel's veth answers."""
-    name = link.name or ""
+    _validate_values(link, op)
     if link.name is not None:
         check_name(link.name, op)
+
+
+def _validate_values(link: LinkSpec, op: str) -> None:
+    """Check all but the characters of the name, which the kernel looks at when it registers the device."""
+    name = link.name or ""
+    _check_length(name, op)
     if link.address is not None:
         parse_mac(link.address, op, name)
     if link.mtu is not None and not MTU_MIN <= link.mtu <= MTU_MAX:
         tap = " (the kernel's veth takes 65535, a TAP does not)" if MTU_MAX < link.mtu <= MTU_MAX_VETH else ""
         raise VethError(errno.EINVAL, op, name, f"mtu {link.mtu} is outside {MTU_MIN}..{MTU_MAX}{tap}")
     _check_ranges(link, op, name)
-    if link.alias is not None and len(link.alias.encode()) > ALIAS_MAX:
+    if link.alias is not None and _length(link.alias, "alias", op, name) > ALIAS_MAX:
         raise VethError(errno.ERANGE, op, name, f"alias is longer than {ALIAS_MAX} bytes")
     if link.altname:
-        length = len(link.altname.encode())
-        if length > ALTNAME_MAX:
+        if _length(link.altname, "altname", op, name) > ALTNAME_MAX:
             raise VethError(errno.ERANGE, op, name, f"altname is longer than {ALTNAME_MAX} bytes")
-        if any(c == "/" or c.isspace() for c in link.altname):
+        if _BAD_IN_ALTNAME.search(link.altname.encode()):
             raise VethError(errno.EINVAL, op, name, f"{link.altname!r} is not a valid altname")
     if link.master:
         check_name(link.master, op, pattern=False)
@@ -142,17 +162,18 @@ def validate_link(link: LinkSpec, op: str = "newlink") -> None:
 
 
 def validate_pair(pair: PairSpec, op: str = "newlink") -> None:
-    """Check both ends before anything is created, the near one first, as rtnl_newlink() does.
+    """Check both ends before anything is created; of several faults the one that rtnl_newlink() meets first.
 
-    Raises VethError. Names that are equal in one namespace are the kernel's to refuse (EEXIST): only there
-    is it known which namespaces the two ends mean. The peer is made first and has nobody to talk to, so
-    `up` on it is ENOTCONN, as veth_open() answers; who wants it up says so once the pair is made.
+    That is the near end's values, the peer's, then the peer as it is made, then the near end. The peer has nobody
+    to talk to when it is made, so `up` on it is ENOTCONN, as veth_open() answers; who wants it up says so once the
+    pair is made. Whether a name is taken (EEXIST) only the kernel knows. Raises VethError.
     """
-    validate_link(pair.near_end(), op)
-    far = pair.far_end()
+    near, far = pair.near_end(), pair.far_end()
+    _validate_values(near, op)
     validate_link(far, op)
     if far.up:
         raise VethError(errno.ENOTCONN, op, far.name or "", "up on the peer, which is made before the near end")
+    validate_link(near, op)
 
 
 def _check_ranges(link: LinkSpec, op: str, name: str) -> None:

@@ -154,20 +154,22 @@ class PairState:
         off: list[Effect] = []
         on: list[Effect] = []
         if had_carrier and not self.carrier:
-            off = [SetCarrier(side, on=False) for side in Side if self.ends[side] is not End.ABSENT]
+            both = (event.side, event.side.other)
+            off = [SetCarrier(side, on=False) for side in both if self.ends[side] is not End.ABSENT]
         elif self.carrier and not had_carrier:
             on = [SetCarrier(side, on=True) for side in (event.side, event.side.other)]
         gates: list[Effect] = [
             SetGate(side, self.gate(side))
             for side in Side
-            if self.gate(side) != old_gates[side] and self.ends[side] is not End.ABSENT
+            if self.ends[side] is not End.ABSENT
+            and (self.gate(side) != old_gates[side] or (event.kind is Kind.CREATED and side is event.side))
         ]
         return off + gates + on + self._consequences(event, after)
 
     def _consequences(self, event: Event, after: End) -> list[Effect]:
         side = event.side
         match event.kind:
-            case Kind.MTU:
+            case Kind.MTU if self.ends[side.other] is not End.ABSENT:
                 return [SetLimit(side.other, forward_limit(event.value))]
             case Kind.MOVED:
                 return [SetNoqueue(side)]

@@ -30,7 +30,7 @@ GSO_TUNNEL = GSO_UDP_TUNNEL_IPV4 | GSO_UDP_TUNNEL_IPV6
 HDR_LEN = 10
 HDR_LEN_TUNNEL = 24  # virtio_net_hdr_v1_hash_tunnel; a shorter one with tunnel offload loses every frame (EFAULT)
 
-_FIELDS = struct.Struct("=BBHHHH")
+FIELDS = struct.Struct("=BBHHHH")  # the fields of VnetHdr, in its order
 _GSO_TYPES = frozenset((GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4))
 
 
@@ -47,11 +47,11 @@ class VnetHdr(NamedTuple):
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview) -> VnetHdr:
         """Read the first 10 bytes of data. Raises struct.error where it is shorter."""
-        return cls(*_FIELDS.unpack_from(data))
+        return cls(*FIELDS.unpack_from(data))
 
     def pack(self, length: int = HDR_LEN) -> bytes:
         """Give the header as length bytes, the tail zero."""
-        return _FIELDS.pack(*self).ljust(length, b"\0")
+        return FIELDS.pack(*self).ljust(length, b"\0")
 
     def acceptable(self, frame_len: int) -> bool:
         """Say what the function of this name says of the packed header."""
@@ -64,7 +64,7 @@ def acceptable(data: bytes | bytearray | memoryview, frame_len: int) -> bool:
     Refused, as virtio_net_hdr_to_skb() does: an unknown gso_type, gso without a size, and lengths or checksum
     places beyond the frame. On the frame's road: hence a function over bytes, without an object.
     """
-    flags, gso_type, hdr_len, gso_size, csum_start, csum_offset = _FIELDS.unpack_from(data)
+    flags, gso_type, hdr_len, gso_size, csum_start, csum_offset = FIELDS.unpack_from(data)
     if gso_type:
         kind = gso_type & ~(GSO_ECN | GSO_TUNNEL)
         if kind not in _GSO_TYPES or gso_size == 0:

@@ -41,7 +41,9 @@ class Declared:
         self._store = store
         self._wake = asyncio.Event()
         self._interval_s = RETRY_S
-        self._mounts = MountWatch(asyncio.get_running_loop(), self._mounts_changed)
+        self._mounts = MountWatch(asyncio.get_running_loop(), self._try_soon)
+        # its namespace may be back before we knew that it was gone
+        manager.waits = self._try_soon
         self._task = asyncio.get_running_loop().create_task(self._keep_trying())
 
     async def start(self, config: Sequence[PairSpec]) -> None:
@@ -92,13 +94,22 @@ class Declared:
         return result
 
     async def save(self) -> Saved:
-        """Write the run-time pairs, as they are now, where the next start finds them. Raises VethError EOPNOTSUPP."""
+        """Write the pairs that the config does not have, as they are now, where the next start finds them.
+
+        All of them, or none is saved that was not before. Raises VethError EOPNOTSUPP, and what writing answers.
+        """
         store = self._need_store()
-        for entry in self._manager.entries.values():
-            if entry.source == "runtime" and entry.live is not None:
-                entry.spec = _as_is(self._manager, entry)
-                entry.source = "saved"
-        return await self._write(store)
+        entries = [e for e in self._manager.entries.values() if e.source != "config" and e.live is not None]
+        specs = [_as_is(self._manager, entry) for entry in entries]
+        before = [(entry, entry.source) for entry in entries]
+        for entry, spec in zip(entries, specs, strict=True):
+            entry.source, entry.spec = "saved", spec
+        try:
+            return await self._write(store)
+        except VethError:
+            for entry, source in before:
+                entry.source = source
+            raise
 
     async def forget(self, entry: Entry) -> None:
         """Take a deleted pair out of the saved ones, if it was one."""
@@ -145,7 +156,7 @@ class Declared:
         entries = self._manager.entries.values()
         return [entry for entry in entries if entry.live is None and not entry.held and entry.source != "runtime"]
 
-    def _mounts_changed(self) -> None:
+    def _try_soon(self) -> None:
         self._interval_s = RETRY_S
         self._wake.set()
 

@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import msgspec
 import structlog
 
 from vethd.datapath.engine import Engine
-from vethd.kernel.linkstate import LinkState
-from vethd.kernel.watcher import LinkKey, Watcher
 from vethd.model.api import LinkInfo, LinkStats, PairChange, PairInfo, Source
 from vethd.model.errors import VethError
 from vethd.model.record import VERSION, Record
@@ -28,10 +25,11 @@ from vethd.model.spec import LinkSpec, PairSpec, validate_pair
 from vethd.model.state import Side
 from vethd.pairs import changes
 from vethd.pairs.adoption import adopted_links, entry_record
-from vethd.pairs.describe import account_drops, link_info, link_stats
+from vethd.pairs.describe import link_info, link_stats
 from vethd.pairs.entry import Entry, merged, still_there
 from vethd.pairs.events import EventHub
 from vethd.pairs.keeper import Memory
+from vethd.pairs.newsdesk import NewsDesk
 from vethd.pairs.pair import LivePair
 from vethd.pairs.workers import Workers
 
@@ -51,11 +49,10 @@ class Manager:
         self.hub = EventHub()
         self.entries: dict[str, Entry] = {}
         self.workers = Workers()
-        self._index: dict[LinkKey, tuple[LivePair, Side]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_id = 0
-        self.watcher = Watcher(self._index.__contains__, self._news, self._lost)
-        self.watcher.start(asyncio.get_running_loop())
+        self.waits: Callable[[], None] = lambda: None  # called when a declared pair begins to wait
+        self.desk = NewsDesk(self.workers, self.spawn)
 
     # --- what is asked of it
 
@@ -65,11 +62,12 @@ class Manager:
         fds is what "fd:N" refers to; they stay the caller's. Raises VethError with veth's errno.
         """
         validate_pair(spec)
-        entry = Entry(self._new_id(), spec, source, fds)
+        entry = Entry(self._new_id(), spec, source, fds, reason="being made")
         self.entries[entry.id] = entry
         try:
             async with entry.lock:
                 await self._make(entry)
+                entry.reason = ""
         except BaseException:
             self.entries.pop(entry.id, None)
             raise
@@ -96,7 +94,8 @@ class Manager:
                 raise VethError(errno.ENODEV, "changelink", reason=entry.reason or "the pair waits")
             if said:
                 await self.workers.chore(changes.apply, self.workers.nursery, entry.live.links, said, fds)
-                self.watcher.catch_up()
+                self.desk.catch_up()
+                await entry.live.arrived()
             for side, link in said:
                 if link.alias is not None:
                     entry.live.alias_said(side, link.alias)
@@ -132,7 +131,7 @@ class Manager:
         return PairInfo(
             id=entry.id,
             state="alive" if entry.live else "waiting",
-            reason=entry.reason,
+            reason="" if entry.live else entry.reason,
             source=entry.source,
             engine=self.engine.name,
             rx_checksum=entry.spec.rx_checksum or "verify",
@@ -154,7 +153,7 @@ class Manager:
 
     async def close(self) -> None:
         """Stop forwarding and let go of every device. Nothing is deleted that somebody else holds, too."""
-        self.watcher.close()
+        self.desk.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -207,7 +206,7 @@ class Manager:
     async def attempt(self, entry: Entry) -> bool:
         """Try to make a waiting pair, `up` on both ends included; tell whether it lives. Failure is its reason."""
         async with entry.lock:
-            if entry.live is not None or entry.id not in self.entries:
+            if entry.live is not None or entry.held or entry.id not in self.entries:
                 return entry.live is not None
             far = entry.spec.peer
             try:
@@ -222,14 +221,6 @@ class Manager:
             return True
 
     # --- Owner, for LivePair
-
-    def placed(self, key: LinkKey, pair: LivePair, side: Side) -> None:
-        """See Owner."""
-        self._index[key] = (pair, side)
-
-    def left(self, key: LinkKey) -> None:
-        """See Owner."""
-        self._index.pop(key, None)
 
     def ended(self, pair: LivePair, reason: str) -> None:
         """See Owner."""
@@ -253,17 +244,16 @@ class Manager:
 
     async def _make(self, entry: Entry, *, up_peer: bool = False) -> None:
         links = await self.workers.make(entry.spec, entry.fds)
-        pair = LivePair(entry.id, links, self)
+        entry.live = LivePair(entry.id, links, self)
         try:
-            entry.live = pair
             if self.memory is not None:
                 for link in links:
                     link.kept = self.memory.keep(link.tap.fds)
-            pair.start(self.engine, entry.spec.rx_checksum or "verify")
+            entry.live.start(self.engine, entry.spec.rx_checksum or "verify")
             for side, up in ((Side.NEAR, entry.spec.up), (Side.FAR, up_peer)):
                 if up:
                     await self.workers.chore(self.workers.nursery.change, links[side].tap, LinkSpec(up=True))
-            self.watcher.catch_up()
+            self.desk.catch_up()
         except BaseException:
             await self._end(entry)
             raise
@@ -285,6 +275,7 @@ class Manager:
         async with entry.lock:
             if entry.live is not pair:
                 return
+            entry.reason = reason
             await self._end(entry)
             if entry.source == "runtime":
                 self.entries.pop(entry.id, None)
@@ -293,36 +284,8 @@ class Manager:
             entry.held = await self.workers.chore(still_there, entry, pair)
             entry.reason = f"{reason}; a reload makes it again" if entry.held else f"{reason}, with its namespace"
             self.hub.tell("pair_waiting", pair=entry.id, detail=entry.reason)
-
-    def _news(self, key: LinkKey, state: LinkState) -> None:
-        pair, side = self._index[key]
-        had_carrier = pair.carrier
-        pair.news(side, state)
-        if pair.carrier != had_carrier and any(link.filter is None for link in pair.links):
-            self.spawn(self._sample(pair))
-
-    async def _sample(self, pair: LivePair) -> None:
-        """Close the books of a carrier epoch; only where no tun filter counts."""
-        survey = await self.workers.chore(self.workers.nursery.survey, [link.tap for link in pair.links])
-        for side in Side:
-            account_drops(pair, side, survey.get(pair.links[side].place.key, pair.links[side].state))
-
-    def _lost(self) -> None:
-        """Read everything anew: rtnetlink had more to say than its buffer held."""
-        log.warning("rtnetlink overflowed, reading all links anew")
-        self.spawn(self._resync())
-
-    async def _resync(self) -> None:
-        taps = [link.tap for entry in self.entries.values() if entry.live for link in entry.live.links]
-        for key, state in (await self.workers.chore(self.workers.nursery.survey, taps)).items():
-            if key in self._index:
-                self._news(key, state)
-        # a device that moved while nobody listened has left its key behind
-        for key, (pair, side) in list(self._index.items()):
-            with suppress(VethError):
-                place = await self.workers.chore(self.workers.nursery.locate, pair.links[side].tap)
-                if place.key != key and self._index.get(key) == (pair, side):
-                    pair.news(side, pair.links[side].state._replace(deleted=True, new_nsid=place.key[0]))
+            if not entry.held:
+                self.waits()
 
     def _remember(self) -> None:
         """Have what we are written down, for whoever comes after us."""

@@ -8,6 +8,7 @@ publishing the peer's name) becomes a task. A pair that lost one end ends itself
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
@@ -18,7 +19,7 @@ from vethd.kernel.linkstate import LinkState
 from vethd.kernel.watcher import LinkKey
 from vethd.model.drops import Drop
 from vethd.model.errors import VethError
-from vethd.model.record import EndRecord, PairRecord
+from vethd.model.record import PairRecord
 from vethd.model.spec import RxChecksum
 from vethd.model.state import (
     DeleteLink,
@@ -36,7 +37,18 @@ from vethd.model.state import (
 from vethd.pairs.events import EventHub
 from vethd.pairs.link import Link
 from vethd.pairs.publish import publish
+from vethd.pairs.resume import resumed_counters
 from vethd.pairs.workers import Workers
+
+
+class Desk(Protocol):
+    """Who hands on rtnetlink's news: newsdesk.NewsDesk."""
+
+    def placed(self, key: LinkKey, pair: LivePair, side: Side) -> None:
+        """Hand on the news of that link from now on."""
+
+    def left(self, key: LinkKey, pair: LivePair) -> None:
+        """Hand on no more news of that link, if they were pair's."""
 
 
 class Owner(Protocol):
@@ -45,11 +57,9 @@ class Owner(Protocol):
     hub: EventHub
     workers: Workers
 
-    def placed(self, key: LinkKey, pair: LivePair, side: Side) -> None:
-        """Hand on the news of that link from now on."""
-
-    def left(self, key: LinkKey) -> None:
-        """Hand on no more news of that link."""
+    @property
+    def desk(self) -> Desk:
+        """Who hands on rtnetlink's news."""
 
     def ended(self, pair: LivePair, reason: str) -> None:
         """Bury the pair: one of its ends is gone."""
@@ -69,6 +79,9 @@ class LivePair:
         self._owner = owner
         self._state = PairState()
         self._ending = False
+        self._moving = 0
+        self._arrived = asyncio.Event()
+        self._arrived.set()
         self._base = [Counters(), Counters()]
 
     def start(self, engine: Engine, rx_checksum: RxChecksum) -> None:
@@ -76,10 +89,10 @@ class LivePair:
         self.wire = self._join(engine)
         self.set_rx_checksum(rx_checksum)
         for side in (Side.FAR, Side.NEAR):
-            self._owner.placed(self.links[side].place.key, self, side)
+            self._owner.desk.placed(self.links[side].place.key, self, side)
             self._feed(Event(Kind.CREATED, side))
-            self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
         for side in Side:
+            self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
             self._catch_up(side, self.links[side].state)
             self._owner.spawn(self._follow(side, placed=True))
         self._learn_masters()
@@ -90,8 +103,8 @@ class LivePair:
         self.wire = self._join(engine, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
         self.set_rx_checksum(record.spec.rx_checksum or "verify")
         for side in Side:
-            self._base[side] = _resumed(record.ends[side], self.links[side], self.links[side.other])
-            self._owner.placed(self.links[side].place.key, self, side)
+            self._base[side] = resumed_counters(record.ends[side], self.links[side], self.links[side.other])
+            self._owner.desk.placed(self.links[side].place.key, self, side)
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
             self._feed(Event(Kind.CARRIER, side, int(self.links[side].state.carrier)))
         for side in Side:
@@ -131,12 +144,14 @@ class LivePair:
         if not state.deleted:
             self._learn(side, state)
             return
-        self._owner.left(link.place.key)
+        self._owner.desk.left(link.place.key, self)
         if state.new_nsid is None:
             self._gone(side)
         else:
             self._feed(Event(Kind.MOVED, side))
-            self._owner.spawn(self._follow(side))
+            self._moving += 1
+            self._arrived.clear()
+            self._owner.spawn(self._arrive(side))
 
     def _learn(self, side: Side, state: LinkState) -> None:
         """Act on what differs from what we knew of the end at side."""
@@ -158,8 +173,9 @@ class LivePair:
     def end(self) -> None:
         """Stop forwarding and listening; the devices are the caller's to bury. Twice is once."""
         self._ending = True
+        self._arrived.set()
         for link in self.links:
-            self._owner.left(link.place.key)
+            self._owner.desk.left(link.place.key, self)
         if self.wire is not None:
             self.wire.close()
 
@@ -196,6 +212,7 @@ class LivePair:
             self._carry_out(effect)
         if self.carrier != had_carrier and not self._ending:
             self._owner.hub.tell("carrier_on" if self.carrier else "carrier_off", pair=self.id)
+            self._owner.spawn(self._settle())
 
     def _carry_out(self, effect: Effect) -> None:
         if self.wire is None or self._ending:  # the fds may be somebody else's by now
@@ -213,6 +230,18 @@ class LivePair:
             case DeleteLink(side):
                 self._owner.ended(self, f"{self.links[side.other].state.name} is gone")
 
+    async def arrived(self) -> None:
+        """Wait until we know where every end is that is known to have moved."""
+        await self._arrived.wait()
+
+    async def _arrive(self, side: Side) -> None:
+        try:
+            await self._follow(side)
+        finally:
+            self._moving -= 1
+            if not self._moving:
+                self._arrived.set()
+
     async def _follow(self, side: Side, *, placed: bool = False) -> None:
         """Find the device that moved, and take up its news where it is; with placed they are taken up already.
 
@@ -229,11 +258,11 @@ class LivePair:
                 if placed and place.key == link.place.key:
                     break
                 if placed:  # it moved on, unheard
-                    self._owner.left(link.place.key)
+                    self._owner.desk.left(link.place.key, self)
                     self._feed(Event(Kind.MOVED, side))
                 link.place = place._replace(state=link.state)
                 link.label = await self._owner.workers.chore(netns.label, place.netns_inode, nursery.own_inode)
-                self._owner.placed(place.key, self, side)
+                self._owner.desk.placed(place.key, self, side)
                 self._tell("link_moved", side)
                 placed = True
         except VethError:
@@ -241,6 +270,12 @@ class LivePair:
         if link.news == news:
             self._learn(side, place.state)
         await self._publish(side.other)
+
+    async def _settle(self) -> None:
+        """Have the kernel act on a new carrier now: for a TAP its link watch may take a second to tell the qdisc."""
+        for link in self.links:
+            with suppress(VethError):
+                await self._owner.workers.chore(self._owner.workers.nursery.locate, link.tap)
 
     async def _learn_master(self, side: Side) -> None:
         link, nursery = self.links[side], self._owner.workers.nursery
@@ -263,22 +298,3 @@ class LivePair:
     def _tell(self, event: Any, side: Side, detail: str = "") -> None:
         link = self.links[side]
         self._owner.hub.tell(event, pair=self.id, link=link.state.name, netns=link.label, detail=detail)
-
-
-def _resumed(record: EndRecord, sender: Link, receiver: Link) -> Counters:
-    """Give a direction's counters as a predecessor left them.
-
-    The kernel counts a frame as sent when it is read, and as received when it is written: after a kill, too. What
-    was read and not written, and died uncounted with the process, is not invented: read is what is accounted for.
-    """
-    forwarded = receiver.state.counters
-    drops = tuple(record.drops)
-    lost_bytes = max(sender.state.counters.tx_bytes - forwarded.rx_bytes, 0) if any(drops) else 0
-    return Counters(
-        read=forwarded.rx_packets + sum(drops),
-        read_bytes=forwarded.rx_bytes + lost_bytes,
-        forwarded=forwarded.rx_packets,
-        forwarded_bytes=forwarded.rx_bytes,
-        drops=drops,
-        write_errors=record.write_errors,
-    )

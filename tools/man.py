@@ -1,12 +1,11 @@
-"""Writes the man pages out of the commands' own help: `python -m vethd.control.man DIR`.
+"""Writes the man pages out of the commands' own help: `tools/man.py DIR`, with the environment's python.
 
-vethctl.1 is the whole, vethctl-add.1 and its like are the commands, vethd.8 is the daemon where it can be
-imported. The pages hold no date: the same source makes the same pages.
+vethctl.1 is the whole, vethctl-add.1 and its like are the commands, vethd.8 is the daemon. The pages hold no
+date: the same source makes the same pages.
 """
 
 from __future__ import annotations
 
-import importlib
 import re
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,8 @@ from vethd import __version__
 from vethd.control.cli import EXIT_STATUS
 from vethd.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE
 from vethd.control.main import PROG, cli
+from vethd.daemon.main import cli as daemon
 
-DAEMON = "vethd.daemon.main"
 DAEMON_PROG = "vethd"
 DAEMON_SUMMARY = "veth in userspace: pairs of TAP devices that behave like veth"
 
@@ -55,9 +54,7 @@ def pages() -> Iterator[tuple[str, str]]:
             *_see_also([f"{PROG}(1)", "vethd(8)"]),
         ]
         yield f"{title}.1", _text(lines)
-    daemon = _daemon_command()
-    if daemon is not None:
-        yield f"{DAEMON_PROG}.8", _text(_daemon_page(daemon))
+    yield f"{DAEMON_PROG}.8", _text(_daemon_page(daemon))
 
 
 def write(directory: Path) -> list[Path]:
@@ -91,15 +88,6 @@ def _daemon_page(daemon: click.Command) -> list[str]:
     if daemon.epilog:
         lines += [".SH NOTES", *_paragraphs(daemon.epilog)]
     return [*lines, *_see_also([f"{PROG}(1)", "ip-link(8)", "veth(4)"])]
-
-
-def _daemon_command() -> click.Command | None:
-    """Find the daemon's click command by name: control/ does not depend on daemon/, nor need it be installed."""
-    try:
-        module = importlib.import_module(DAEMON)
-    except ImportError:
-        return None
-    return next((value for value in vars(module).values() if isinstance(value, click.Command)), None)
 
 
 def _head(title: str, section: int, summary: str) -> list[str]:
@@ -198,7 +186,7 @@ def main() -> None:
             for path in write(Path(directory)):
                 click.echo(path)
         case _:
-            click.echo("usage: python -m vethd.control.man DIR", err=True)
+            click.echo("usage: man.py DIR", err=True)
             sys.exit(2)
 
 

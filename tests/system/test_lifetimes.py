@@ -1,0 +1,439 @@
+"""Who made a pair decides how long it lives: config, run time, saved; and the daemon's own life: stop, kill, start."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.kernel.lib import Net
+from tests.lib.daemon import UnixConnection
+from tests.lib.lab import End, Lab, Wire
+from tests.lib.netns import Netns
+from tests.lib.site import Site, fd_call, toml_pair, up
+from tests.lib.site import site as make_site
+from tests.lib.sockets import ping
+from tests.lib.wait import wait_until
+
+Place = tuple[Site, Lab]
+
+
+@pytest.fixture
+def place(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
+    with make_site(tmp_path) as made:
+        yield made
+
+
+def alive(wire: Wire, net: str = "10.9.0") -> None:
+    """Prove that the pair forwards."""
+    near, far = up(wire, net)
+    ping(wire.a.netns, near, wire.b.netns, far)
+
+
+def spec(a: str, b: str) -> dict[str, object]:
+    return {"name": "va", "netns": a, "up": True, "peer": {"name": "vb", "netns": b}}
+
+
+# --- declared
+
+
+def test_declared_pair_waits_for_its_netns(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    b.delete()
+    site.configure(toml_pair(("va", a.name), ("vb", b.name)))
+    site.start()
+    pair = site.wait_state("va", "waiting")
+    assert b.name in pair["reason"]
+    assert (pair["source"], pair["links"]) == ("config", [])
+    health = site.daemon.request("GET", "/v1/health")[1]
+    assert (health["pairs"], health["waiting"]) == (0, 1)
+    status, body = site.daemon.request("PATCH", f"/v1/pairs/{pair['id']}", b'{"mtu": 1400}')
+    assert (status, body["code"]) == (404, "ENODEV")
+    assert b.name in body["message"]
+    assert a.names() == set()
+    Netns.create(b.name)
+    pair = site.wait_state("va", "alive")
+    assert pair["reason"] == ""
+    alive(lab.wire(a, b))
+
+
+def test_declared_pair_follows_its_netns(place: Place) -> None:
+    """The netns dies, and both ends; it returns, and so do they: near or far, again and again."""
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.configure(toml_pair(("va", a.name), ("vb", b.name)))
+    site.start()
+    for doomed, other in ((b, a), (a, b), (b, a)):
+        site.wait_state("va", "alive")
+        alive(lab.wire(a, b))
+        doomed.delete()
+        wait_until(lambda other=other: other.names() == set(), what="the other end's end")  # type: ignore[misc]
+        site.wait_state("va", "waiting")
+        Netns.create(doomed.name)
+    site.wait_state("va", "alive")
+    alive(lab.wire(a, b))
+
+
+def test_netns_replaced_at_once(place: Place) -> None:
+    """A namespace of the same name, made before anybody has noticed that the old one is gone, is another one."""
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.configure(toml_pair(("va", a.name), ("vb", b.name)))
+    site.start()
+    for _ in range(5):
+        site.wait_state("va", "alive")
+        before = lab.wire(a, b).a.link.ifindex
+        b.delete()
+        Netns.create(b.name)
+        wait_until(lambda: b.names() == {"vb"}, what="vb in the new namespace")
+        lab.wire(a, b).a.wait(lambda link, before=before: link.ifindex != before)  # type: ignore[misc]
+    site.wait_state("va", "alive")
+    alive(lab.wire(a, b))
+
+
+def test_declared_pair_deleted_by_hand_stays_away_until_a_reload(place: Place) -> None:
+    site, lab = place
+    a, b, late = lab.netns("a"), lab.netns("b"), lab.netns("late")
+    late.delete()
+    declared = toml_pair(("va", a.name), ("vb", b.name)) + toml_pair(("vc", late.name), ("vd", late.name))
+    site.configure(declared)
+    site.start()
+    site.wait_state("va", "alive")
+    a.ip("link del va")
+    wait_until(lambda: "reload" in site.pair("va")["reason"])
+    assert site.pair("va")["state"] == "waiting"
+    assert b.names() == set()
+    # whatever wakes the daemon to try again makes the other one, and not this
+    Netns.create(late.name)
+    site.wait_state("vc", "alive")
+    assert site.pair("va")["state"] == "waiting"
+    assert a.names() == set()
+    site.hang_up()
+    site.wait_state("va", "alive")
+    alive(lab.wire(a, b))
+
+
+def test_deletion_by_hand_holds_whatever_wakes_the_daemon(place: Place) -> None:
+    """Also while namespaces come and go, each a reason to try again, in the very moment of the deletion."""
+    site, lab = place
+    a, b, storm = lab.netns("a"), lab.netns("b"), Netns(f"{lab.netns('x').name}y")
+    site.configure(toml_pair(("va", a.name), ("vb", b.name)))
+    site.start()
+    for _ in range(5):
+        site.wait_state("va", "alive")
+        stop = threading.Event()
+
+        def blow(stop: threading.Event = stop) -> None:
+            while not stop.is_set():
+                Netns.create(storm.name)
+                storm.delete()
+
+        thread = threading.Thread(target=blow)
+        thread.start()
+        try:
+            a.ip("link del va")
+            reason = "a reload makes it again"
+            wait_until(lambda: reason in site.pair("va")["reason"], what="held")  # noqa: B023 - not kept
+        finally:
+            stop.set()
+            thread.join()
+        assert site.pair("va")["state"] == "waiting"
+        assert a.names() | b.names() == set()
+        assert site.reload()["created"] == 0
+
+
+def test_declared_pair_waits_while_its_name_is_taken(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    a.ip("link add va type bridge")
+    site.configure(toml_pair(("va", a.name), ("vb", b.name)))
+    site.start()
+    assert "exists" in site.wait_state("va", "waiting")["reason"]
+    assert (a.names(), b.names()) == ({"va"}, set())
+    a.ip("link del va")
+    site.wait_state("va", "alive")
+    alive(lab.wire(a, b))
+
+
+# --- run time
+
+
+def test_run_time_pair_dies_for_good(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.start()
+    site.post(spec(a.name, b.name))
+    b.delete()
+    wait_until(lambda: not site.daemon.pairs(), what="the pair's end")
+    assert a.names() == set()
+    Netns.create(b.name)
+    site.post({"name": "vc", "netns": b.name, "peer": {"name": "vd", "netns": b.name}})
+    assert b.names() == {"vc", "vd"}
+    assert len(site.daemon.pairs()) == 1
+
+
+def test_run_time_pair_goes_with_the_daemon(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.start()
+    site.post(spec(a.name, b.name))
+    site.stop()
+    assert (a.names(), b.names()) == (set(), set())
+    site.start()
+    assert site.daemon.pairs() == []
+
+
+# --- saved
+
+
+def test_saved_pair_comes_back(place: Place) -> None:
+    """As it was when it was saved, whoever had changed it."""
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.start()
+    site.post({**spec(a.name, b.name), "rx_checksum": "trust", "group": 7})
+    wire = lab.wire(a, b)
+    wire.b.up()
+    wire.a.set("mtu 1400", "txqueuelen 77")
+    wire.b.set("address 02:00:00:00:00:99", "name vz")
+    wire.b.name = "vz"
+    wait_until(lambda: site.pair("va")["links"][1]["address"] == "02:00:00:00:00:99")
+    status, saved = site.daemon.request("POST", "/v1/save")
+    assert (status, saved["pairs"]) == (200, 1)
+    assert site.pair("va")["source"] == "saved"
+    before = [wire.a.link, wire.b.link]
+    site.stop()
+    assert (a.names(), b.names()) == (set(), set())
+    site.start()
+    pair = site.wait_state("va", "alive")
+    assert (pair["source"], pair["rx_checksum"]) == ("saved", "trust")
+    for was, now in zip(before, (wire.a.link, wire.b.link), strict=True):
+        for key in ("name", "address", "mtu", "txqueuelen", "group", "up"):
+            assert getattr(now, key) == getattr(was, key), key
+    alive(wire)
+
+
+def test_saved_pair_that_changed_is_saved_again(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.start()
+    site.post(spec(a.name, b.name))
+    wire = lab.wire(a, b)
+    site.daemon.request("POST", "/v1/save")
+    assert site.daemon.request("PATCH", site.daemon.link_path("vb", b.name), b'{"txqueuelen": 55}')[0] == 200
+    wire.a.set("mtu 1400")
+    wait_until(lambda: site.pair("va")["links"][0]["mtu"] == 1400)
+    assert site.daemon.request("POST", "/v1/save")[1]["pairs"] == 1
+    site.stop()
+    site.start()
+    site.wait_state("va", "alive")
+    assert (wire.a.link.mtu, wire.b.link.txqueuelen) == (1400, 55)
+
+
+def test_saved_pair_that_was_deleted_stays_away(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.start()
+    site.post(spec(a.name, b.name))
+    site.post({"name": "vc", "netns": a.name, "peer": {"name": "vd", "netns": b.name}})
+    assert site.daemon.request("POST", "/v1/save")[1]["pairs"] == 2
+    assert site.daemon.request("DELETE", site.daemon.link_path("vb", b.name))[0] == 204
+    site.stop()
+    site.start()
+    site.wait_state("vc", "alive")
+    assert [pair["spec"]["name"] for pair in site.daemon.pairs()] == ["vc"]
+    assert a.names() == {"vc"}
+
+
+def test_saved_pair_waits_as_a_declared_one(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.start()
+    site.post(spec(a.name, b.name))
+    site.daemon.request("POST", "/v1/save")
+    b.delete()
+    site.wait_state("va", "waiting")
+    site.stop()
+    site.start()
+    assert b.name in site.wait_state("va", "waiting")["reason"]
+    Netns.create(b.name)
+    site.wait_state("va", "alive")
+    lab.wire(a, b).b.up()
+    alive(lab.wire(a, b))
+
+
+def test_save_in_a_netns_without_a_name_saves_nothing(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.start()
+    site.post({"name": "vc", "netns": a.name, "peer": {"name": "vd", "netns": b.name}})
+    net = Net()
+    status, _ = fd_call(site.socket, "POST", "/v1/pairs", spec(a.name, "fd:0"), [net.fd])
+    assert status == 201
+    status, body = site.daemon.request("POST", "/v1/save")
+    assert (status, body["code"]) == (400, "EOPNOTSUPP")
+    assert "vb" in body["message"]
+    assert "without a name" in body["message"]
+    assert {pair["source"] for pair in site.daemon.pairs()} == {"runtime"}
+    assert not (site.state / "pairs.json").exists()
+    net.let_go()
+    wait_until(lambda: a.names() == {"vc"})
+    assert site.daemon.request("POST", "/v1/save")[1]["pairs"] == 1
+
+
+def test_save_that_cannot_write_saves_nothing(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.state.write_text("a file where the directory should be")
+    site.start()
+    site.post(spec(a.name, b.name))
+    status, body = site.daemon.request("POST", "/v1/save")
+    assert status >= 400
+    assert str(site.state) in body["message"]
+    assert site.pair("va")["source"] == "runtime"
+
+
+@pytest.mark.parametrize("text", ["{", '{"pair": [{"name": "va"}, {"name": "vc", "address": "nonsense"}]}'])
+def test_bad_state_file_is_told_and_keeps_nobody_down(place: Place, text: str) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.state.mkdir()
+    (site.state / "pairs.json").write_text(text)
+    site.configure(toml_pair(("va", a.name), ("vb", b.name)))
+    site.start()
+    site.wait_state("va", "alive")
+    alive(lab.wire(a, b))
+    assert str(site.state / "pairs.json") in site.daemon.log.read_text()
+    assert (site.state / "pairs.json").read_text() == text
+
+
+# --- the daemon's own life
+
+
+def test_sigterm_ends_within_seconds_whoever_is_connected(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.configure(toml_pair(("va", a.name), ("vb", b.name)))
+    site.start()
+    site.wait_state("va", "alive")
+    deaf = UnixConnection(site.socket)
+    deaf.request("GET", "/v1/events")
+    response = deaf.getresponse()
+    mute, stream = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    mute.connect(str(site.socket))
+    mute.send(b"POST /v1/pairs HTTP/1.1\r\nContent-Le")
+    stream.connect(f"{site.socket}.fd")
+    lab.wire(a, b).a.netns.ip(*(f"link set dev va mtu {1400 + n % 2}" for n in range(4000)))
+    begin = time.monotonic()
+    site.stop()
+    assert time.monotonic() - begin < 4.0
+    for sock in (mute, stream):
+        sock.close()
+    response.close()
+    deaf.close()
+    assert (a.names(), b.names()) == (set(), set())
+    assert sorted(path.name for path in site.directory.iterdir()) == ["vethd.log", "vethd.toml"]
+
+
+def test_sigterm_ends_events_in_good_order(place: Place) -> None:
+    """A listener sees the end of the stream, not a broken one."""
+    site, _ = place
+    site.start()
+    listener = UnixConnection(site.socket)
+    listener.request("GET", "/v1/events")
+    response = listener.getresponse()
+    site.stop()
+    assert response.read() == b""
+    listener.close()
+
+
+def test_killed_daemon_leaves_only_files_that_the_next_takes_over(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.configure(toml_pair(("va", a.name), ("vb", b.name)))
+    site.start()
+    site.wait_state("va", "alive")
+    site.kill()
+    assert site.socket.is_socket(), "stale"
+    wait_until(lambda: a.names() | b.names() == set(), what="devices gone with their fds")
+    site.start()
+    site.wait_state("va", "alive")
+    alive(lab.wire(a, b))
+    assert fd_call(site.socket, "GET", "/v1/health")[1]["pid"] == site.daemon.pid
+
+
+def test_second_daemon_is_refused_and_the_first_unharmed(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    site.configure(toml_pair(("va", a.name), ("vb", b.name)))
+    site.start()
+    site.wait_state("va", "alive")
+    before = (site.socket.stat().st_ino, lab.wire(a, b).a.link.ifindex)
+    done = site.run("--socket", str(site.socket), "--config", str(site.config))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"vethd: listen: another vethd serves {site.socket}\n"
+    assert (site.socket.stat().st_ino, lab.wire(a, b).a.link.ifindex) == before
+    assert fd_call(site.socket, "GET", "/v1/health")[1]["pid"] == site.daemon.pid
+    alive(lab.wire(a, b))
+
+
+@pytest.mark.parametrize("what", ["file", "directory", "no parent", "too long"])
+def test_socket_path_that_cannot_be(place: Place, tmp_path: Path, what: str) -> None:
+    """One sentence, and whatever is there stays as it is."""
+    site, _ = place
+    path = tmp_path / "in-the-way"
+    if what == "file":
+        path.write_text("mine")
+    elif what == "directory":
+        path.mkdir()
+    elif what == "no parent":
+        (tmp_path / "file").write_text("mine")
+        path = tmp_path / "file" / "sock"
+    else:
+        path = tmp_path / ("x" * 120)
+    before = sorted(os.listdir(tmp_path))  # noqa: PTH208 - names are what is compared
+    done = site.run("--socket", str(path), "--config", str(site.config))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("vethd: listen: ")
+    assert done.stderr.count("\n") == 1
+    assert sorted(os.listdir(tmp_path)) == before  # noqa: PTH208 - names are what is compared
+
+
+def test_mode_and_group_of_the_sockets(place: Place) -> None:
+    site, _ = place
+    site.configure('socket_mode = "0604"\nsocket_group = "daemon"')
+    site.start()
+    for path in (site.socket, Path(f"{site.socket}.fd")):
+        assert path.stat().st_mode & 0o777 == 0o604
+        assert path.group() == "daemon"
+
+
+def test_group_that_is_not(place: Place) -> None:
+    site, _ = place
+    site.configure('socket_group = "no-such-group"')
+    done = site.run("--socket", str(site.socket), "--config", str(site.config))
+    assert done.returncode == 1
+    assert done.stderr == "vethd: listen: socket_group: no group 'no-such-group'\n"
+    assert [path.name for path in site.directory.iterdir()] == ["vethd.toml"]
+
+
+def test_a_netns_as_home_is_not_pinned(place: Place) -> None:
+    """Where the daemon lives it makes devices without a move, and finds them by an empty name."""
+    site, lab = place
+    b = lab.netns("b")
+    site.configure(toml_pair(("va", ""), ("vb", b.name)))
+    site.start()
+    pair = site.wait_state("va", "alive")
+    assert [link["netns"] for link in pair["links"]] == ["", b.name]
+    alive(Wire(End(site.home, "va"), End(b, "vb")))
+    site.daemon.process.send_signal(signal.SIGTERM)
+    assert site.daemon.process.wait(10) == 0
+    site.running = False
+    assert site.home.names() == set()

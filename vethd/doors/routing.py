@@ -1,0 +1,105 @@
+"""What a request is, what a reply is, and which status says which errno: common to both sockets."""
+
+from __future__ import annotations
+
+import errno
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from urllib.parse import unquote
+
+from vethd.pairs.declared import Declared
+from vethd.pairs.manager import Manager
+
+BODY_MAX = 64 << 10
+"""Bytes of a request body; a pair with every attribute said is under 4 KiB."""
+
+STATUS = {
+    errno.EINVAL: 400,
+    errno.ERANGE: 400,
+    errno.EADDRNOTAVAIL: 400,
+    errno.EOPNOTSUPP: 400,
+    errno.ENOTCONN: 400,
+    errno.EBADF: 400,
+    errno.EPERM: 403,
+    errno.EACCES: 403,
+    errno.ENOENT: 404,
+    errno.ENODEV: 404,
+    errno.ESRCH: 404,
+    errno.EEXIST: 409,
+    errno.EBUSY: 409,
+    errno.ENOTUNIQ: 409,
+    errno.E2BIG: 413,
+}
+
+
+@dataclass
+class Api:
+    """What the operations work on. reload is None where there is no config to read again."""
+
+    manager: Manager
+    declared: Declared
+    reload: Callable[[], Awaitable[dict[str, int]]] | None = None
+    started: float = field(default_factory=time.monotonic)
+
+
+class Call(NamedTuple):
+    """One request, its path's variables taken out. fds stay the door's to close."""
+
+    api: Api
+    path: Mapping[str, str]
+    query: Mapping[str, str]
+    body: Any
+    fds: Sequence[int] | None
+
+
+class Reply(NamedTuple):
+    """What to answer: a status, and a body to encode as JSON, or none."""
+
+    status: int
+    body: Any = None
+
+
+Handler = Callable[[Call], Awaitable[Any]]
+
+
+class Route(NamedTuple):
+    """One operation: where it is, what it takes, what it gives. {name} in the path is a variable."""
+
+    method: str
+    path: str
+    handler: Handler
+    body: Any
+    reply: Any
+    status: int = 200
+
+
+class NotFoundError(Exception):
+    """No such path, or no such method on it."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        self.status = status
+        self.code = code
+        super().__init__(message)
+
+
+def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, dict[str, str]]:
+    """Find the route, and its path's variables; path is still percent-encoded, as names may hold anything but a slash.
+
+    Raises NotFoundError.
+    """
+    parts = path.split("/")
+    methods = []
+    for route in routes:
+        pattern = route.path.split("/")
+        if len(pattern) != len(parts):
+            continue
+        pairs = list(zip(pattern, parts, strict=True))
+        if all(want == part or want.startswith("{") for want, part in pairs):
+            if route.method == method:
+                return route, {want[1:-1]: unquote(part) for want, part in pairs if want.startswith("{")}
+            methods.append(route.method)
+    if methods:
+        raise NotFoundError(405, "METHOD", f"{path} takes {' and '.join(methods)}, not {method}")
+    raise NotFoundError(404, "PATH", f"no such path: {path}")

@@ -1,0 +1,83 @@
+"""Hand rtnetlink's news to the pairs that they are about, and see to it that none is missed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+import structlog
+
+from vethd.kernel.linkstate import LinkState
+from vethd.kernel.watcher import LinkKey, Watcher
+from vethd.model.errors import VethError
+from vethd.model.state import Side
+from vethd.pairs.describe import account_drops
+from vethd.pairs.pair import LivePair
+from vethd.pairs.workers import Workers
+
+log = structlog.get_logger()
+
+
+class NewsDesk:
+    """Knows which link is whose. Use on the loop; close() at the end."""
+
+    def __init__(self, workers: Workers, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
+        """Begin to listen; spawn runs a task that is not forgotten. Raises VethError."""
+        self._workers = workers
+        self._spawn = spawn
+        self._index: dict[LinkKey, tuple[LivePair, Side]] = {}
+        self._watcher = Watcher(self._index.__contains__, self._news, self._lost)
+        self._watcher.start(asyncio.get_running_loop())
+
+    def placed(self, key: LinkKey, pair: LivePair, side: Side) -> None:
+        """Hand on the news of that link from now on."""
+        self._index[key] = (pair, side)
+
+    def left(self, key: LinkKey, pair: LivePair) -> None:
+        """Hand on no more news of that link, if they were pair's."""
+        if key in self._index and self._index[key][0] is pair:
+            del self._index[key]
+
+    def catch_up(self) -> None:
+        """Deliver all that the kernel has said until now."""
+        self._watcher.catch_up()
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._watcher.close()
+
+    def _news(self, key: LinkKey, state: LinkState) -> None:
+        pair, side = self._index[key]
+        had_carrier = pair.carrier
+        pair.news(side, state)
+        if pair.carrier != had_carrier and any(link.filter is None for link in pair.links):
+            self._spawn(self._sample(pair))
+
+    async def _sample(self, pair: LivePair) -> None:
+        """Close the books of a carrier epoch; only where no tun filter counts."""
+        survey = await self._workers.chore(self._workers.nursery.survey, [link.tap for link in pair.links])
+        for side in Side:
+            account_drops(pair, side, survey.get(pair.links[side].place.key, pair.links[side].state))
+
+    def _lost(self) -> None:
+        """Read everything anew: rtnetlink had more to say than its buffer held."""
+        log.warning("rtnetlink overflowed, reading all links anew")
+        self._spawn(self._resync())
+
+    async def _resync(self) -> None:
+        heard = {key: pair.links[side].news for key, (pair, side) in self._index.items()}
+        taps = [pair.links[side].tap for pair, side in self._index.values()]
+        survey = await self._workers.chore(self._workers.nursery.survey, taps)
+        for key, news in heard.items():
+            if key not in self._index:
+                continue
+            pair, side = self._index[key]
+            if key in survey and pair.links[side].news == news:
+                self._news(key, survey[key])
+            elif key not in survey:  # moved while nobody listened, or dead: then the engine tells
+                with suppress(VethError):
+                    place = await self._workers.chore(self._workers.nursery.locate, pair.links[side].tap)
+                    if self._index.get(key) == (pair, side) and place.key != key:
+                        self._news(key, pair.links[side].state._replace(deleted=True, new_nsid=place.key[0]))
