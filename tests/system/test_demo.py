@@ -9,8 +9,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -69,16 +69,37 @@ class Demo:
                 return
         raise AssertionError(f"it ended before {word}: {self.process.communicate()[1]}")
 
+    def kill(self) -> None:
+        """Make sure that nothing of it runs on, whatever a test made of it."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
     def end(self) -> tuple[int, str, str]:
         """Wait for its end; give exit status, stdout and stderr. Raises AssertionError where it left anything."""
         try:
             out, err = self.process.communicate(timeout=RUN_S)
         except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.communicate()
+            self.kill()
             raise AssertionError(f"not within {RUN_S} s: {self.out}") from None
         assert traces(self.tmp_path) <= self.before
         return self.process.returncode, self.out + out, err
+
+
+Start = Callable[..., Demo]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Give the function that starts a demo by its command."""
+    with ExitStack() as stack:
+
+        def started(*argv: str) -> Demo:
+            demo = Demo(tmp_path, argv)
+            stack.callback(demo.kill)
+            return demo
+
+        yield started
 
 
 def check_shown(out: str) -> None:
@@ -121,40 +142,40 @@ def everybodys(tmp_path: Path, tun_mode: int = 0o666) -> list[str]:
 
 
 @pytest.mark.parametrize("prefix", [(), ROOTLESS], ids=["root", "rootless"])
-def test_demo(tmp_path: Path, prefix: tuple[str, ...]) -> None:
-    code, out, err = Demo(tmp_path, [*prefix, *DEMO]).end()
+def test_demo(start: Start, prefix: tuple[str, ...]) -> None:
+    code, out, err = start(*prefix, *DEMO).end()
     assert (code, err) == (0, "")
     check_shown(out)
     assert ("rootless yes" if prefix else "rootless no") in out
 
 
-def test_demo_by_nobody(tmp_path: Path) -> None:
-    code, out, err = Demo(tmp_path, [*everybodys(tmp_path), *AS_NOBODY, *ROOTLESS, *DEMO]).end()
+def test_demo_by_nobody(tmp_path: Path, start: Start) -> None:
+    code, out, err = start(*everybodys(tmp_path), *AS_NOBODY, *ROOTLESS, *DEMO).end()
     assert (code, err) == (0, "")
     check_shown(out)
 
 
 @pytest.mark.parametrize("prefix", [(), ROOTLESS], ids=["root", "rootless"])
-def test_make_demo(tmp_path: Path, prefix: tuple[str, ...]) -> None:
-    code, out, err = Demo(tmp_path, [*prefix, "make", "--no-print-directory", "-C", str(REPO), "demo"]).end()
+def test_make_demo(start: Start, prefix: tuple[str, ...]) -> None:
+    code, out, err = start(*prefix, "make", "--no-print-directory", "-C", str(REPO), "demo").end()
     assert (code, err) == (0, "")
     check_shown(out)
 
 
-def test_without_iperf3(tmp_path: Path) -> None:
+def test_without_iperf3(tmp_path: Path, start: Start) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("ip", "nsenter", "ping"):
         (programs / name).symlink_to(str(shutil.which(name)))
-    code, out, err = Demo(tmp_path, ["env", f"PATH={programs}", *DEMO]).end()
+    code, out, err = start("env", f"PATH={programs}", *DEMO).end()
     assert (code, err) == (0, "")
     check_shown(out)
     assert "iperf3 is not installed" in out
 
 
 @pytest.mark.parametrize("stage", ["vethd", "pair", "ping", "TCP", "vb down"])
-def test_ctrl_c(tmp_path: Path, stage: str) -> None:
-    demo = Demo(tmp_path, DEMO)
+def test_ctrl_c(start: Start, stage: str) -> None:
+    demo = start(*DEMO)
     demo.read_until(stage)
     os.killpg(demo.process.pid, signal.SIGINT)  # as a terminal does: to the demo and to what it runs
     code, _out, err = demo.end()
@@ -162,23 +183,23 @@ def test_ctrl_c(tmp_path: Path, stage: str) -> None:
     assert err.strip() == "demo: SIGINT: all that it made is removed"
 
 
-def test_ctrl_c_before_anything_is_shown(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, DEMO)
+def test_ctrl_c_before_anything_is_shown(tmp_path: Path, start: Start) -> None:
+    demo = start(*DEMO)
     wait_until(lambda: any("configs/demo" in trace for trace in traces(tmp_path)), RUN_S)
     os.killpg(demo.process.pid, signal.SIGINT)
     assert demo.end()[0] == 128 + signal.SIGINT
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_signals(tmp_path: Path, number: signal.Signals) -> None:
-    demo = Demo(tmp_path, [*ROOTLESS, *DEMO])
+def test_signals(start: Start, number: signal.Signals) -> None:
+    demo = start(*ROOTLESS, *DEMO)
     demo.read_until("ping")
     os.kill(demo.process.pid, number)
     assert demo.end()[0] == 128 + number
 
 
-def test_a_second_ctrl_c_does_not_disturb_the_cleaning_up(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, DEMO)
+def test_a_second_ctrl_c_does_not_disturb_the_cleaning_up(start: Start) -> None:
+    demo = start(*DEMO)
     demo.read_until("ping")
     while demo.process.poll() is None:
         os.killpg(demo.process.pid, signal.SIGINT)
@@ -187,8 +208,8 @@ def test_a_second_ctrl_c_does_not_disturb_the_cleaning_up(tmp_path: Path) -> Non
     assert demo.end()[0] == 128 + signal.SIGINT
 
 
-def test_daemon_killed_midway(tmp_path: Path) -> None:
-    demo = Demo(tmp_path, DEMO)
+def test_daemon_killed_midway(start: Start) -> None:
+    demo = start(*DEMO)
     demo.read_until("TCP")
     pid = int(re.findall(r"PID ([0-9]+)", demo.out)[0])
     os.kill(pid, signal.SIGKILL)
@@ -199,19 +220,19 @@ def test_daemon_killed_midway(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("prefix", [(), ROOTLESS], ids=["root", "rootless"])
-def test_without_tun(tmp_path: Path, prefix: tuple[str, ...]) -> None:
-    code, out, err = Demo(tmp_path, [*WITHOUT_TUN, *prefix, *DEMO]).end()
+def test_without_tun(start: Start, prefix: tuple[str, ...]) -> None:
+    code, out, err = start(*WITHOUT_TUN, *prefix, *DEMO).end()
     assert (code, out) == (1, "")
     assert err == "demo: there is no /dev/net/tun: run `modprobe tun`, or give this container the device\n"
 
 
-def test_tun_of_another_user(tmp_path: Path) -> None:
-    code, out, err = Demo(tmp_path, [*everybodys(tmp_path, 0o600), *AS_NOBODY, *ROOTLESS, *DEMO]).end()
+def test_tun_of_another_user(tmp_path: Path, start: Start) -> None:
+    code, out, err = start(*everybodys(tmp_path, 0o600), *AS_NOBODY, *ROOTLESS, *DEMO).end()
     assert (code, out) == (1, "")
     assert err == "demo: this user may not open /dev/net/tun: run as root, or make it 0666 as udev does\n"
 
 
-def test_without_rights(tmp_path: Path) -> None:
-    code, out, err = Demo(tmp_path, [*everybodys(tmp_path), *AS_NOBODY, *DEMO]).end()
+def test_without_rights(tmp_path: Path, start: Start) -> None:
+    code, out, err = start(*everybodys(tmp_path), *AS_NOBODY, *DEMO).end()
     assert (code, out) == (1, "")
     assert err == "demo: this user may not make namespaces: run as root, or `unshare -Urn make demo`\n"

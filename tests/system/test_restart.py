@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.lib.service import CONTROL, VETHD, Service
 from tests.lib.systemd_box import SystemdBox, systemd_box_fixture
 from tests.lib.wait import wait_until
-from tests.system.test_systemd import CONTROL, VETHD, Service
 
 __all__ = ["systemd_box_fixture"]
 

@@ -7,34 +7,27 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.lib.daemon import UnixConnection
+from tests.lib.service import ACTIVE_S, CONTROL, VETHD, Service
 from tests.lib.systemd_box import (
     REPO,
     SystemdBox,
     inhabitants,
     pid_namespace,
     systemd_box_fixture,
-    visible_to_services,
 )
 from tests.lib.wait import readable, wait_until
 
 __all__ = ["systemd_box_fixture"]  # pytest knows it as systemd_box
 
-VETHD = Path(sys.prefix) / "bin" / "vethd"
 UNITS = ("vethd.service", "vethd.socket", "vethd-fd.socket")
-CONTROL = "/run/vethd/vethd.sock"
 FDPASS = f"{CONTROL}.fd"
-CONFIG = "/etc/vethd/vethd.toml"
 EXPOSURE = 25  # in tenths: what `systemd-analyze security` gives must be below
 CAPABILITIES = 1 << 11 | 1 << 12 | 1 << 21  # NET_BROADCAST, NET_ADMIN, SYS_ADMIN
-ACTIVE_S = 20.0
 STOP_S = 5.0
 
 TWO_NETNS = """
@@ -54,85 +47,6 @@ name = "more0"
 [pair.peer]
 name = "more1"
 """
-
-
-class Service:
-    """vethd installed in a box by tools/install-units, not started yet."""
-
-    def __init__(self, box: SystemdBox) -> None:
-        self.box = box
-        box.output(str(REPO / "tools" / "install-units"), str(VETHD))
-        box.output("systemd-sysusers")
-        self.drop_in("where", visible_to_services())
-
-    def drop_in(self, name: str, service: str) -> None:
-        """Add lines to the unit's [Service] section."""
-        self.box.write(f"/etc/systemd/system/vethd.service.d/{name}.conf", f"[Service]\n{service}")
-        self.box.output("systemctl", "daemon-reload")
-
-    def configure(self, pairs: str) -> None:
-        """Replace the configuration."""
-        self.box.write(CONFIG, pairs)
-
-    def start(self) -> None:
-        """Start the service, which systemd says is done at READY=1."""
-        self.box.output("systemctl", "start", "vethd.service")
-
-    @property
-    def state(self) -> str:
-        """active, activating, inactive, ..."""
-        return self.box.show("vethd.service", "ActiveState")
-
-    def restarted(self, before: int) -> bool:
-        """Whether systemd has started it again since it had done so before times."""
-        return int(self.box.show("vethd.service", "NRestarts")) > before
-
-    @property
-    def pid(self) -> int:
-        """The daemon's PID in the box."""
-        return int(self.box.show("vethd.service", "MainPID"))
-
-    def proc(self, file: str) -> str:
-        """Read a file of the daemon's /proc/PID."""
-        return self.box.output("cat", f"/proc/{self.pid}/{file}")
-
-    def get(self, path: str) -> Any:
-        """GET by the control socket, as root."""
-        connection = UnixConnection(self.box.path(CONTROL))
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            body = response.read()
-            assert response.status == 200, body
-            return json.loads(body)
-        finally:
-            connection.close()
-
-    def wait_pairs(self, condition: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """Wait until the pairs, by their near end's name, are so."""
-
-        def pairs() -> dict[str, Any]:
-            found = {pair["spec"]["name"]: pair for pair in self.get("/v1/pairs")}
-            return found if condition(found) else {}
-
-        return wait_until(pairs, ACTIVE_S, "the pairs")
-
-    def log(self) -> list[dict[str, Any]]:
-        """Give what the daemon wrote to the journal; every line of it is JSON."""
-        self.box.output("journalctl", "--sync")
-        entries = self.box.output("journalctl", "_SYSTEMD_UNIT=vethd.service", "--output=json", "--no-pager")
-        return [json.loads(json.loads(entry)["MESSAGE"]) for entry in entries.splitlines()]
-
-    def devices(self, netns: str = "") -> set[str]:
-        """Give the names of all devices but lo in a namespace of the box."""
-        where = ["ip", "-n", netns] if netns else ["ip"]
-        return {link["ifname"] for link in json.loads(self.box.output(*where, "-json", "link"))} - {"lo"}
-
-    def ping(self) -> None:
-        """Give va and vb addresses, and ping across."""
-        for netns, name, address in (("red", "va", "192.0.2.1/24"), ("blue", "vb", "192.0.2.2/24")):
-            self.box.output("ip", "-n", netns, "address", "add", address, "dev", name)
-        self.box.output("nsenter", "--net=/run/netns/red", "ping", "-q", "-c", "3", "-i", "0.2", "-W", "2", "192.0.2.2")
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import FileIO
 
 from vethd.datapath.engine import Counters
@@ -28,7 +29,7 @@ from vethd.model.vnet import F_DATA_VALID, FIELDS, GSO_NONE, acceptable
 BATCH = 64
 BATCH_BYTES = 192 << 10  # three super-frames: one direction's turn stays under 0.2 ms
 FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, the longest IP packet
-_DRAIN_MAX = 16 * BATCH  # what dry() and an opening gate read at most: a default ring
+_DRAIN_BATCHES = 16  # what dry() and an opening gate read at most: a default ring of 1,000 frames
 
 _RUNT = int(Drop.RUNT)
 _OVERSIZE = int(Drop.OVERSIZE)
@@ -53,12 +54,11 @@ class _Buffers:
 class _Direction:
     """What one side sends: its queues' readers, its verdict, its counters."""
 
-    def __init__(self, buffers: _Buffers, sink: Sequence[int], vnet_hdr_len: int, dead: Callable[[], None]) -> None:
+    def __init__(self, buffers: _Buffers, vnet_hdr_len: int, gate: Drop | None, dead: Callable[[], None]) -> None:
         self.buffers = buffers
-        self.sink = tuple(sink)
         self.vnet_hdr_len = vnet_hdr_len
         self.dead = dead
-        self.gate: int | None = int(Drop.NO_CARRIER)
+        self.gate = gate
         self.limit = 0
         self.trust = False
         self.read = self.read_bytes = self.forwarded = self.forwarded_bytes = 0
@@ -169,11 +169,9 @@ class AsyncioWire:
         files = [[FileIO(fd, "r+", closefd=False) for fd in end] for end in self._fds]
         self._channels = (_channels(files[0], files[1]), _channels(files[1], files[0]))
         self._directions = tuple(
-            _Direction(engine.buffers, fds[1 - side], vnet_hdr_len, lambda side=side: self._dead(side))  # type: ignore[misc]
-            for side in (0, 1)
+            _Direction(engine.buffers, vnet_hdr_len, gates[side], partial(self._dead, side)) for side in (0, 1)
         )
         for side, direction in enumerate(self._directions):
-            direction.gate = gates[side]
             for fd, (readinto, write) in zip(self._fds[side], self._channels[side], strict=True):
                 self._loop.add_reader(fd, direction.pump, readinto, write)
 
@@ -181,9 +179,9 @@ class AsyncioWire:
         """See Wire."""
         direction = self._directions[side]
         if gate is None and direction.gate is not None:
-            direction.gate = int(Drop.STALE)
+            direction.gate = Drop.STALE
             self.dry(side)
-        direction.gate = None if gate is None else int(gate)
+        direction.gate = gate
 
     def set_limit(self, side: int, limit: int) -> None:
         """See Wire."""
@@ -203,7 +201,7 @@ class AsyncioWire:
         """See Wire."""
         dry = True
         for readinto, write in self._channels[side]:
-            for _ in range(_DRAIN_MAX // BATCH):
+            for _ in range(_DRAIN_BATCHES):
                 if self._directions[side].pump(readinto, write):
                     break
             else:

@@ -33,7 +33,7 @@ class Counters(NamedTuple):
 
 def plus(one: Counters, other: Counters) -> Counters:
     """Add two counts of one direction; in_flight is the second's."""
-    errors = {code: one.write_errors.get(code, 0) for code in one.write_errors | other.write_errors}
+    codes = one.write_errors | other.write_errors
     return Counters(
         one.read + other.read,
         one.read_bytes + other.read_bytes,
@@ -41,7 +41,7 @@ def plus(one: Counters, other: Counters) -> Counters:
         one.forwarded_bytes + other.forwarded_bytes,
         other.in_flight,
         tuple(a + b for a, b in zip(one.drops, other.drops, strict=True)),
-        {code: count + other.write_errors.get(code, 0) for code, count in errors.items()},
+        {code: one.write_errors.get(code, 0) + other.write_errors.get(code, 0) for code in codes},
     )
 
 

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import NamedTuple
 
 from vethd.kernel import netns
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.rtnl import Rtnl
 from vethd.kernel.tun import Tap
+from vethd.kernel.uapi import NSID_NOT_ASSIGNED
 from vethd.kernel.watcher import OWN_NSID, LinkKey
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec
@@ -78,14 +80,14 @@ class Nursery:
         with netns.inside(self._own_fd if in_place else self._staging_fd), Rtnl() as here:
             tap = Tap.birth(_TEMPORARY if pattern and not in_place else final, link.queues or 1)
             try:
-                ifindex = here.link_by_name(tap.ifname, "newlink").ifindex
+                ifindex = socket.if_nametoindex(tap.ifname)
                 here.set_link(ifindex, link, skip=("name", "up", *_AFTER_MOVE), op="newlink")
                 if not in_place:
                     here.move(ifindex, target_fd, name=final if pattern else None, new_ifindex=link.index)
-                with self._at(tap) as (there, place):
-                    there.noqueue(place.key[1])
-                    there.set_link(place.key[1], link, skip=("name", "up", *_BEFORE_MOVE), op="newlink")
-                    return tap, place._replace(state=there.link(place.key[1]))
+                with self._at(tap, listen=True) as there:
+                    there.rtnl.noqueue(there.ifindex)
+                    there.rtnl.set_link(there.ifindex, link, skip=("name", "up", *_BEFORE_MOVE), op="newlink")
+                    return tap, there.place()
             except VethError as error:
                 tap.close()
                 raise VethError(error.errno, "newlink", link.name or "", error.reason) from error
@@ -95,70 +97,74 @@ class Nursery:
 
     def locate(self, tap: Tap) -> Place:
         """Find where a device is now, and see to it that we hear of it there. Raises VethError ENODEV."""
-        with self._at(tap) as (_, place):
-            return place
+        with self._at(tap, listen=True) as there:
+            return there.place()
 
-    def change(self, tap: Tap, link: LinkSpec, *, old_altname: str = "", netns_fd: int | None = None) -> Place:
+    def change(self, tap: Tap, link: LinkSpec, *, old_altname: str = "", netns_fd: int | None = None) -> None:
         """Give a living link the attributes that link says; netns_fd, the caller's, moves it there first.
 
         altname replaces old_altname, "" removes it. Raises VethError; what was done before the error stays done.
         """
         if netns_fd is not None:
-            with self._at(tap) as (here, place):
-                here.move(place.key[1], netns_fd)
-        with self._at(tap) as (here, place):
-            ifindex = place.key[1]
+            with self._at(tap) as here:
+                # told the name too, the kernel takes it where the present one is taken over there
+                here.rtnl.move(here.ifindex, netns_fd, name=link.name)
+        with self._at(tap) as here:
             if netns_fd is not None:
-                here.noqueue(ifindex)
+                here.rtnl.noqueue(here.ifindex)
             if link.altname is not None and old_altname:
-                here.altname(ifindex, remove=old_altname)
-            here.set_link(ifindex, link)
-            return place._replace(state=here.link(ifindex))
+                here.rtnl.altname(here.ifindex, remove=old_altname)
+            here.rtnl.set_link(here.ifindex, link)
 
     def delete(self, tap: Tap) -> None:
         """Delete the device, whoever else holds an fd of it. Raises VethError ENODEV where it is gone."""
-        with self._at(tap) as (here, place):
-            here.dellink(place.key[1])
+        with self._at(tap) as here:
+            here.rtnl.dellink(here.ifindex)
 
     def noqueue(self, tap: Tap) -> None:
         """Give a link veth's qdisc again. Raises VethError."""
-        with self._at(tap) as (here, place):
-            here.noqueue(place.key[1])
+        with self._at(tap) as here:
+            here.rtnl.noqueue(here.ifindex)
+
+    def settle(self, tap: Tap) -> None:
+        """Have the kernel act now on a change of carrier: it does when the link is asked for. Gone is no error."""
+        with suppress(VethError), self._at(tap) as here:
+            here.rtnl.link(here.ifindex)
 
     def publish(self, tap: Tap, alias: tuple[str, str] | None, altname: tuple[str, str] | None) -> None:
         """Write alias and altname, each given as (new, what we wrote there before); None leaves it alone.
 
         An alias that is neither empty nor ours is the user's, and stays. Raises VethError.
         """
-        with self._at(tap) as (here, place):
-            new, ours = alias or ("", "")
-            write = bool(new) and place.state.alias in ("", ours) and place.state.alias != new
+        with self._at(tap) as here:
             if altname and altname[1]:
-                here.altname(place.key[1], remove=altname[1])
-            here.set_link(place.key[1], LinkSpec(alias=new if write else None, altname=altname[0] if altname else None))
+                here.rtnl.altname(here.ifindex, remove=altname[1])
+            new, ours = alias or ("", "")
+            write = bool(new) and here.rtnl.link(here.ifindex).alias in ("", ours)
+            told = LinkSpec(alias=new if write else None, altname=altname[0] if altname else None)
+            here.rtnl.set_link(here.ifindex, told)
 
     def name_of(self, tap: Tap, ifindex: int) -> str:
         """Give the name of another link in tap's namespace, as of its master; "" for ifindex 0. Raises VethError."""
-        with self._at(tap) as (here, _):
-            return here.link(ifindex).name if ifindex else ""
+        with self._at(tap) as here:
+            return here.rtnl.link(ifindex).name if ifindex else ""
 
     def survey(self, taps: Iterable[Tap]) -> dict[LinkKey, LinkState]:
         """Read the state of every link in the namespaces where the devices are; those that are gone are left out."""
         found: dict[LinkKey, LinkState] = {}
         seen: set[int] = set()
         for tap in taps:
-            try:
-                with self._at(tap) as (here, place):
-                    if place.netns_inode not in seen:
-                        seen.add(place.netns_inode)
-                        found |= {(place.key[0], state.ifindex): state for state in here.links()}
-            except VethError:
-                continue
+            with suppress(VethError):
+                if tap.netns_inode() in seen:
+                    continue
+                with self._at(tap, listen=True) as here:
+                    seen.add(here.netns_inode)
+                    found |= {(here.nsid, state.ifindex): state for state in here.rtnl.links()}
         return found
 
     @contextmanager
-    def _at(self, tap: Tap) -> Iterator[tuple[Rtnl, Place]]:
-        """Enter the namespace where the device is, with a socket there and what is known of it.
+    def _at(self, tap: Tap, *, listen: bool = False) -> Iterator[_Here]:
+        """Enter the namespace where the device is; listen sees to it that we hear of it there.
 
         A device may move or be renamed under our feet at any moment, so look again until what we found is so.
         """
@@ -166,15 +172,15 @@ class Nursery:
             for _ in range(20):
                 fd = tap.netns_fd()
                 try:
-                    nsid = self._nsid(fd)
+                    nsid = self._nsid(fd) if listen else NSID_NOT_ASSIGNED
                     with netns.inside(fd), Rtnl() as rtnl:
                         try:
-                            state = rtnl.link_by_name(tap.ifname)
-                        except VethError as error:
-                            if error.errno != errno.ENODEV or not tap.alive:
-                                raise
+                            ifindex = socket.if_nametoindex(tap.ifname)
+                        except OSError as error:
+                            if not tap.alive:
+                                raise VethError(errno.ENODEV, "getlink") from error
                             continue
-                        yield rtnl, Place((nsid, state.ifindex), netns.inode(fd), state)
+                        yield _Here(rtnl, ifindex, nsid, netns.inode(fd))
                         return
                 finally:
                     os.close(fd)
@@ -185,3 +191,16 @@ class Nursery:
             return OWN_NSID
         with netns.inside(self._own_fd), Rtnl() as own:
             return own.nsid(netns_fd)
+
+
+class _Here(NamedTuple):
+    """A device's namespace, entered: a socket there, and the device's ifindex. nsid only where it was asked for."""
+
+    rtnl: Rtnl
+    ifindex: int
+    nsid: int
+    netns_inode: int
+
+    def place(self) -> Place:
+        """Read the link."""
+        return Place((self.nsid, self.ifindex), self.netns_inode, self.rtnl.link(self.ifindex))

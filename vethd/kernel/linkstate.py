@@ -116,7 +116,12 @@ def parse_link(data: bytes) -> LinkState | None:
 
 
 def _state(message: Any, *, deleted: bool) -> LinkState:
-    get = message.get_attr
+    # get_attr() walks all attributes at every call; a slot decodes its value when it is asked for
+    slots = {slot[0]: slot for slot in message["attrs"]}
+
+    def get(name: str) -> Any:
+        return slots[name][1] if name in slots else None
+
     stats: dict[str, int] = get("IFLA_STATS64") or {}
     props = get("IFLA_PROP_LIST")
     new_nsid = get("IFLA_NEW_NETNSID")
@@ -142,14 +147,14 @@ def _state(message: Any, *, deleted: bool) -> LinkState:
         gso_max_size=get("IFLA_GSO_MAX_SIZE") or 0,
         gso_max_segs=get("IFLA_GSO_MAX_SEGS") or 0,
         gro_max_size=get("IFLA_GRO_MAX_SIZE") or 0,
-        addrgenmode=_addrgenmode(message),
+        addrgenmode=_addrgenmode(get("IFLA_AF_SPEC")),
         new_nsid=new_nsid,
         new_ifindex=get("IFLA_NEW_IFINDEX") or 0,
     )
 
 
-def _addrgenmode(message: Any) -> str | None:
+def _addrgenmode(af_spec: Any) -> str | None:
     """Give IPv6's way to make a link-local address here; None where the link has no IPv6 (MTU below 1280)."""
-    inet6 = message.get_nested("IFLA_AF_SPEC", "AF_INET6")
+    inet6 = af_spec.get_attr("AF_INET6") if af_spec is not None else None
     mode = inet6.get_attr("IFLA_INET6_ADDR_GEN_MODE") if inet6 is not None else None
     return next((name for name, value in ADDR_GEN_MODES.items() if value == mode), None)

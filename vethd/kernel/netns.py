@@ -51,8 +51,11 @@ def inside(netns_fd: int) -> Iterator[None]:
 
 
 def open_own() -> int:
-    """Give an fd, the caller's to close, on the calling thread's namespace."""
-    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    """Give an fd, the caller's to close, on the calling thread's namespace. Raises VethError, as EMFILE."""
+    try:
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise VethError(error.errno or errno.EIO, "netns") from error
 
 
 def new_anonymous() -> int:

@@ -97,7 +97,7 @@ class Rtnl:
         if spec.name is not None and "name" not in skip:
             attrs.append(("IFLA_IFNAME", spec.name))
         if spec.master is not None and "master" not in skip:
-            attrs.append(("IFLA_MASTER", self.link_by_name(spec.master, op).ifindex if spec.master else 0))
+            attrs.append(("IFLA_MASTER", _ifindex(spec.master, op) if spec.master else 0))
         if spec.addrgenmode is not None and "addrgenmode" not in skip:
             mode = [("IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_MODES[spec.addrgenmode])]
             attrs.append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", {"attrs": mode})]}))
@@ -155,12 +155,6 @@ class Rtnl:
         message = ifinfmsg()
         message["index"] = ifindex
         return self._getlink(message, "getlink", "")
-
-    def link_by_name(self, name: str, op: str = "getlink") -> LinkState:
-        """Read one link by its name or altname. Raises VethError ENODEV."""
-        message = ifinfmsg()
-        message["attrs"] = [("IFLA_IFNAME" if len(name) < 16 else "IFLA_ALT_IFNAME", name)]
-        return self._getlink(message, op, name)
 
     def links(self) -> Iterator[LinkState]:
         """Read every link of the namespace."""
@@ -236,6 +230,14 @@ class Rtnl:
             raise VethError(
                 error.errno or errno.ETIMEDOUT, op, name, os.strerror(error.errno or errno.ETIMEDOUT)
             ) from error
+
+
+def _ifindex(name: str, op: str) -> int:
+    """Give the ifindex of a name or altname in the calling thread's namespace."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError as error:
+        raise VethError(errno.ENODEV, op, name) from error
 
 
 def split(buffer: bytes) -> Iterator[tuple[int, bytes]]:

@@ -15,6 +15,7 @@ import fcntl
 import os
 import struct
 import threading
+from contextlib import suppress
 
 import pytun
 
@@ -130,16 +131,26 @@ class Tap:
         except IndexError as error:
             raise VethError(errno.ENODEV, "TUNGETDEVNETNS") from error
         except OSError as error:
-            code = errno.ENODEV if error.errno in GONE else error.errno or errno.EIO
+            # EINVAL: the namespace is dying, and its devices with it
+            code = errno.ENODEV if error.errno in (*GONE, errno.EINVAL) else error.errno or errno.EIO
             raise VethError(code, "TUNGETDEVNETNS") from error
 
-    def set_carrier(self, *, on: bool) -> None:
-        """Turn the carrier on or off; to what it is already changes nothing. A device that is gone is no error."""
+    def netns_inode(self) -> int:
+        """Give the inode of the namespace where the device is now. Raises VethError ENODEV."""
+        fd = self.netns_fd()
         try:
-            fcntl.ioctl(self.fds[0], TUNSETCARRIER, struct.pack("i", on))
-        except OSError as error:
-            if error.errno not in GONE:
-                raise VethError(error.errno or errno.EIO, "TUNSETCARRIER") from error
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+
+    def set_carrier(self, *, on: bool) -> None:
+        """Turn the carrier on or off; to what it is already changes nothing. Gone is no error. Blocks (RTNL)."""
+        with self.lock, suppress(IndexError):
+            try:
+                fcntl.ioctl(self.fds[0], TUNSETCARRIER, struct.pack("i", on))
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise VethError(error.errno or errno.EIO, "TUNSETCARRIER") from error
 
     def close(self) -> None:
         """Close the fds, and with the last holder delete the device. Twice is once. Blocks (RTNL, RCU)."""

@@ -99,11 +99,10 @@ class Watcher:
         for _ in range(_BUDGET):
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(1 << 16, 64)
-            except BlockingIOError:
-                return False
             except OSError as error:
-                if error.errno == errno.ENOBUFS:
-                    self._lost()
+                if error.errno != errno.ENOBUFS:  # nothing more to read, or closed
+                    return False
+                self._lost()
                 continue
             nsid = self._nsid(ancillary)
             for kind, message in split(data):
@@ -128,11 +127,12 @@ class Watcher:
 
 def _read_own_nsid() -> int:
     """Give our own namespace's id in itself, which it rarely has: NSID_NOT_ASSIGNED."""
-    own = netns.open_own()
     try:
-        with Rtnl() as rtnl:
-            return rtnl.known_nsid(own)
+        own = netns.open_own()
+        try:
+            with Rtnl() as rtnl:
+                return rtnl.known_nsid(own)
+        finally:
+            os.close(own)
     except VethError:
         return NSID_NOT_ASSIGNED
-    finally:
-        os.close(own)

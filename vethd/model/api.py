@@ -123,7 +123,7 @@ class PairEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """One line of GET /v1/events (newline-delimited JSON).
 
     seq grows by one an event; time is seconds since the epoch. overflow means that this listener was too
-    slow and detail events were left out for it: read the state anew.
+    slow and the oldest events were left out for it: read the state anew.
     """
 
     seq: int

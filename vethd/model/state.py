@@ -164,9 +164,9 @@ class PairState:
             if self.ends[side] is not End.ABSENT
             and (self.gate(side) != old_gates[side] or (event.kind is Kind.CREATED and side is event.side))
         ]
-        return off + gates + on + self._consequences(event, after)
+        return off + gates + on + self._consequences(event)
 
-    def _consequences(self, event: Event, after: End) -> list[Effect]:
+    def _consequences(self, event: Event) -> list[Effect]:
         side = event.side
         match event.kind:
             case Kind.MTU if self.ends[side.other] is not End.ABSENT:
@@ -175,6 +175,6 @@ class PairState:
                 return [SetNoqueue(side)]
             case Kind.CARRIER if bool(event.value) != self.carrier:
                 return [SetCarrier(side, on=self.carrier)]
-            case Kind.GONE if after is End.ABSENT and self.ends[side.other] is not End.ABSENT:
+            case Kind.GONE if self.ends[side.other] is not End.ABSENT:
                 return [DeleteLink(side.other)]
         return []

@@ -79,7 +79,7 @@ def _inverse(nursery: Nursery, link: Link, change: LinkSpec, before: Place) -> L
         "group": state.group,
         "alias": state.alias,
         "altname": _own_altname(link, before),
-        "master": nursery.name_of(link.tap, state.master) if change.master is not None else "",
+        "master": nursery.name_of(link.tap, state.master),
         "up": state.up,
         "arp": state.arp,
         "multicast": state.multicast,
@@ -90,6 +90,7 @@ def _inverse(nursery: Nursery, link: Link, change: LinkSpec, before: Place) -> L
         "gro_max_size": state.gro_max_size,
         "addrgenmode": state.addrgenmode,
     }
-    # a link that moves is closed on the way, and one that moves back too
-    said = {key for key in values if getattr(change, key) is not None} | ({"up"} if change.netns is not None else set())
+    said = {key for key in values if getattr(change, key) is not None}
+    if change.netns is not None:  # a link that moves loses these on the way, and one that moves back, too
+        said |= {"up", "master", "addrgenmode"}
     return msgspec.convert({key: values[key] for key in said if values[key] is not None}, LinkSpec)

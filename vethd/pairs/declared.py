@@ -56,8 +56,11 @@ class Declared:
                 log.warning("saved pairs cannot be read", reason=str(error))
         await self.reconcile(config)
         infos = [self._manager.info(entry) for entry in self._manager.entries.values()]
-        for spec in plan(infos, saved, prune=False).creates:
+        creates = plan(infos, saved, prune=False).creates
+        for spec in creates:
             await self._manager.attempt(self._manager.declare(spec, "saved", None))
+        if len(creates) < len(saved):
+            await self._rewrite()
 
     async def reconcile(self, config: Sequence[PairSpec]) -> dict[str, int]:
         """Bring the config's pairs to what the config says now, and touch nothing that does not differ.
@@ -82,7 +85,8 @@ class Declared:
                 changed += 1
             except VethError as error:
                 log.warning("pair not changed", pair=pair_id, reason=str(error))
-        self._adopt(config, canonical)
+        if self._adopt(config, canonical):
+            await self._rewrite()
         created = [self._manager.declare(spec, "config", INHERITED) for spec in todo.creates]
         for entry in entries.values():
             entry.held = False
@@ -114,8 +118,7 @@ class Declared:
     async def forget(self, entry: Entry) -> None:
         """Take a deleted pair out of the saved ones, if it was one."""
         if entry.source == "saved":
-            with suppress(VethError):
-                await self._write(self._need_store())
+            await self._rewrite()
 
     async def close(self) -> None:
         """Stop trying."""
@@ -134,13 +137,24 @@ class Declared:
                 os.close(fd)
         return lambda ref: known[ref] if ref in known else canonical_netns(ref)
 
-    def _adopt(self, config: Sequence[PairSpec], canonical: Callable[[str | None], str]) -> None:
-        """Mark as the config's the pairs that it names, and give them its words."""
+    def _adopt(self, config: Sequence[PairSpec], canonical: Callable[[str | None], str]) -> bool:
+        """Mark as the config's the pairs that it names, and give them its words; tell whether one was saved."""
+        saved = False
         infos = [self._manager.info(entry) for entry in self._manager.entries.values()]
         for spec, info in zip(config, match(infos, config, canonical), strict=True):
             if info is not None:
                 entry = self._manager.entries[info.id]
+                saved = saved or entry.source == "saved"
                 entry.source, entry.spec, entry.fds = "config", spec, INHERITED
+        return saved
+
+    async def _rewrite(self) -> None:
+        """Write the saved pairs anew, as one of them is none any more: it was deleted, or is the config's now."""
+        if self._store is not None:
+            try:
+                await self._write(self._store)
+            except VethError as error:
+                log.warning("saved pairs cannot be written", reason=str(error))
 
     async def _write(self, store: Store) -> Saved:
         specs = [entry.spec for entry in self._manager.entries.values() if entry.source == "saved"]

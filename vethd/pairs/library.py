@@ -36,9 +36,12 @@ class OpenPair:
         return self._end(Side.FAR)
 
     async def stats(self) -> tuple[LinkStats, LinkStats]:
-        """Count: (near, far)."""
-        near, far = await self._manager.stats([(self._entry, side) for side in Side])
-        return near, far
+        """Count: (near, far). Raises LookupError once the pair is gone."""
+        ends = [(self._entry, side) for side in Side]
+        counted = await self._manager.stats(ends) if self._entry.live is not None else []
+        if len(counted) != len(ends):
+            raise LookupError("the pair is gone")
+        return counted[Side.NEAR], counted[Side.FAR]
 
     async def change(self, change: PairChange) -> None:
         """Change what is said, all of it or nothing. Raises VethError."""

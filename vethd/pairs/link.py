@@ -66,11 +66,6 @@ class Link:
             self.passed = read + self.drops.queue_full - counts.passed
             self.oversize = self.drops.oversize - counts.oversize
 
-    def set_carrier(self, *, on: bool) -> None:
-        """Turn the carrier on or off. Does not block."""
-        self.epoch += 1
-        self.tap.set_carrier(on=on)
-
     def set_limit(self, limit: int) -> None:
         """Have the kernel refuse frames of more than limit bytes, where it can."""
         if self.filter is not None:

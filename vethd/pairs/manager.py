@@ -99,6 +99,8 @@ class Manager:
             for side, link in said:
                 if link.alias is not None:
                     entry.live.alias_said(side, link.alias)
+                if link.master is not None:
+                    await entry.live.learn_master(side)
             if change.rx_checksum is not None:
                 entry.live.set_rx_checksum(change.rx_checksum)
             self._remember()
@@ -164,6 +166,8 @@ class Manager:
             self.memory.write(self._snapshot)
             self.memory.close()
         links = [link for entry in self.entries.values() if entry.live for link in entry.live.links]
+        for entry in self.entries.values():
+            entry.live = None
         await self.workers.let_go(links)
         self.entries.clear()
         self.engine.close()

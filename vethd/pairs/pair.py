@@ -2,8 +2,8 @@
 
 Theory of operation. News of an end come from two places: rtnetlink (everything but death by a dying namespace) and the
 engine (death). They are fed to the state machine in order, on the loop, and its effects are carried out at once where
-they are a memory access or an ioctl (gates, limits, carrier); what may block (noqueue, finding a moved device,
-publishing the peer's name) becomes a task. A pair that lost one end ends itself: it tells its owner, once.
+they are a memory access (gates, limits); what may block (carrier, noqueue, finding a moved device, publishing the
+peer's name) goes to the workers, in order. A pair that lost one end ends itself: it tells its owner, once.
 """
 
 from __future__ import annotations
@@ -164,7 +164,7 @@ class LivePair:
         elif (state.address, state.txqueuelen, state.master) != (before.address, before.txqueuelen, before.master):
             self._tell("link_changed", side)
         if state.master != before.master:
-            self._owner.spawn(self._learn_master(side))
+            self._owner.spawn(self.learn_master(side))
         if state.mtu != before.mtu:
             self._feed(Event(Kind.MTU, side, state.mtu))
             self._tell("link_changed", side, f"mtu {state.mtu}")
@@ -188,7 +188,7 @@ class LivePair:
     def _learn_masters(self) -> None:
         for side in Side:
             if self.links[side].state.master:
-                self._owner.spawn(self._learn_master(side))
+                self._owner.spawn(self.learn_master(side))
 
     def _catch_up(self, side: Side, state: LinkState) -> None:
         was_up = self._state.ends[side] is End.UP
@@ -212,7 +212,6 @@ class LivePair:
             self._carry_out(effect)
         if self.carrier != had_carrier and not self._ending:
             self._owner.hub.tell("carrier_on" if self.carrier else "carrier_off", pair=self.id)
-            self._owner.spawn(self._settle())
 
     def _carry_out(self, effect: Effect) -> None:
         if self.wire is None or self._ending:  # the fds may be somebody else's by now
@@ -221,7 +220,7 @@ class LivePair:
             case SetGate(side, gate):
                 self.wire.set_gate(side, gate)
             case SetCarrier(side, on):
-                self.links[side].set_carrier(on=on)
+                self._owner.workers.set_carrier(self.links[side], on=on)
             case SetLimit(side, limit):
                 self.links[side].set_limit(limit)
                 self.wire.set_limit(side, limit)
@@ -271,13 +270,8 @@ class LivePair:
             self._learn(side, place.state)
         await self._publish(side.other)
 
-    async def _settle(self) -> None:
-        """Have the kernel act on a new carrier now: for a TAP its link watch may take a second to tell the qdisc."""
-        for link in self.links:
-            with suppress(VethError):
-                await self._owner.workers.chore(self._owner.workers.nursery.locate, link.tap)
-
-    async def _learn_master(self, side: Side) -> None:
+    async def learn_master(self, side: Side) -> None:
+        """Find out what the bridge is called that the end at side is a port of."""
         link, nursery = self.links[side], self._owner.workers.nursery
         with suppress(VethError):
             link.master = await self._owner.workers.chore(nursery.name_of, link.tap, link.state.master)

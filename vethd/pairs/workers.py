@@ -1,4 +1,4 @@
-"""Run what blocks off the loop: births one at a time, chores one at a time, burials side by side.
+"""Run what blocks off the loop: births one at a time, chores one at a time, carriers in order, burials side by side.
 
 The RTNL lock makes any of these calls wait for any other in the system, so none may stand on the loop's thread. Births
 have a thread of their own: a slow one (two moves, 14 ms each) must not delay the noqueue or the alias of a pair that is
@@ -39,6 +39,7 @@ class Workers:
         self.nursery = Nursery()
         self._births = ThreadPoolExecutor(1, "vethd-birth")
         self._chores = ThreadPoolExecutor(1, "vethd-chore")
+        self._carriers = ThreadPoolExecutor(1, "vethd-carrier")
         self._burials = ThreadPoolExecutor(_BURIALS, "vethd-burial")
 
     async def make(self, spec: PairSpec, fds: Sequence[int] | None) -> tuple[Link, Link]:
@@ -57,6 +58,17 @@ class Workers:
         """Call a blocking function of the kernel room in its turn."""
         return await self._run(self._chores, lambda: function(*args, **kwargs))
 
+    def set_carrier(self, link: Link, *, on: bool) -> None:
+        """Turn a carrier on or off, soon and in order: every ioctl of a TAP takes the RTNL lock.
+
+        The kernel's link watch may take a second to tell a TAP's qdisc that the carrier went, and senders send on until
+        then; asked for the link, it acts at once.
+        """
+        link.epoch += 1
+        self._carriers.submit(link.tap.set_carrier, on=on)
+        if not on:
+            self._carriers.submit(self.nursery.settle, link.tap)
+
     async def bury(self, links: Iterable[Link]) -> None:
         """Delete the devices, all at once, whoever else holds them. Links that are gone already are no error."""
         await asyncio.gather(*(self._run(self._burials, self._bury, link) for link in links))
@@ -67,7 +79,7 @@ class Workers:
 
     def close(self) -> None:
         """Wait for what is under way, then let threads and staging namespace go."""
-        for pool in (self._births, self._chores, self._burials):
+        for pool in (self._births, self._chores, self._carriers, self._burials):
             pool.shutdown()
         self.nursery.close()
 

@@ -1,0 +1,411 @@
+"""PATCH on living pairs: every attribute, all of it or nothing; and storms of requests that leave no trace."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from tests.kernel.lib import Net
+from tests.lib.lab import End, Lab, Wire
+from tests.lib.lab import lab as make_lab
+from tests.lib.netns import command
+from tests.lib.rtnl import IFF_ALLMULTI, IFF_MULTICAST, IFF_NOARP, IFF_PROMISC, Link
+from tests.lib.site import Site, fd_call
+from tests.lib.site import site as make_site
+from tests.lib.sockets import ping
+from tests.lib.wait import wait_until
+from vethd.model.spec import CREATE_ONLY, LinkSpec
+
+Reply = tuple[int, Any]
+
+
+@pytest.fixture(scope="module")
+def site(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: ARG001 - the check
+    with make_site(tmp_path_factory.mktemp("change")) as (it, _):
+        it.start()
+        it.count_idle()
+        yield it
+
+
+@pytest.fixture
+def lab(site: Site) -> Iterator[Lab]:
+    with make_lab(site) as bench:
+        yield bench
+
+
+@pytest.fixture
+def live(lab: Lab) -> Wire:
+    wire = lab.pair(lab.netns("a", ipv6=True), lab.netns("b", ipv6=True))
+    wire.up()
+    return wire
+
+
+def patch(site: Site, end: End, **said: Any) -> Reply:
+    """PATCH one end."""
+    return site.daemon.request("PATCH", site.daemon.link_path(end.name, end.netns.name), msgspec.json.encode(said))
+
+
+def patch_pair(site: Site, **said: Any) -> Reply:
+    """PATCH the only pair."""
+    path = f"/v1/pairs/{site.daemon.pairs()[0]['id']}"
+    return site.daemon.request("PATCH", path, msgspec.json.encode(said))
+
+
+def settled(link: Link) -> dict[str, Any]:
+    """Give what a change may touch; not what counts or names."""
+    left_out = ("stats", "carrier_changes", "carrier_ups", "carrier_downs", "alias", "altnames", "ifindex")
+    return {key: value for key, value in vars(link).items() if key not in left_out}
+
+
+# said: what a link then shows
+CHANGES: dict[str, tuple[dict[str, Any], Callable[[Link], object], object]] = {
+    "address": ({"address": "02:00:00:00:00:77"}, lambda link: link.address, "02:00:00:00:00:77"),
+    "mtu": ({"mtu": 9000}, lambda link: link.mtu, 9000),
+    "txqueuelen": ({"txqueuelen": 17}, lambda link: link.txqueuelen, 17),
+    "group": ({"group": 42}, lambda link: link.group, 42),
+    "alias": ({"alias": "grün"}, lambda link: link.alias, "grün"),
+    "altname": ({"altname": "another-name-for-it"}, lambda link: "another-name-for-it" in link.altnames, True),
+    "up": ({"up": False}, lambda link: link.up, False),
+    "arp": ({"arp": False}, lambda link: link.flags & IFF_NOARP, IFF_NOARP),
+    "multicast": ({"multicast": False}, lambda link: link.flags & IFF_MULTICAST, 0),
+    "allmulticast": ({"allmulticast": True}, lambda link: link.flags & IFF_ALLMULTI, IFF_ALLMULTI),
+    "promisc": ({"promisc": True}, lambda link: link.flags & IFF_PROMISC, IFF_PROMISC),
+    "addrgenmode": ({"addrgenmode": "none"}, lambda link: link.addrgenmode, "none"),
+    "gso_max_size": ({"gso_max_size": 30000}, lambda link: link.gso_max_size, 30000),
+    "gso_max_segs": ({"gso_max_segs": 10}, lambda link: link.gso_max_segs, 10),
+    "gro_max_size": ({"gro_max_size": 30000}, lambda link: link.gro_max_size, 30000),
+}
+ELSEWHERE = {"name", "netns", "master", *CREATE_ONLY}  # tested by themselves
+
+
+def test_no_attribute_is_forgotten() -> None:
+    assert set(CHANGES) | ELSEWHERE == set(LinkSpec.__struct_fields__)
+
+
+@pytest.mark.parametrize("attribute", CHANGES)
+@pytest.mark.parametrize("which", ["near", "far"])
+def test_attribute_changes_live(site: Site, live: Wire, which: str, attribute: str) -> None:
+    """On that end alone, and seen in the reply, in the spec, and on the device."""
+    said, look, seen = CHANGES[attribute]
+    end, other = (live.a, live.b) if which == "near" else (live.b, live.a)
+    untouched = settled(other.link)
+    assert look(end.link) != seen
+    status, body = patch(site, end, **said)
+    assert status == 200
+    assert look(end.link) == seen
+    if attribute in body:
+        assert body[attribute] == said[attribute]
+    pair = site.daemon.pairs()[0]
+    spec = pair["spec"] if which == "near" else pair["spec"]["peer"]
+    assert spec[attribute] == said[attribute]
+    if attribute == "up":
+        other.wait_carrier(False)
+    else:
+        assert settled(other.link) == untouched
+        ping(live.a.netns, *_addressed(live))
+
+
+def _addressed(wire: Wire) -> tuple[str, Any, str]:
+    if not wire.a.link.flags & IFF_NOARP and not wire.b.link.flags & IFF_NOARP:
+        near, far = wire.addresses()
+        return near, wire.b.netns, far
+    near, far = wire.addresses()
+    for end, peer, address in ((wire.a, wire.b, far), (wire.b, wire.a, near)):
+        end.netns.ip(f"neigh replace {address} dev {end.name} lladdr {peer.link.address}")
+    return near, wire.b.netns, far
+
+
+def test_everything_at_once(site: Site, live: Wire) -> None:
+    said = {key: value for one, _, _ in CHANGES.values() for key, value in one.items()} | {"up": True}
+    status, body = patch_pair(site, **said, peer=said | {"address": "02:00:00:00:00:78"}, rx_checksum="trust")
+    assert (status, body["rx_checksum"]) == (200, "trust")
+    for end in (live.a, live.b):
+        link = end.link
+        for name, (_, look, seen) in CHANGES.items():
+            if name not in ("up", "address"):
+                assert look(link) == seen, name
+
+
+@pytest.mark.parametrize("key", CREATE_ONLY)
+@pytest.mark.parametrize("which", ["near", "far"])
+def test_what_cannot_change_is_eopnotsupp(site: Site, live: Wire, which: str, key: str) -> None:
+    end = live.a if which == "near" else live.b
+    before = settled(end.link)
+    status, body = patch(site, end, **{key: 2, "mtu": 1400})
+    assert (status, body["code"]) == (400, "EOPNOTSUPP")
+    assert key in body["message"]
+    assert settled(end.link) == before
+
+
+def test_set_and_taken_away(site: Site, live: Wire) -> None:
+    """Alias, altname and master: "" takes them away; vethd's own alias comes back."""
+    live.a.netns.ip("link add br0 type bridge", "link set br0 up")
+    live.a.wait(lambda link: "vb" in link.alias)
+    assert patch(site, live.a, alias="mine", altname="first", master="br0")[1]["master"] == "br0"
+    link = live.a.link
+    assert (link.alias, link.master != 0) == ("mine", True)
+    assert "first" in link.altnames
+    assert patch(site, live.a, altname="second")[0] == 200
+    assert [name for name in live.a.link.altnames if "@" not in name] == ["second"]
+    assert patch(site, live.a, altname="second")[0] == 200, "to what it is already"
+    status, body = patch(site, live.a, alias="", altname="", master="")
+    assert (status, body["altname"], body["master"]) == (200, "", "")
+    link = live.a.wait(lambda link: "vb" in link.alias)
+    assert (link.master, [name for name in link.altnames if "@" not in name]) == (0, [])
+
+
+def test_rename(site: Site, live: Wire) -> None:
+    assert patch(site, live.a, name="new")[1]["name"] == "new"
+    assert live.a.netns.names() == {"new"}
+    live.a.name = "new"
+    assert site.daemon.request("GET", "/v1/links/vb")[1]["peer_name"] == "new"
+    live.b.wait(lambda link: "new" in link.alias and link.altnames == ("vb@new",))
+    assert site.daemon.request("GET", "/v1/links/va")[0] == 404
+    assert patch(site, live.a, name="va%d")[1]["code"] == "EINVAL"
+    near, far = live.addresses()
+    ping(live.a.netns, near, live.b.netns, far)
+
+
+# --- moves
+
+
+@pytest.mark.parametrize("which", ["near", "far"])
+def test_move_by_name(site: Site, lab: Lab, live: Wire, which: str) -> None:
+    """The moved end is down and keeps what was set; `up` in the same breath is done over there."""
+    end = live.a if which == "near" else live.b
+    target = lab.netns("c")
+    status, body = patch(site, end, netns=target.name, mtu=1400, name="moved", up=True)
+    assert (status, body["netns"], body["mtu"], body["name"], body["up"]) == (200, target.name, 1400, "moved", True)
+    assert body["netns_inode"] == target.path.stat().st_ino
+    assert end.netns.names() == set()
+    end.netns, end.name = target, "moved"
+    assert (end.link.qdisc, end.link.mtu) == ("noqueue", 1400)
+    live.wait_carrier()
+    near, far = live.addresses()
+    ping(live.a.netns, near, live.b.netns, far)
+    assert site.daemon.pairs()[0]["spec"].get("netns" if which == "near" else "peer") is not None
+
+
+def test_move_closes_the_end(site: Site, lab: Lab, live: Wire) -> None:
+    target = lab.netns("c")
+    assert patch(site, live.b, netns=target.name)[1]["up"] is False
+    live.b.netns = target
+    assert not live.b.link.up
+    live.a.wait_carrier(False)
+    assert patch(site, live.b, netns=target.name)[0] == 200, "to where it is already"
+
+
+def test_both_ends_move_by_fd(site: Site, lab: Lab, live: Wire) -> None:
+    targets = Net(), Net()
+    path = f"/v1/pairs/{site.daemon.pairs()[0]['id']}"
+    body = {"netns": "fd:1", "up": True, "peer": {"netns": "fd:0", "up": True}}
+    status, pair = fd_call(site.socket, "PATCH", path, body, [targets[1].fd, targets[0].fd])
+    assert status == 200
+    assert [link["netns_inode"] for link in pair["links"]] == [net.inode for net in targets]
+    assert "fd:" not in json.dumps(pair["spec"])
+    live.a.netns, live.b.netns = targets
+    live.wait_carrier()
+    near, far = live.addresses()
+    ping(targets[0], near, targets[1], far)
+    home = lab.netns("home")
+    assert fd_call(site.socket, "PATCH", path, {"netns": home.name})[0] == 200, "else it dies with its namespace"
+    for net in targets:
+        net.let_go()
+    wait_until(lambda: home.names() == set())
+
+
+def test_move_to_where_the_name_is_taken(site: Site, lab: Lab, live: Wire) -> None:
+    """It stays, up and as it was; under another name it may go."""
+    target = lab.netns("c")
+    target.ip("link add vb type bridge")
+    before = settled(live.b.link)
+    status, body = patch(site, live.b, netns=target.name, mtu=1400)
+    assert (status, body["code"]) == (409, "EEXIST")
+    assert settled(live.b.wait(lambda link: link.carrier)) == before
+    assert patch(site, live.b, netns=target.name, name="vc", up=True)[0] == 200
+    assert target.names() == {"vb", "vc"}
+    live.b.netns, live.b.name = target, "vc"
+    live.wait_carrier()
+
+
+# --- all or nothing
+
+NEAR = {
+    "mtu": 1400,
+    "group": 3,
+    "txqueuelen": 5,
+    "alias": "x",
+    "altname": "y",
+    "promisc": True,
+    "arp": False,
+    "up": False,
+}
+BAD: dict[str, tuple[dict[str, Any], int, str]] = {
+    "name taken": ({"name": "taken"}, 409, "EEXIST"),
+    "no such netns": ({"netns": "no-such-netns"}, 404, "ENOENT"),
+    "no such master": ({"master": "no-bridge"}, 404, "ENODEV"),
+    "altname taken": ({"altname": "taken"}, 409, "EEXIST"),
+    "bad value": ({"mtu": 67}, 400, "EINVAL"),
+    "half of it": ({"mtu": 1300, "group": 9, "name": "taken"}, 409, "EEXIST"),
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("which", ["near", "far"])
+def test_all_or_nothing(site: Site, live: Wire, which: str, bad: str) -> None:
+    """What one end was given is taken back where the other end's part is refused."""
+    said, status, code = BAD[bad]
+    good, victim = (live.a, live.b) if which == "far" else (live.b, live.a)
+    victim.netns.ip("link add taken type bridge")
+    before = [(settled(end.link), end.link.alias, end.link.ifindex) for end in (good, victim)]
+    specs = site.daemon.pairs()[0]["spec"]
+    change = {**NEAR, "peer": said} if which == "far" else {**said, "peer": NEAR}
+    got, body = patch_pair(site, **change)
+    assert (got, body["code"]) == (status, code)
+    live.wait_carrier()
+    assert [(settled(end.link), end.link.alias, end.link.ifindex) for end in (good, victim)] == before
+    assert not [name for name in good.link.altnames if "@" not in name]
+    assert site.daemon.pairs()[0]["spec"] == specs
+    near, far = live.addresses()
+    ping(live.a.netns, near, live.b.netns, far)
+
+
+def test_a_move_is_taken_back(site: Site, lab: Lab, live: Wire) -> None:
+    """Home again, up, a port of its bridge, with its way to make addresses; only its IP addresses are lost."""
+    target = lab.netns("c")
+    live.a.netns.ip("link add br0 type bridge", "link set va master br0", "link set va addrgenmode none")
+    live.b.netns.ip("link add taken type bridge")
+    before = settled(live.a.link)
+    assert before["master"]
+    status, body = patch_pair(site, netns=target.name, name="gone", mtu=1400, peer={"name": "taken"})
+    assert (status, body["code"]) == (409, "EEXIST")
+    assert target.names() == set()
+    link = live.a.wait(lambda link: link.carrier)
+    assert settled(link) == before
+    assert site.daemon.request("GET", "/v1/links/va")[1]["netns"] == live.a.netns.name
+    near, far = live.addresses()
+    live.a.netns.ip("link set va nomaster")
+    ping(live.a.netns, near, live.b.netns, far)
+
+
+def test_change_of_nothing(site: Site, live: Wire) -> None:
+    before = [settled(live.a.link), settled(live.b.link)]
+    assert patch_pair(site)[0] == 200
+    assert patch_pair(site, peer={})[0] == 200
+    assert patch(site, live.b)[0] == 200
+    assert [settled(live.a.link), settled(live.b.link)] == before
+
+
+# --- storms
+
+
+def test_storm(site: Site, lab: Lab) -> None:
+    """Many threads make, change, move, rename, ask for and delete the same few pairs, over the API and with `ip`.
+
+    Every answer is one that veth might have given; no daemon error; and at the end nothing is left.
+    """
+    places = [lab.netns(f"s{n}") for n in range(3)]
+    answers: list[tuple[str, int, Any]] = []
+    failures: list[BaseException] = []
+
+    def ask(method: str, path: str, body: Any = None) -> Any:
+        status, reply = site.daemon.request(method, path, msgspec.json.encode(body) if body is not None else None)
+        answers.append((f"{method} {path} {body}", status, reply))
+        return reply
+
+    def work(seed: int) -> None:
+        dice = random.Random(seed)
+        for _ in range(25):
+            name, place, other = dice.choice("xyz"), dice.choice(places).name, dice.choice(places).name
+            link = f"/v1/links/{name}?netns={place}"
+            match dice.randrange(10):
+                case 0 | 1 | 2:
+                    ask(
+                        "POST",
+                        "/v1/pairs",
+                        {"name": name, "netns": place, "peer": {"name": name + "p", "netns": other}},
+                    )
+                case 3:
+                    ask("PATCH", link, {"mtu": dice.randrange(1000, 2000), "up": dice.random() < 0.5})
+                case 4:
+                    ask("PATCH", link, {"netns": other, "up": True})
+                case 5:
+                    ask("PATCH", link, {"name": dice.choice("xyz"), "altname": dice.choice("uvw")})
+                case 6:
+                    ask("DELETE", link)
+                case 7:
+                    ask("GET", "/v1/stats")
+                    ask("GET", f"{link.replace('?', '/stats?')}")
+                case 8:
+                    for pair in ask("GET", "/v1/pairs"):
+                        ask("PATCH", f"/v1/pairs/{pair['id']}", {"mtu": 1400, "peer": {"mtu": 1400, "name": "xyp"}})
+                case 9:
+                    end = dice.choice([name, name + "p"])
+                    words = dice.choice(["del", "set", "set"])
+                    more = {"del": [], "set": dice.choice([["up"], ["down"], ["mtu", "1300"], ["netns", other]])}[words]
+                    try:
+                        command(["ip", "-n", place, "link", words, "dev", end, *more])
+                    except AssertionError as error:
+                        assert any(known in str(error) for known in ("Cannot find", "exists", "No such device")), error  # noqa: PT017
+
+    def guarded(seed: int) -> None:
+        try:
+            work(seed)
+        except BaseException as error:  # noqa: BLE001 - told below, by the test
+            failures.append(error)
+
+    threads = [threading.Thread(target=guarded, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    odd = [answer for answer in answers if answer[1] >= 500]
+    assert odd == []
+    assert {200, 201, 404} <= {status for _, status, _ in answers}
+
+    def consistent() -> bool:
+        """Tell whether the API and the namespaces speak of the same devices."""
+        links = site.daemon.request("GET", "/v1/links")[1]
+        told = sorted((link["netns"], link["name"]) for link in links)
+        return told == sorted((place.name, name) for place in places for name in place.names())
+
+    wait_until(consistent)
+    for pair in site.daemon.pairs():
+        assert site.daemon.request("DELETE", f"/v1/pairs/{pair['id']}")[0] == 204
+    assert set().union(*(place.names() for place in places)) == set()
+
+
+@pytest.mark.parametrize("how", ["DELETE", "ip link del", "ip netns del"])
+def test_change_and_deletion_at_once(site: Site, lab: Lab, how: str) -> None:
+    """The change is done or refused; the pair is gone in any case."""
+    for _ in range(5):
+        a, b = lab.netns("a"), lab.netns("b")
+        pair = site.post({"name": "va", "netns": a.name, "peer": {"name": "vb", "netns": b.name}})
+        path = f"/v1/pairs/{pair['id']}"
+        replies: list[Reply] = []
+        body = json.dumps({"mtu": 1400, "up": True, "peer": {"mtu": 1400, "up": True}}).encode()
+        threads = [
+            threading.Thread(target=lambda: replies.append(site.daemon.request("PATCH", path, body)))  # noqa: B023
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        if how == "DELETE":
+            assert site.daemon.request("DELETE", path)[0] == 204
+        elif how == "ip link del":
+            b.ip("link del vb")
+        else:
+            b.delete()
+        for thread in threads:
+            thread.join()
+        assert {status for status, _ in replies} <= {200, 404}, replies
+        wait_until(lambda: not site.daemon.pairs())
+        assert a.names() == set()
+        assert not b.exists or b.names() == set()

@@ -1,0 +1,145 @@
+"""The asyncio engine over real TAPs that die under it: told once, and no loop that spins."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import uvloop
+
+from tests.kernel.lib import House, Net, Observatory
+from tests.kernel.tap import Tap
+from tests.lib.frames import sized
+from tests.lib.leaks import Traces
+from tests.lib.sockwire import LOOPS, LoopFactory
+from tests.lib.wait import DEADLINE_S, wait_until
+from vethd.datapath.aio import AsyncioEngine, AsyncioWire
+from vethd.model.drops import Drop
+from vethd.model.verdict import forward_limit
+
+IDLE_S = 0.2  # how long a loop with nothing to do is watched
+IDLE_CPU_S = 0.05  # what that may cost; one that spins takes all of it
+
+
+@pytest.fixture(params=list(LOOPS))
+def factory(request: pytest.FixtureRequest) -> LoopFactory:
+    return LOOPS[request.param]
+
+
+@pytest.fixture
+def house(root: None) -> Iterator[House]:  # noqa: ARG001 - the check that we may
+    uvloop.new_event_loop().close()  # libuv's first loop opens a pipe that stays
+    before = Traces.now()
+    with Observatory() as observatory:
+        with House(observatory) as it:
+            yield it
+        observatory.assert_all_dead()
+    before.assert_nothing_left()
+
+
+class Wired:
+    """Two TAPs, up, in two namespaces, and a wire between them."""
+
+    def __init__(self, house: House, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.nets: tuple[Net, Net] = (house.net(), house.net())
+        self.taps: tuple[Tap, Tap] = (house.live_tap(self.nets[0], "va"), house.live_tap(self.nets[1], "vb"))
+        self.died: list[int] = []
+        self.engine = AsyncioEngine(loop)
+        near, far = self.taps
+        self.wire: AsyncioWire = self.engine.join(([near.fd], [far.fd]), 10, self.died.append)
+        for side in (0, 1):
+            self.wire.set_limit(side, forward_limit(1500))
+            self.wire.set_gate(side, None)
+
+    def until(self, condition: Callable[[], bool]) -> None:
+        """Run the loop until condition holds."""
+        end = time.monotonic() + DEADLINE_S
+        while not condition():
+            assert time.monotonic() < end, f"{self.died} {self.wire.counters(0)} {self.wire.counters(1)}"
+            self.loop.run_until_complete(asyncio.sleep(0))
+
+    def idle_cpu_s(self) -> float:
+        """Run the loop for IDLE_S; give the CPU time that it took."""
+        begin = time.thread_time()
+        self.loop.run_until_complete(asyncio.sleep(IDLE_S))
+        return time.thread_time() - begin
+
+    def send(self, side: int, count: int) -> None:
+        """Send frames from one device, as a namespace's stack does."""
+        with self.nets[side].packet(self.taps[side].name) as sock:
+            for n in range(count):
+                sock.send(sized(100, n))
+
+
+@pytest.fixture
+def wired(house: House, factory: LoopFactory) -> Iterator[Wired]:
+    loop = factory()
+    complaints: list[object] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(context))
+    it = Wired(house, loop)
+    yield it
+    it.engine.close()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    assert complaints == []
+
+
+def test_live_wire_is_idle(wired: Wired) -> None:
+    """What the figures below are compared with."""
+    wired.send(0, 10)
+    wired.until(lambda: wired.wire.counters(0).forwarded >= 10)
+    assert wired.idle_cpu_s() < IDLE_CPU_S
+    assert wired.died == []
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_death_is_told_once(wired: Wired, side: int) -> None:
+    """The other direction lives on, and drops what it reads: its peer is gone."""
+    wired.nets[side].delete(wired.taps[side].name)
+    wired.until(lambda: bool(wired.died))
+    assert wired.idle_cpu_s() < IDLE_CPU_S
+    assert wired.died == [side]
+    wired.send(1 - side, 5)
+    wired.until(lambda: wired.wire.counters(1 - side).read >= 5)
+    counters = wired.wire.counters(1 - side)
+    assert counters.drops[Drop.NO_PEER] == 5
+    assert counters.read == counters.forwarded + sum(counters.drops)
+    assert wired.wire.dry(side)
+    assert wired.died == [side]
+
+
+def test_both_die(wired: Wired) -> None:
+    for net, tap in zip(wired.nets, wired.taps, strict=True):
+        net.delete(tap.name)
+    wired.until(lambda: len(wired.died) == 2)
+    assert wired.idle_cpu_s() < IDLE_CPU_S
+    assert sorted(wired.died) == [0, 1]
+
+
+def test_death_under_load(wired: Wired) -> None:
+    """With frames waiting on both sides: all are accounted for."""
+    wired.send(0, 200)
+    wired.send(1, 200)
+    wired.nets[1].delete("vb")
+    wired.until(lambda: bool(wired.died) and wired.wire.counters(0).read >= 200)
+    for side in (0, 1):
+        counters = wired.wire.counters(side)
+        assert counters.read == counters.forwarded + sum(counters.drops)
+    assert wired.died == [1]
+    assert wired.idle_cpu_s() < IDLE_CPU_S
+
+
+def test_peer_that_is_down_is_told_from_one_that_is_gone(wired: Wired) -> None:
+    wired.nets[1].down("vb")
+    wired.send(0, 3)
+    wired.until(lambda: wired.wire.counters(0).read >= 3)
+    assert wired.wire.counters(0).drops[Drop.PEER_DOWN] == 3
+    assert wired.nets[1].link("vb").stats.rx_dropped == 3
+    wired.nets[1].up("vb")
+    wait_until(lambda: wired.nets[1].link("vb").operstate == "UP")
+    wired.send(0, 3)
+    wired.until(lambda: wired.wire.counters(0).read >= 6)
+    assert wired.wire.counters(0).forwarded == 3
