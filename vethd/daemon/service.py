@@ -79,7 +79,7 @@ async def serve(config: Config, config_path: str | None) -> None:
             await asyncio.gather(starting, watchdog, *reloader.tasks, return_exceptions=True)
             await http.close()
             await fd_door.close()
-            await declared.close()
+            declared.close()
             await manager.close()
     finally:
         sockets.close()

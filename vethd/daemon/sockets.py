@@ -14,7 +14,7 @@ from pathlib import Path
 from vethd.model.errors import VethError
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
-BACKLOG = 128
+BACKLOG = 4096  # callers who wait while we are busy; the kernel makes it what net.core.somaxconn allows
 
 
 @dataclass

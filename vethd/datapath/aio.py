@@ -37,7 +37,7 @@ _BAD_VNET_HEADER = int(Drop.BAD_VNET_HEADER)
 _WRITE_ERROR = int(Drop.WRITE_ERROR)
 _PEER_DOWN = int(Drop.PEER_DOWN)
 _NO_PEER = int(Drop.NO_PEER)
-_DEAD = (errno.EBADFD, errno.EBADF, errno.EFAULT)
+_DEAD = (errno.EBADFD, errno.EBADF, errno.EFAULT)  # EFAULT: tun_ring_recv(), of a device that is just going
 
 Readinto = Callable[[bytearray], int | None]  # None: nothing to read
 Write = Callable[[memoryview], int | None]  # None: no room

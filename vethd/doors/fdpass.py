@@ -10,6 +10,7 @@ connection; a caller that says nothing is hung up on after PATIENCE_S. The fds a
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import struct
@@ -24,6 +25,10 @@ from vethd.doors.routing import BODY_MAX, Api, Call, Reply
 
 FDS_MAX = 16
 PATIENCE_S = 30.0
+PAUSE_S = 0.2  # before the next caller is looked at where no fd is left for him
+
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_SO_SNDBUFFORCE = 32
 
 
 class _Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -42,7 +47,7 @@ class FdDoor:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         listener.setblocking(False)
-        self._loop.add_reader(listener.fileno(), self._accept)
+        self._listen()
 
     async def close(self) -> None:
         """Stop serving, what is under way included."""
@@ -52,11 +57,18 @@ class FdDoor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._listener.close()
 
+    def _listen(self) -> None:
+        if self._listener.fileno() >= 0:
+            self._loop.add_reader(self._listener.fileno(), self._accept)
+
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
-        except OSError:
-            return  # the caller is gone, or we are out of fds: the rest waits in the backlog
+        except OSError as error:
+            if error.errno in _EXHAUSTED:  # callers wait in the backlog, and the loop must not spin meanwhile
+                self._loop.remove_reader(self._listener.fileno())
+                self._loop.call_later(PAUSE_S, self._listen)
+            return
         connection.setblocking(False)
         task = self._loop.create_task(self._serve(connection))
         self._tasks.add(task)
@@ -71,8 +83,7 @@ class FdDoor:
                 data = _receive(connection, fds)
                 if data:
                     reply = await self._answer(data, fds)
-                    with suppress(OSError):
-                        connection.send(msgspec.json.encode({"status": reply.status, "body": reply.body}))
+                    _send(connection, msgspec.json.encode({"status": reply.status, "body": reply.body}))
             except (TimeoutError, OSError):
                 return  # nothing said, or nobody there
             finally:
@@ -82,7 +93,7 @@ class FdDoor:
     async def _answer(self, data: bytes, fds: list[int]) -> Reply:
         try:
             request = msgspec.json.decode(data, type=_Request)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return Reply(400, {"code": "EINVAL", "errno": 22, "message": f"request: {error}"})
         path, _, query = request.path.partition("?")
         call = Call(self._api, {}, dict(parse_qsl(query, keep_blank_values=True)), None, fds)
@@ -111,12 +122,31 @@ def _receive(connection: socket.socket, fds: list[int]) -> bytes:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds += [number[0] for number in struct.iter_unpack("i", value[: len(value) // 4 * 4])]
     if message_flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        connection.send(_too_big())
+        connection.send(_too_big(f"a request has at most {BODY_MAX} bytes and {FDS_MAX} file descriptors"))
         return b""
     return data
 
 
-def _too_big() -> bytes:
-    message = f"a request has at most {BODY_MAX} bytes and {FDS_MAX} file descriptors"
+def _send(connection: socket.socket, reply: bytes) -> None:
+    """Send the reply as one message, which the send buffer must hold whole. Raises OSError where nobody is there."""
+    for option in (socket.SO_SNDBUF, _SO_SNDBUFFORCE):  # as far as anybody may, then as far as we may
+        try:
+            connection.send(reply)
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+        else:
+            return
+        with suppress(PermissionError):
+            connection.setsockopt(socket.SOL_SOCKET, option, 2 * len(reply))
+    try:
+        connection.send(reply)
+    except OSError as error:
+        if error.errno != errno.EMSGSIZE:
+            raise
+        connection.send(_too_big(f"the reply has {len(reply)} bytes, too many here: ask the control socket"))
+
+
+def _too_big(message: str) -> bytes:
     body: dict[str, Any] = {"code": "E2BIG", "errno": 7, "message": message}
     return msgspec.json.encode({"status": 413, "body": body})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import socket
 from contextlib import suppress
@@ -57,9 +58,9 @@ class HttpDoor:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             message = f"the body is over {BODY_MAX} bytes"
-            return _response(Reply(413, ErrorBody(code="E2BIG", errno=7, message=message)))
+            return _response(Reply(413, ErrorBody(code="E2BIG", errno=errno.E2BIG, message=message)))
         except (ConnectionError, web.RequestPayloadError) as error:  # hung up on, or no HTTP
-            return _response(Reply(400, ErrorBody(code="EINVAL", errno=22, message=f"body: {error}")))
+            return _response(Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=f"body: {error}")))
         call = Call(self._api, {}, request.query, None, None)
         return _response(await dispatch(call, request.method, request.rel_url.raw_path, body))
 

@@ -34,7 +34,7 @@ async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
         result = await route.handler(call._replace(path=variables, body=parsed))
     except NotFoundError as error:
         return Reply(error.status, ErrorBody(code=error.code, errno=0, message=str(error)))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         return Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=f"body: {error}"))
     except ConfigError as error:
         return Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=str(error)))

@@ -22,6 +22,7 @@ STATUS = {
     errno.EOPNOTSUPP: 400,
     errno.ENOTCONN: 400,
     errno.EBADF: 400,
+    errno.ENAMETOOLONG: 400,
     errno.EPERM: 403,
     errno.EACCES: 403,
     errno.ENOENT: 404,

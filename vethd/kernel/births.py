@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import NamedTuple
@@ -59,9 +58,9 @@ class Nursery:
 
     def __init__(self) -> None:
         """Make the staging namespace. Raises VethError EPERM without CAP_SYS_ADMIN."""
+        self._staging_fd = netns.new_anonymous()
         self._own_fd = netns.open_own()
         self.own_inode = netns.inode(self._own_fd)
-        self._staging_fd = netns.new_anonymous()
 
     def close(self) -> None:
         """Let the staging namespace die."""
@@ -80,7 +79,7 @@ class Nursery:
         with netns.inside(self._own_fd if in_place else self._staging_fd), Rtnl() as here:
             tap = Tap.birth(_TEMPORARY if pattern and not in_place else final, link.queues or 1)
             try:
-                ifindex = socket.if_nametoindex(tap.ifname)
+                ifindex = here.ifindex(tap.ifname, "newlink")
                 here.set_link(ifindex, link, skip=("name", "up", *_AFTER_MOVE), op="newlink")
                 if not in_place:
                     here.move(ifindex, target_fd, name=final if pattern else None, new_ifindex=link.index)
@@ -175,10 +174,10 @@ class Nursery:
                     nsid = self._nsid(fd) if listen else NSID_NOT_ASSIGNED
                     with netns.inside(fd), Rtnl() as rtnl:
                         try:
-                            ifindex = socket.if_nametoindex(tap.ifname)
-                        except OSError as error:
-                            if not tap.alive:
-                                raise VethError(errno.ENODEV, "getlink") from error
+                            ifindex = rtnl.ifindex(tap.ifname)
+                        except VethError as error:
+                            if error.errno != errno.ENODEV or not tap.alive:
+                                raise
                             continue
                         yield _Here(rtnl, ifindex, nsid, netns.inode(fd))
                         return

@@ -131,14 +131,14 @@ def _state(message: Any, *, deleted: bool) -> LinkState:
     return LinkState(
         deleted=deleted,
         ifindex=message["index"],
-        name=get("IFLA_IFNAME") or "",
+        name=_text(get("IFLA_IFNAME")),
         flags=message["flags"],
         mtu=get("IFLA_MTU") or 0,
         address=get("IFLA_ADDRESS") or "",
         txqueuelen=get("IFLA_TXQLEN") or 0,
         group=get("IFLA_GROUP") or 0,
-        alias=get("IFLA_IFALIAS") or "",
-        altnames=tuple(props.get_attrs("IFLA_ALT_IFNAME")) if props is not None else (),
+        alias=_text(get("IFLA_IFALIAS")),
+        altnames=tuple(map(_text, props.get_attrs("IFLA_ALT_IFNAME"))) if props is not None else (),
         master=get("IFLA_MASTER") or 0,
         carrier=bool(get("IFLA_CARRIER")),
         carrier_changes=get("IFLA_CARRIER_CHANGES") or 0,
@@ -151,6 +151,11 @@ def _state(message: Any, *, deleted: bool) -> LinkState:
         new_nsid=new_nsid,
         new_ifindex=get("IFLA_NEW_IFINDEX") or 0,
     )
+
+
+def _text(value: str | bytes | None) -> str:
+    """Give a string; what is no UTF-8, which the kernel does not mind, the codec gives as bytes."""
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else value or ""
 
 
 def _addrgenmode(af_spec: Any) -> str | None:

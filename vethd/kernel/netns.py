@@ -24,6 +24,7 @@ from vethd.model.errors import VethError
 RUN_NETNS = "/run/netns"
 INHERITED = range(1 << 20)
 """For open_ref(): "fd:N" is this process's own fd N, as its starter left it open."""
+_FD_DIGITS = 10
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -95,7 +96,11 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
     path = ref if "/" in ref else f"{RUN_NETNS}/{ref}"
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # whatever it is, a FIFO too, do not wait
+    except ValueError as error:  # a NUL byte, or half a surrogate pair
+        raise VethError(errno.EINVAL, "netns", reason=f"no network namespace {ref!r}") from error
     except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise VethError(error.errno, "netns") from error
         if "/" in ref or not (ref.isascii() and ref.isdigit()):
             raise VethError(error.errno or errno.ENOENT, "netns", reason=f"no network namespace {ref!r}") from error
         fd = _open_pid(ref)
@@ -139,10 +144,11 @@ def _dup_checked(ref: str, fds: Sequence[int] | None) -> int:
     digits = ref[3:]
     if fds is None:
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r} needs the fd-passing socket, or an inherited fd")
-    if not (digits.isascii() and digits.isdigit()) or int(digits) >= len(fds):
+    number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _FD_DIGITS else len(fds)
+    if number >= len(fds):
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r}: {len(fds)} file descriptors came with the request")
     try:
-        return _checked(os.dup(fds[int(digits)]), ref)
+        return _checked(os.dup(fds[number]), ref)
     except OSError as error:
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r} is not an open file descriptor") from error
 

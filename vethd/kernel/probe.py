@@ -109,9 +109,7 @@ def _features(tap: Tap) -> list[Check]:
         Watcher(lambda _: False, lambda _key, _state: None, lambda: None).close()
 
     def refuse() -> None:
-        tun_filter = TunFilter(1514)
-        tun_filter.attach(tap.fds[0])
-        tun_filter.close()
+        TunFilter(tap.fds[0], 1514)
 
     advice = "without it oversize frames are dropped by the engine, and the sender counts them as sent"
     found.append(_try("oversize filter (BPF)", refuse, "frames are refused in the kernel", advice, required=False))

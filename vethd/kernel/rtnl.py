@@ -8,6 +8,7 @@ netns.inside(), use it, close it. Everything here may block on the RTNL lock: fo
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -27,6 +28,7 @@ from vethd.kernel.uapi import (
     IFF_NOARP,
     IFF_PROMISC,
     IFF_UP,
+    IFNAMSIZ,
     NETLINK_ROUTE,
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -45,6 +47,7 @@ from vethd.kernel.uapi import (
     RTM_NEWLINKPROP,
     RTM_NEWNSID,
     RTM_NEWQDISC,
+    SIOCGIFINDEX,
     TC_H_ROOT,
 )
 from vethd.model.errors import VethError
@@ -97,7 +100,7 @@ class Rtnl:
         if spec.name is not None and "name" not in skip:
             attrs.append(("IFLA_IFNAME", spec.name))
         if spec.master is not None and "master" not in skip:
-            attrs.append(("IFLA_MASTER", _ifindex(spec.master, op) if spec.master else 0))
+            attrs.append(("IFLA_MASTER", self.ifindex(spec.master, op) if spec.master else 0))
         if spec.addrgenmode is not None and "addrgenmode" not in skip:
             mode = [("IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_MODES[spec.addrgenmode])]
             attrs.append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", {"attrs": mode})]}))
@@ -155,6 +158,22 @@ class Rtnl:
         message = ifinfmsg()
         message["index"] = ifindex
         return self._getlink(message, "getlink", "")
+
+    def ifindex(self, name: str, op: str = "getlink") -> int:
+        """Give the ifindex of a name, or of an altname, in the socket's namespace. Raises VethError ENODEV.
+
+        By an ioctl, as a name need not be UTF-8, which the codec insists on, and as if_nametoindex() takes another fd.
+        """
+        encoded = os.fsencode(name)
+        if len(encoded) >= IFNAMSIZ:  # only an altname is so long
+            message = ifinfmsg()
+            message["attrs"] = [("IFLA_ALT_IFNAME", name)]
+            return self._getlink(message, op, name).ifindex
+        try:
+            request = fcntl.ioctl(self._sock, SIOCGIFINDEX, struct.pack("16s24x", encoded))
+        except OSError as error:
+            raise VethError(error.errno or errno.EIO, op, name) from error
+        return int(struct.unpack_from("16xi", request)[0])
 
     def links(self) -> Iterator[LinkState]:
         """Read every link of the namespace."""
@@ -230,14 +249,6 @@ class Rtnl:
             raise VethError(
                 error.errno or errno.ETIMEDOUT, op, name, os.strerror(error.errno or errno.ETIMEDOUT)
             ) from error
-
-
-def _ifindex(name: str, op: str) -> int:
-    """Give the ifindex of a name or altname in the calling thread's namespace."""
-    try:
-        return socket.if_nametoindex(name)
-    except OSError as error:
-        raise VethError(errno.ENODEV, op, name) from error
 
 
 def split(buffer: bytes) -> Iterator[tuple[int, bytes]]:

@@ -137,7 +137,8 @@ class Tap:
 
     def netns_inode(self) -> int:
         """Give the inode of the namespace where the device is now. Raises VethError ENODEV."""
-        fd = self.netns_fd()
+        with self.lock:
+            fd = self.netns_fd()
         try:
             return os.fstat(fd).st_ino
         finally:
@@ -173,6 +174,8 @@ def _attach(name: str, flags: int) -> int:
         raise VethError(errno.EEXIST if taken else code, "newlink", name) from error
     try:
         fd = os.dup(device.fileno())
+    except OSError as error:
+        raise VethError(error.errno or errno.EIO, "newlink", name) from error
     finally:
         device.close()
     os.set_blocking(fd, False)
@@ -198,4 +201,4 @@ def _set_offload(fd: int, name: str) -> int:
 
 def _ifname(fd: int) -> str:
     request = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
-    return request[:IFNAMSIZ].split(b"\0", 1)[0].decode()
+    return os.fsdecode(request[:IFNAMSIZ].split(b"\0", 1)[0])  # whoever renames it need not know UTF-8

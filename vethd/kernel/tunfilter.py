@@ -54,27 +54,26 @@ class FilterCounts(NamedTuple):
 
 
 class TunFilter:
-    """The filter of one sending TAP. attach() may block (RTNL); the rest is a memory access."""
+    """The filter of one sending TAP. Making it may block (RTNL); the rest is a memory access."""
 
-    def __init__(self, limit: int) -> None:
-        """Make map and program. Raises VethError: EPERM or ENOSYS where this user or kernel has no BPF."""
+    def __init__(self, tap_fd: int, limit: int) -> None:
+        """Put a new filter before the device of tap_fd, which from then on holds its program.
+
+        Raises VethError: EPERM or ENOSYS where this user or kernel has no BPF.
+        """
         map_fd = _bpf(BPF_MAP_CREATE, struct.pack("=IIIII", BPF_MAP_TYPE_ARRAY, 4, _VALUE_SIZE, 1, BPF_F_MMAPABLE))
         try:
             self._value = _map(map_fd)
             self.set_limit(limit)
-            self._prog_fd = _load(_program(map_fd))
+            prog_fd = _load(_program(map_fd))
         finally:
             os.close(map_fd)
-
-    def attach(self, tap_fd: int) -> None:
-        """Put the program before the device of tap_fd, which from then on holds it. Raises VethError."""
         try:
-            fcntl.ioctl(tap_fd, TUNSETFILTEREBPF, struct.pack("i", self._prog_fd))
+            fcntl.ioctl(tap_fd, TUNSETFILTEREBPF, struct.pack("i", prog_fd))
         except OSError as error:
             raise VethError(error.errno or errno.EIO, "TUNSETFILTEREBPF") from error
         finally:
-            os.close(self._prog_fd)
-            self._prog_fd = -1
+            os.close(prog_fd)
 
     def set_limit(self, limit: int) -> None:
         """Let frames of at most limit bytes pass from now on."""
@@ -84,18 +83,11 @@ class TunFilter:
         """Read the two counters."""
         return FilterCounts(self._value[_OVERSIZE // 8], self._value[_PASSED // 8])
 
-    def close(self) -> None:
-        """Let go of the program, where it was never attached. The map goes with this object."""
-        if self._prog_fd >= 0:
-            os.close(self._prog_fd)
-            self._prog_fd = -1
-
 
 def _map(map_fd: int) -> Any:
     """Map the element as an array of three u64, unmapped with the last reference to it.
 
-    mmap.mmap() would keep a duplicate of the fd, two a pair; and whoever closes a filter on one thread must not pull
-    the memory from under a reader on another.
+    mmap.mmap() would keep a duplicate of the fd, two a pair.
     """
     _libc.mmap.restype = ctypes.c_void_p
     protection, shared = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED

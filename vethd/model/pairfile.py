@@ -29,7 +29,7 @@ def read_toml(text: str, file: str) -> dict[str, Any]:
     """Parse TOML. Raises ConfigError with the parser's words, which hold line and column."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits, too
         raise ConfigError(file, "", f"not TOML: {error}") from error
 
 

@@ -141,8 +141,8 @@ class PairState:
     def feed(self, event: Event) -> list[Effect]:
         """Apply one event.
 
-        Carrier goes off before the gates close, and gates open before it comes on: a frame sent under a
-        carrier is never dropped for the want of one.
+        Gates open before the carrier comes on: what is sent under it finds them open. They close without waiting
+        for it to go off, which may take the hands a while.
         """
         before = self.ends[event.side]
         after = END_TABLE.get((before, event.kind))

@@ -44,7 +44,7 @@ class Declared:
         self._mounts = MountWatch(asyncio.get_running_loop(), self._try_soon)
         # its namespace may be back before we knew that it was gone
         manager.waits = self._try_soon
-        self._task = asyncio.get_running_loop().create_task(self._keep_trying())
+        manager.spawn(self._keep_trying())
 
     async def start(self, config: Sequence[PairSpec]) -> None:
         """Make the config's pairs, then the saved ones. What cannot be made waits; a bad state file is told."""
@@ -92,6 +92,7 @@ class Declared:
             entry.held = False
         for entry in [entry for entry in entries.values() if entry.live is None]:
             await self._manager.attempt(entry)
+        self._manager.remember(*entries.values())
         waiting = len(self._waiting())
         result = {"created": len(created), "changed": changed, "deleted": len(todo.deletes), "waiting": waiting}
         self._manager.hub.tell("reloaded", detail=", ".join(f"{count} {what}" for what, count in result.items()))
@@ -105,26 +106,27 @@ class Declared:
         store = self._need_store()
         entries = [e for e in self._manager.entries.values() if e.source != "config" and e.live is not None]
         specs = [_as_is(self._manager, entry) for entry in entries]
-        before = [(entry, entry.source) for entry in entries]
+        before = [(entry, entry.source, entry.spec) for entry in entries]
         for entry, spec in zip(entries, specs, strict=True):
             entry.source, entry.spec = "saved", spec
         try:
-            return await self._write(store)
+            saved = await self._write(store)
         except VethError:
-            for entry, source in before:
-                entry.source = source
+            for entry, source, spec in before:
+                entry.source, entry.spec = source, spec
             raise
+        # a successor that finds them recorded as run-time pairs would take them out of the file
+        self._manager.remember(*entries)
+        return saved
 
     async def forget(self, entry: Entry) -> None:
         """Take a deleted pair out of the saved ones, if it was one."""
         if entry.source == "saved":
             await self._rewrite()
 
-    async def close(self) -> None:
-        """Stop trying."""
+    def close(self) -> None:
+        """Stop watching the mount table. The trying ends with the manager's close()."""
         self._mounts.close()
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
 
     def _canonical(self, config: Sequence[PairSpec]) -> Callable[[str | None], str]:
         """Give a function that spells a namespace as LinkInfo does; looks them up, for a worker thread."""

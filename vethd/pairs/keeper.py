@@ -7,14 +7,17 @@ turns. The next daemon gets all of them, and goes on forwarding: see Manager.ado
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Protocol
 
-from vethd.model.record import Record, encode, newest
+import msgspec
 
-WRITE_DELAY_S = 0.05  # changes that come together are written once
+from vethd.kernel.births import Nursery
+from vethd.kernel.tun import Tap
+from vethd.model.errors import VethError
+from vethd.model.record import PairRecord, encode, encode_pair, newest
 
 _COPIES = ("s0", "s1")
 
@@ -30,7 +33,7 @@ class Keeper(Protocol):
 
 
 class Memory:
-    """What is kept of one manager. Use on the loop."""
+    """What is kept of one manager. Not for two threads at once; write() is the loop's."""
 
     def __init__(self, keeper: Keeper, inherited: Mapping[str, int]) -> None:
         """Read what a predecessor left; inherited holds its fds by name, and is ours from now on."""
@@ -46,7 +49,8 @@ class Memory:
         self.record = newest(os.pread(fd, os.fstat(fd).st_size, 0) for fd in self._copies)
         self._seq = self.record.seq if self.record else 0
         self._last_fd = self.record.last_fd if self.record else 0
-        self._timer: asyncio.TimerHandle | None = None
+        self._last_id = 0
+        self._pairs: dict[str, msgspec.Raw] = {}
 
     def keep(self, fds: tuple[int, ...]) -> list[str]:
         """Have fds kept; give the names under which they are."""
@@ -69,34 +73,40 @@ class Memory:
             del self._inherited[name]
         return tuple(found.values())
 
-    def drop_rest(self) -> int:
-        """Close and have forgotten what was inherited and not taken: nobody knows what it was. Gives how many."""
+    def drop_rest(self, nursery: Nursery) -> int:
+        """Delete the devices that were inherited and not taken: nobody knows what they were. Gives how many fds.
+
+        For a worker thread. Closing alone would leave them until the keeper lets go, in the way of their successors.
+        """
         rest, self._inherited = self._inherited, {}
         for name, fd in rest.items():
+            with suppress(VethError):
+                nursery.delete(Tap.adopt((fd,)))
             os.close(fd)
             self._keeper.forget(name)
         return len(rest)
 
-    def changed(self, snapshot: Callable[[int, int], Record]) -> None:
-        """Write soon; snapshot(seq, last_fd) gives the record then."""
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(WRITE_DELAY_S, self.write, snapshot)
+    def put(self, pairs: Iterable[PairRecord], last_id: int) -> None:
+        """Write these pairs down, over what was known of them; last_id is the last number given to any."""
+        self._last_id = last_id
+        self._pairs |= {pair.id: encode_pair(pair) for pair in pairs}
+        self._write()
 
-    def write(self, snapshot: Callable[[int, int], Record]) -> None:
-        """Write now, over the older copy."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def remove(self, pair_id: str) -> None:
+        """Know no more of a pair."""
+        if self._pairs.pop(pair_id, None) is not None:
+            self._write()
+
+    def _write(self) -> None:
+        """Write over the older copy."""
         self._seq += 1
-        data = encode(snapshot(self._seq, self._last_fd))
+        data = encode(self._seq, self._last_id, self._last_fd, self._pairs.values())
         fd = self._copies[self._seq % len(self._copies)]
         os.pwrite(fd, data, 0)
         os.ftruncate(fd, len(data))
 
     def close(self) -> None:
         """Close our own fds; what is kept stays kept."""
-        if self._timer is not None:
-            self._timer.cancel()
         for fd in self._copies:
             os.close(fd)
         for fd in self._inherited.values():

@@ -74,6 +74,3 @@ class Link:
     def close(self) -> None:
         """Delete the device by letting go of it. Blocks for tens of milliseconds."""
         self.tap.close()
-        if self.filter is not None:
-            self.filter.close()
-            self.filter = None

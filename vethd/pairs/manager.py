@@ -20,7 +20,6 @@ import structlog
 from vethd.datapath.engine import Engine
 from vethd.model.api import LinkInfo, LinkStats, PairChange, PairInfo, Source
 from vethd.model.errors import VethError
-from vethd.model.record import VERSION, Record
 from vethd.model.spec import LinkSpec, PairSpec, validate_pair
 from vethd.model.state import Side
 from vethd.pairs import changes
@@ -67,7 +66,6 @@ class Manager:
         try:
             async with entry.lock:
                 await self._make(entry)
-                entry.reason = ""
         except BaseException:
             self.entries.pop(entry.id, None)
             raise
@@ -103,8 +101,8 @@ class Manager:
                     await entry.live.learn_master(side)
             if change.rx_checksum is not None:
                 entry.live.set_rx_checksum(change.rx_checksum)
-            self._remember()
             entry.spec = merged(entry, change, self.info(entry).links)
+            self.remember(entry)
         self.hub.tell("pair_changed", pair=entry.id)
 
     def find(self, name: str, label: str | None = None) -> tuple[Entry, Side]:
@@ -159,16 +157,15 @@ class Manager:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for entry in self.entries.values():
-            if entry.live is not None:
-                entry.live.end()
+        pairs = [entry.live for entry in self.entries.values() if entry.live is not None]
+        for pair in pairs:
+            pair.end()
         if self.memory is not None:
-            self.memory.write(self._snapshot)
+            self.remember()
             self.memory.close()
-        links = [link for entry in self.entries.values() if entry.live for link in entry.live.links]
         for entry in self.entries.values():
             entry.live = None
-        await self.workers.let_go(links)
+        await self.workers.let_go(link for pair in pairs for link in pair.links)
         self.entries.clear()
         self.engine.close()
         await asyncio.get_running_loop().run_in_executor(None, self.workers.close)
@@ -191,14 +188,12 @@ class Manager:
             except (VethError, KeyError) as error:
                 log.warning("pair not taken over", pair=left.id, reason=str(error))
                 continue
-            entry = Entry(left.id, left.spec, left.source, live=LivePair(left.id, links, self))
-            self.entries[entry.id] = entry
-            if entry.live is not None:
-                entry.live.resume(self.engine, left)
-        rest = memory.drop_rest()
-        if rest:
-            log.warning("stored fds without a record let go", fds=rest)
-        self._remember()
+            pair = LivePair(left.id, links, self)
+            self.entries[left.id] = Entry(left.id, left.spec, left.source, live=pair)
+            pair.resume(self.engine, left)
+        if rest := await self.workers.chore(memory.drop_rest, self.workers.nursery):
+            log.warning("stored devices without a record deleted", fds=rest)
+        self.remember()
         return len(self.entries)
 
     def declare(self, spec: PairSpec, source: Source, fds: Sequence[int] | None) -> Entry:
@@ -207,11 +202,11 @@ class Manager:
         self.entries[entry.id] = entry
         return entry
 
-    async def attempt(self, entry: Entry) -> bool:
-        """Try to make a waiting pair, `up` on both ends included; tell whether it lives. Failure is its reason."""
+    async def attempt(self, entry: Entry) -> None:
+        """Try to make a waiting pair, `up` on both ends included. Failure is its reason to wait on."""
         async with entry.lock:
             if entry.live is not None or entry.held or entry.id not in self.entries:
-                return entry.live is not None
+                return
             far = entry.spec.peer
             try:
                 await self._make(entry, up_peer=bool(far and far.up))
@@ -220,9 +215,6 @@ class Manager:
                     entry.reason = str(error)
                     self.hub.tell("pair_waiting", pair=entry.id, detail=entry.reason)
                     log.warning("pair waits", pair=entry.id, name=entry.spec.name, reason=entry.reason)
-                return False
-            entry.reason = ""
-            return True
 
     # --- Owner, for LivePair
 
@@ -261,7 +253,8 @@ class Manager:
         except BaseException:
             await self._end(entry)
             raise
-        self._remember()
+        entry.reason = ""
+        self.remember(entry)
         self.hub.tell("pair_created", pair=entry.id, link=links[0].state.name, netns=links[0].label)
 
     async def _end(self, entry: Entry) -> None:
@@ -271,8 +264,8 @@ class Manager:
             if self.memory is not None:
                 for link in pair.links:
                     self.memory.forget(link.kept)
+                self.memory.remove(entry.id)
             await self.workers.bury(pair.links)
-            self._remember()
 
     async def _lost_an_end(self, entry: Entry, pair: LivePair, reason: str) -> None:
         """Bury what is left of a pair, and decide whether it shall come again."""
@@ -291,14 +284,11 @@ class Manager:
             if not entry.held:
                 self.waits()
 
-    def _remember(self) -> None:
-        """Have what we are written down, for whoever comes after us."""
+    def remember(self, *entries: Entry) -> None:
+        """Write these pairs down, or all, for whoever comes after us."""
         if self.memory is not None:
-            self.memory.changed(self._snapshot)
-
-    def _snapshot(self, seq: int, last_fd: int) -> Record:
-        pairs = [entry_record(entry, entry.live) for entry in self.entries.values() if entry.live is not None]
-        return Record(version=VERSION, seq=seq, last_id=self._last_id, last_fd=last_fd, pairs=pairs)
+            told = entries or self.entries.values()
+            self.memory.put([entry_record(entry, entry.live) for entry in told if entry.live], self._last_id)
 
     def _new_id(self) -> str:
         self._last_id += 1

@@ -256,11 +256,13 @@ class LivePair:
                     return
                 if placed and place.key == link.place.key:
                     break
+                label = await self._owner.workers.chore(netns.label, place.netns_inode, nursery.own_inode)
+                if self._ending:
+                    return
                 if placed:  # it moved on, unheard
                     self._owner.desk.left(link.place.key, self)
                     self._feed(Event(Kind.MOVED, side))
-                link.place = place._replace(state=link.state)
-                link.label = await self._owner.workers.chore(netns.label, place.netns_inode, nursery.own_inode)
+                link.place, link.label = place._replace(state=link.state), label
                 self._owner.desk.placed(place.key, self, side)
                 self._tell("link_moved", side)
                 placed = True

@@ -34,7 +34,7 @@ class Store:
             raise ConfigError(str(self.file), "", error.strerror or str(error)) from error
         try:
             pairs = msgspec.json.decode(data, type=PairSet).pair
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ConfigError(str(self.file), "", str(error)) from error
         for number, pair in enumerate(pairs):
             for key, link in ((f"pair[{number}]", pair.near_end()), (f"pair[{number}].peer", pair.far_end())):

@@ -12,7 +12,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from typing import TypeVar
 
 import msgspec
@@ -70,8 +70,11 @@ class Workers:
             self._carriers.submit(self.nursery.settle, link.tap)
 
     async def bury(self, links: Iterable[Link]) -> None:
-        """Delete the devices, all at once, whoever else holds them. Links that are gone already are no error."""
-        await asyncio.gather(*(self._run(self._burials, self._bury, link) for link in links))
+        """Delete the devices, all at once, whoever else holds them. Links that are gone already are no error.
+
+        What is begun is finished, even where the caller is cancelled: nobody else knows of these devices any more.
+        """
+        await asyncio.shield(asyncio.gather(*(self._run(self._burials, self._bury, link) for link in links)))
 
     async def let_go(self, links: Iterable[Link]) -> None:
         """Close our fds of the devices: they are gone, unless somebody else holds them, too."""
@@ -110,10 +113,9 @@ class Workers:
             return near_link, far_link
 
     def _bury(self, link: Link) -> None:
-        if link.kept:  # our closing is not the last: the device must be told
-            with suppress(VethError):
+        with closing(link), suppress(VethError):
+            if link.kept:  # our closing is not the last: the device must be told
                 self.nursery.delete(link.tap)
-        link.close()
 
     def _birth(self, link: LinkSpec, netns_fd: int) -> Link:
         tap, place = self.nursery.birth(_with_mac(link), netns_fd)
@@ -125,14 +127,8 @@ class Workers:
 def put_filters(near: Link, far: Link) -> None:
     """Put the oversize filter before both senders, where this machine allows it; the engine checks in any case."""
     for sender, receiver in ((near, far), (far, near)):
-        with suppress(VethError, OSError):
-            tun_filter = TunFilter(forward_limit(receiver.state.mtu or MTU))
-            try:
-                tun_filter.attach(sender.tap.fds[0])
-            except VethError:
-                tun_filter.close()
-                raise
-            sender.filter = tun_filter
+        with suppress(VethError):
+            sender.filter = TunFilter(sender.tap.fds[0], forward_limit(receiver.state.mtu or MTU))
 
 
 def _unwanted(birth: Future[tuple[Link, Link]]) -> None:
