@@ -18,6 +18,7 @@ from tests.lib.daemon import Daemon, UnixConnection
 from tests.lib.lab import Lab, Wire
 from tests.lib.leaks import PREFIX, Traces
 from tests.lib.netns import Netns
+from tests.lib.sockets import ping
 from tests.lib.wait import DEADLINE_S, wait_until
 
 COMMAND_S = 20.0
@@ -155,6 +156,12 @@ def up(wire: Wire, net: str = "10.9.0") -> tuple[str, str]:
     """Wait for the carrier of a pair that was declared up, and give its ends addresses."""
     wire.wait_carrier()
     return wire.addresses(net)
+
+
+def alive(wire: Wire) -> None:
+    """Prove that a pair that was declared up forwards."""
+    near, far = up(wire)
+    ping(wire.a.netns, near, wire.b.netns, far)
 
 
 class FdCall:

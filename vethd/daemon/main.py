@@ -15,7 +15,7 @@ import uvloop
 from vethd import __version__
 from vethd.daemon.config import SOCKET, Config, read_config
 from vethd.daemon.logs import set_up
-from vethd.daemon.service import need_tun, raise_fd_limit, serve
+from vethd.daemon.service import need_machine, raise_fd_limit, serve
 from vethd.datapath.engines import ENGINES
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import LinkSpec, PairSpec, validate_link
@@ -76,11 +76,10 @@ def pair(  # noqa: PLR0913 - one argument an option
 
     NETNS is a name of `ip netns`, a path, a PID, or fd:N; without one the end is in this namespace.
     """
-    need_tun()
+    need_machine()
     raise_fd_limit()
     ends = [_end(text, mtu, up=up) for text in (near, peer)]
-    fields = {key: getattr(ends[0], key) for key in LinkSpec.__struct_fields__}
-    spec = msgspec.convert(fields | {"peer": ends[1], "rx_checksum": rx_checksum}, PairSpec)
+    spec = msgspec.convert(ends[0].attributes() | {"peer": ends[1], "rx_checksum": rx_checksum}, PairSpec)
     uvloop.run(_foreground(spec, config.engine))
 
 

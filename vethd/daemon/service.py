@@ -19,6 +19,7 @@ from vethd.datapath.engines import make_engine
 from vethd.doors.fdpass import FdDoor
 from vethd.doors.http import HttpDoor
 from vethd.doors.routing import Api
+from vethd.kernel.probe import capabilities
 from vethd.kernel.tun import DEV_NET_TUN
 from vethd.model.errors import ConfigError, VethError
 from vethd.pairs.declared import Declared
@@ -29,11 +30,15 @@ from vethd.pairs.store import Store
 log = structlog.get_logger()
 
 
-def need_tun() -> None:
-    """Check for /dev/net/tun. Raises VethError ENODEV with what to do."""
+def need_machine() -> None:
+    """Check for /dev/net/tun and the capabilities. Raises VethError, ENODEV or EPERM, with what to do."""
     if not Path(DEV_NET_TUN).is_char_device():
         reason = f"{DEV_NET_TUN} is missing: run `modprobe tun`, or give this container the device"
         raise VethError(errno.ENODEV, "start", reason=reason)
+    missing = [check for check in capabilities() if not check.ok]
+    if missing:
+        names = " and ".join(check.name for check in missing)
+        raise VethError(errno.EPERM, "start", reason=f"{names} missing {missing[0].advice}")
 
 
 def raise_fd_limit() -> None:
@@ -45,13 +50,14 @@ def raise_fd_limit() -> None:
 
 async def serve(config: Config, config_path: str | None) -> None:
     """Run the daemon until SIGTERM or SIGINT. Raises VethError where it cannot start."""
-    need_tun()
+    need_machine()
     raise_fd_limit()
     notify = Notify()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
     passed = passed_fds()
     sockets = listen(config.socket, config.mode, config.socket_group, passed)
     try:

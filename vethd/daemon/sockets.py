@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from vethd.doors.routing import BACKLOG
 from vethd.model.errors import VethError
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
-BACKLOG = 4096  # callers who wait while we are busy; the kernel makes it what net.core.somaxconn allows
 
 
 @dataclass

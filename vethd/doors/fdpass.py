@@ -15,13 +15,13 @@ import os
 import socket
 import struct
 from contextlib import suppress
-from typing import Any
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from vethd.doors.operations import dispatch
 from vethd.doors.routing import BODY_MAX, Api, Call, Reply
+from vethd.model.api import ErrorBody
 
 FDS_MAX = 16
 PATIENCE_S = 30.0
@@ -94,7 +94,7 @@ class FdDoor:
         try:
             request = msgspec.json.decode(data, type=_Request)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return Reply(400, {"code": "EINVAL", "errno": 22, "message": f"request: {error}"})
+            return Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=f"request: {error}"))
         path, _, query = request.path.partition("?")
         call = Call(self._api, {}, dict(parse_qsl(query, keep_blank_values=True)), None, fds)
         return await dispatch(call, request.method, path, bytes(request.body))
@@ -148,5 +148,5 @@ def _send(connection: socket.socket, reply: bytes) -> None:
 
 
 def _too_big(message: str) -> bytes:
-    body: dict[str, Any] = {"code": "E2BIG", "errno": 7, "message": message}
+    body = ErrorBody(code="E2BIG", errno=errno.E2BIG, message=message)
     return msgspec.json.encode({"status": 413, "body": body})

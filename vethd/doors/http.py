@@ -15,7 +15,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from vethd.doors.metrics import CONTENT_TYPE, exposition
 from vethd.doors.openapi import schema
 from vethd.doors.operations import dispatch
-from vethd.doors.routing import BODY_MAX, Api, Call, Reply
+from vethd.doors.routing import BACKLOG, BODY_MAX, Api, Call, Reply
 from vethd.model.api import ErrorBody
 
 STREAM_STALL_S = 30.0  # a listener that takes nothing for so long is hung up on
@@ -45,7 +45,7 @@ class HttpDoor:
     async def start(self, listener: socket.socket) -> None:
         """Begin to serve; listener is bound and listening, and ours from now on."""
         await self._runner.setup()
-        await web.SockSite(self._runner, listener).start()
+        await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
 
     async def close(self) -> None:
         """Stop serving: streams end, requests under way get a second."""

@@ -95,8 +95,7 @@ async def _link(call: Call) -> LinkInfo:
 async def _changelink(call: Call) -> LinkInfo:
     """Change what is said of a link, all of it or nothing."""
     entry, side = await _find(call)
-    said = {key: getattr(call.body, key) for key in LinkSpec.__struct_fields__}
-    change = PairChange(peer=call.body) if side is Side.FAR else msgspec.convert(said, PairChange)
+    change = PairChange(peer=call.body) if side is Side.FAR else PairChange(**call.body.attributes())
     await call.api.manager.changelink(entry, change, call.fds)
     return call.api.manager.info(entry).links[side]
 

@@ -15,6 +15,9 @@ from vethd.pairs.manager import Manager
 BODY_MAX = 64 << 10
 """Bytes of a request body; a pair with every attribute said is under 4 KiB."""
 
+BACKLOG = 4096
+"""Callers who may wait while the daemon is busy; net.core.somaxconn may allow fewer."""
+
 STATUS = {
     errno.EINVAL: 400,
     errno.ERANGE: 400,

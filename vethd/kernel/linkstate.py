@@ -37,7 +37,7 @@ class LinkState(NamedTuple):
     """One link at the instant of the message.
 
     new_nsid is where a DELLINK says that the link went, NSID_NOT_ASSIGNED for a place without an id here (and
-    None where it did not go, but died); new_ifindex is its index over there, 0 if unchanged or unsaid.
+    None where it did not go, but died).
     """
 
     deleted: bool
@@ -60,7 +60,6 @@ class LinkState(NamedTuple):
     gro_max_size: int
     addrgenmode: str | None
     new_nsid: int | None = None
-    new_ifindex: int = 0
 
     @property
     def up(self) -> bool:
@@ -149,7 +148,6 @@ def _state(message: Any, *, deleted: bool) -> LinkState:
         gro_max_size=get("IFLA_GRO_MAX_SIZE") or 0,
         addrgenmode=_addrgenmode(get("IFLA_AF_SPEC")),
         new_nsid=new_nsid,
-        new_ifindex=get("IFLA_NEW_IFINDEX") or 0,
     )
 
 

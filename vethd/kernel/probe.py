@@ -44,7 +44,7 @@ class Check(msgspec.Struct, kw_only=True, frozen=True):
 
 def probe() -> list[Check]:
     """Try everything, in the order in which a user should read it. Blocks for about 100 ms."""
-    checks = [_dev_net_tun(), *_capabilities(), *_in_scratch()]
+    checks = [_dev_net_tun(), *capabilities(), *_in_scratch()]
     return [*checks, _fd_limit(), _run_netns(), _io_uring(), _kernel_veth()]
 
 
@@ -62,7 +62,8 @@ def _dev_net_tun() -> Check:
     return Check(name=name, ok=True, required=True, detail="opens")
 
 
-def _capabilities() -> list[Check]:
+def capabilities() -> list[Check]:
+    """Look at what this process may do. Does not block."""
     effective = 0
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
@@ -72,7 +73,7 @@ def _capabilities() -> list[Check]:
         Check(
             name=name,
             ok=bool(effective >> bit & 1),
-            required=name != "CAP_NET_BROADCAST",
+            required=True,
             detail=f"{purpose}{'' if effective >> bit & 1 else ': missing'}",
             advice="" if effective >> bit & 1 else advice,
         )

@@ -246,9 +246,7 @@ class Rtnl:
                 if replies and not dump and not flags & NLM_F_ACK:
                     return replies
         except OSError as error:
-            raise VethError(
-                error.errno or errno.ETIMEDOUT, op, name, os.strerror(error.errno or errno.ETIMEDOUT)
-            ) from error
+            raise VethError(error.errno or errno.ETIMEDOUT, op, name) from error
 
 
 def split(buffer: bytes) -> Iterator[tuple[int, bytes]]:

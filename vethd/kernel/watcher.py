@@ -6,7 +6,9 @@ across namespaces, so a link is known by (nsid, ifindex); OWN_NSID stands for th
 without an id. A namespace that dies says nothing of its links: death is read from the tun fd.
 
 Messages are handed on in order, one call each, never collapsed. When the kernel had to drop some (ENOBUFS), lost()
-is called: the state must be read anew. The socket reads on the loop's thread; nothing here blocks.
+is called behind the last before the gap: the state must be read anew. ENOBUFS is an error on the socket, and uvloop
+stops listening to what has one; so an epoll instance, which has none, stands between.
+The socket reads on the loop's thread; nothing here blocks.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import select
 import socket
 import struct
 from collections.abc import Callable
@@ -56,7 +59,9 @@ class Watcher:
         self._changed = changed
         self._lost = lost
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._dropped = False
         self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+        self._epoll = select.epoll()
         try:
             self._sock.setblocking(False)
             self._grow_buffer()
@@ -66,18 +71,21 @@ class Watcher:
                 self._sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
             self._own_nsid = _read_own_nsid()
         except OSError as error:
+            self._epoll.close()
             self._sock.close()
             raise VethError(error.errno or errno.EIO, "watch") from error
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to deliver on that loop."""
         self._loop = loop
-        loop.add_reader(self._sock.fileno(), self._readable)
+        self._epoll.register(self._sock.fileno(), select.EPOLLIN)
+        loop.add_reader(self._epoll.fileno(), self._readable)
 
     def close(self) -> None:
         """Stop and close. Twice is once."""
-        if self._loop is not None and self._sock.fileno() >= 0:
-            self._loop.remove_reader(self._sock.fileno())
+        if self._loop is not None and not self._epoll.closed:
+            self._loop.remove_reader(self._epoll.fileno())
+        self._epoll.close()
         self._sock.close()
 
     def catch_up(self) -> None:
@@ -100,10 +108,14 @@ class Watcher:
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(1 << 16, 64)
             except OSError as error:
-                if error.errno != errno.ENOBUFS:  # nothing more to read, or closed
-                    return False
-                self._lost()
-                continue
+                if error.errno == errno.ENOBUFS:
+                    # what is queued is older than what was dropped, and nothing is added until it is read: that first
+                    self._dropped = True
+                    continue
+                if self._dropped:
+                    self._dropped = False
+                    self._lost()
+                return False  # nothing more to read, or closed
             nsid = self._nsid(ancillary)
             for kind, message in split(data):
                 if kind == RTM_NEWNSID:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import re
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -65,6 +65,10 @@ class LinkSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     gso_max_segs: int | None = None
     gro_max_size: int | None = None
 
+    def attributes(self) -> dict[str, Any]:
+        """Give the attributes of an end, said or not, by name; what a pair has besides is left out."""
+        return {name: getattr(self, name) for name in LinkSpec.__struct_fields__}
+
 
 class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A pair: the near end's attributes, the peer's, and the pair's own.
@@ -77,7 +81,7 @@ class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, 
 
     def near_end(self) -> LinkSpec:
         """Give the near end's attributes alone."""
-        return LinkSpec(**{name: getattr(self, name) for name in LinkSpec.__struct_fields__})
+        return LinkSpec(**self.attributes())
 
     def far_end(self) -> LinkSpec:
         """Give the peer's attributes, inherited ones included.

@@ -125,7 +125,7 @@ class Declared:
             await self._rewrite()
 
     def close(self) -> None:
-        """Stop watching the mount table. The trying ends with the manager's close()."""
+        """Stop watching the mount table; the trying ends with the manager."""
         self._mounts.close()
 
     def _canonical(self, config: Sequence[PairSpec]) -> Callable[[str | None], str]:
@@ -179,7 +179,8 @@ class Declared:
     async def _keep_trying(self) -> None:
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._interval_s)
+                async with asyncio.timeout(self._interval_s):  # wait_for() of Python 3.11 may swallow a cancellation
+                    await self._wake.wait()
             self._wake.clear()
             waiting = self._waiting()
             self._interval_s = min(self._interval_s * 2, RETRY_MAX_S) if waiting else RETRY_S
@@ -196,8 +197,7 @@ def _as_is(manager: Manager, entry: Entry) -> PairSpec:
         if live.netns.startswith("net:["):
             reason = f"{live.name} is in a namespace without a name: only one that `ip netns` knows can be found again"
             raise VethError(errno.EOPNOTSUPP, "save", live.name, reason)
-        said = {key: getattr(spec, key) for key in LinkSpec.__struct_fields__}
-        return said | {
+        return spec.attributes() | {
             "name": live.name,
             "netns": live.netns or None,
             "address": live.address,

@@ -49,10 +49,10 @@ def merged(entry: Entry, change: PairChange, links: Sequence[LinkInfo]) -> PairS
     """Write a change into the spec, so that what is saved and what a reload compares is what was asked for last."""
 
     def over(old: LinkSpec, new: LinkSpec, live: LinkInfo | None) -> dict[str, Any]:
-        said = {key: getattr(new, key) for key in LinkSpec.__struct_fields__ if getattr(new, key) is not None}
+        said = {key: value for key, value in new.attributes().items() if value is not None}
         if live is not None and (said.get("netns") or "").startswith("fd:"):
             said["netns"] = live.netns
-        return {key: getattr(old, key) for key in LinkSpec.__struct_fields__} | said
+        return old.attributes() | said
 
     near_live, far_live = links or (None, None)
     peer = entry.spec.peer

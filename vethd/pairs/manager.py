@@ -14,7 +14,6 @@ import errno
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-import msgspec
 import structlog
 
 from vethd.datapath.engine import Engine
@@ -82,7 +81,7 @@ class Manager:
     async def changelink(self, entry: Entry, change: PairChange, fds: Sequence[int] | None = None) -> None:
         """Change what is said, all of it or nothing. Raises VethError; ENODEV on a pair that waits."""
         names = [link.state.name for link in entry.live.links] if entry.live else ["", ""]
-        near = msgspec.convert({key: getattr(change, key) for key in LinkSpec.__struct_fields__}, LinkSpec)
+        near = LinkSpec(**change.attributes())
         asked = [(Side.NEAR, near), (Side.FAR, change.peer or LinkSpec())]
         said = [(side, link) for side, link in asked if link != LinkSpec()]
         for side, link in said:

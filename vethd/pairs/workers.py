@@ -16,9 +16,11 @@ from contextlib import ExitStack, closing, suppress
 from typing import TypeVar
 
 import msgspec
+import structlog
 
 from vethd.kernel import netns
 from vethd.kernel.births import Nursery
+from vethd.kernel.tun import Tap
 from vethd.kernel.tunfilter import TunFilter
 from vethd.model.errors import VethError
 from vethd.model.spec import MTU, LinkSpec, PairSpec
@@ -27,6 +29,8 @@ from vethd.pairs.link import Link
 from vethd.pairs.publish import publish
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 _BURIALS = 8
 
@@ -65,9 +69,15 @@ class Workers:
         then; asked for the link, it acts at once.
         """
         link.epoch += 1
-        self._carriers.submit(link.tap.set_carrier, on=on)
+        self._carriers.submit(self._set_carrier, link.tap, on=on)
+
+    def _set_carrier(self, tap: Tap, *, on: bool) -> None:
+        try:
+            tap.set_carrier(on=on)
+        except VethError:
+            log.exception("carrier not set", on=on)
         if not on:
-            self._carriers.submit(self.nursery.settle, link.tap)
+            self.nursery.settle(tap)
 
     async def bury(self, links: Iterable[Link]) -> None:
         """Delete the devices, all at once, whoever else holds them. Links that are gone already are no error.
@@ -119,9 +129,7 @@ class Workers:
 
     def _birth(self, link: LinkSpec, netns_fd: int) -> Link:
         tap, place = self.nursery.birth(_with_mac(link), netns_fd)
-        return Link(
-            tap, place, netns.label(place.netns_inode, self.nursery.own_inode), own_alias=link.alias is not None
-        )
+        return Link(tap, place, netns.label(place.netns_inode, self.nursery.own_inode), own_alias=bool(link.alias))
 
 
 def put_filters(near: Link, far: Link) -> None:
