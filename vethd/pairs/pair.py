@@ -14,7 +14,6 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 from vethd.datapath.engine import Counters, Engine, Wire, plus
-from vethd.kernel import netns
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.watcher import LinkKey
 from vethd.model.drops import Drop
@@ -247,27 +246,22 @@ class LivePair:
         What happens between our look at a device and our first hearing of it is heard by nobody. So look again once
         its news reach us: it is still there, and what we see then holds, unless news have come since, which are newer.
         """
-        link, nursery = self.links[side], self._owner.workers.nursery
-        try:
-            while True:
-                news = link.news
-                place = await self._owner.workers.chore(nursery.locate, link.tap)
-                if self._ending:
-                    return
-                if placed and place.key == link.place.key:
-                    break
-                label = await self._owner.workers.chore(netns.label, place.netns_inode, nursery.own_inode)
-                if self._ending:
-                    return
-                if placed:  # it moved on, unheard
-                    self._owner.desk.left(link.place.key, self)
-                    self._feed(Event(Kind.MOVED, side))
-                link.place, link.label = place._replace(state=link.state), label
-                self._owner.desk.placed(place.key, self, side)
-                self._tell("link_moved", side)
-                placed = True
-        except VethError:
-            return  # moved and died: the engine tells
+        link = self.links[side]
+        while True:
+            news = link.news
+            found = await self._owner.workers.locate(link.tap)
+            if found is None or self._ending:
+                return
+            place, label = found
+            if placed and place.key == link.place.key:
+                break
+            if placed:  # it moved on, unheard
+                self._owner.desk.left(link.place.key, self)
+                self._feed(Event(Kind.MOVED, side))
+            link.place, link.label = place._replace(state=link.state), label
+            self._owner.desk.placed(place.key, self, side)
+            self._tell("link_moved", side)
+            placed = True
         if link.news == news:
             self._learn(side, place.state)
         await self._publish(side.other)

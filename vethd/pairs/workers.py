@@ -19,7 +19,7 @@ import msgspec
 import structlog
 
 from vethd.kernel import netns
-from vethd.kernel.births import Nursery
+from vethd.kernel.births import Nursery, Place
 from vethd.kernel.tun import Tap
 from vethd.kernel.tunfilter import TunFilter
 from vethd.model.errors import VethError
@@ -33,6 +33,8 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 _BURIALS = 8
+LOCATE_S = 60.0
+RETRY_S = 0.2
 
 
 class Workers:
@@ -61,6 +63,19 @@ class Workers:
     async def chore(self, function: Callable[..., T], *args: object, **kwargs: object) -> T:
         """Call a blocking function of the kernel room in its turn."""
         return await self._run(self._chores, lambda: function(*args, **kwargs))
+
+    async def locate(self, tap: Tap) -> tuple[Place, str] | None:
+        """Find where a device is and what its namespace is called; None where it is gone, or not found in LOCATE_S."""
+        for _ in range(int(LOCATE_S / RETRY_S)):
+            try:
+                place = await self.chore(self.nursery.locate, tap)
+                return place, await self.chore(netns.label, place.netns_inode, self.nursery.own_inode)
+            except VethError as error:
+                if error.errno == errno.ENODEV:
+                    return None
+                log.warning("a device is not found yet", reason=str(error))
+                await asyncio.sleep(RETRY_S)  # out of fds, or it would not stay in one place
+        return None
 
     def set_carrier(self, link: Link, *, on: bool) -> None:
         """Turn a carrier on or off, soon and in order: every ioctl of a TAP takes the RTNL lock.
