@@ -134,21 +134,24 @@ def site(directory: Path) -> Iterator[tuple[Site, Lab]]:
 
     The daemon ends before its namespaces do, and takes its devices with it.
     """
-    before = Traces.now()
     home = Netns.create(f"{PREFIX}home-{directory.name[-8:]}")
+    before = Traces.now(home)
     it = Site(home, directory)
     lab = Lab(it)
+    left: set[str] = set()
     try:
         yield it, lab
     finally:
         if it.running:
             it.stop()
-        left = home.names()
-        for netns in (*lab.netnses, home):
+        for netns in lab.netnses:
             if netns.exists:
                 left |= netns.names()
                 netns.delete()
-        before.assert_nothing_left()
+        try:
+            before.assert_nothing_left(home)
+        finally:
+            home.delete()
     assert not left, f"the daemon left {left}"
 
 

@@ -6,8 +6,10 @@ import os
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from tests.lib.daemon import UnixConnection
@@ -15,6 +17,7 @@ from tests.lib.lab import End, Lab, Wire
 from tests.lib.site import Site, alive, fd_call, toml_pair
 from tests.lib.site import site as make_site
 from tests.lib.wait import wait_until
+from vethd.model.api import PairEvent
 
 Place = tuple[Site, Lab]
 
@@ -52,12 +55,12 @@ def test_sigterm_ends_events_in_good_order(place: Place) -> None:
     """A listener sees the end of the stream, not a broken one."""
     site, _ = place
     site.start()
-    listener = UnixConnection(site.socket)
-    listener.request("GET", "/v1/events")
-    response = listener.getresponse()
-    site.stop()
-    assert response.read() == b""
-    listener.close()
+    with closing(UnixConnection(site.socket)) as listener:
+        listener.request("GET", "/v1/events")
+        with listener.getresponse() as response:
+            site.stop()
+            for line in response.read().splitlines():
+                msgspec.json.decode(line, type=PairEvent)
 
 
 def test_killed_daemon_leaves_only_files_that_the_next_takes_over(place: Place) -> None:

@@ -94,11 +94,10 @@ def test_figures(place: Place) -> None:
     assert a.names() | b.names() == set()
 
 
-@pytest.mark.parametrize(
-    "bad",
-    ["nonsense", "[[pair]]\nname = 'va'\nmtu = 67", "[[pair]]\nname = 'va'\nmtuu = 1500", 'engine = "warp"'],
-)
-def test_bad_config_changes_nothing(place: Place, bad: str) -> None:
+BAD = ("nonsense", "[[pair]]\nname = 'va'\nmtu = 67", "[[pair]]\nname = 'va'\nmtuu = 1500", 'engine = "warp"')
+
+
+def test_bad_config_changes_nothing(place: Place) -> None:
     site, lab = place
     a, b = lab.netns("a"), lab.netns("b")
     site.configure(toml_pair(("va", a.name), ("vb", b.name)))
@@ -107,13 +106,14 @@ def test_bad_config_changes_nothing(place: Place, bad: str) -> None:
     wire = lab.wire(a, b)
     near, far = up(wire)
     before = (wire.a.link.ifindex, wire.a.link.carrier_changes, site.daemon.pairs())
-    site.configure(bad)
-    status, body = site.daemon.request("POST", "/v1/reload")
-    assert (status, body["code"]) == (400, "EINVAL")
-    assert body["message"].startswith(f"{site.config}: ")
-    site.hang_up()
-    assert "reload refused, nothing changed" in site.daemon.log.read_text()
-    assert (wire.a.link.ifindex, wire.a.link.carrier_changes, site.daemon.pairs()) == before
+    for bad in BAD:
+        site.configure(bad)
+        status, body = site.daemon.request("POST", "/v1/reload")
+        assert (status, body["code"]) == (400, "EINVAL")
+        assert body["message"].startswith(f"{site.config}: ")
+        site.hang_up()
+        assert (wire.a.link.ifindex, wire.a.link.carrier_changes, site.daemon.pairs()) == before
+    assert site.daemon.log.read_text().count("reload refused, nothing changed") == len(BAD)
     ping(a, near, b, far)
     site.config.unlink()
     assert site.daemon.request("POST", "/v1/reload")[0] == 400

@@ -256,7 +256,7 @@ def test_show_searches_all(run: Run, daemon: FakeDaemon, pairs: list[PairInfo], 
 def test_show_of_nothing(run: Run, daemon: FakeDaemon) -> None:
     daemon.on("GET", "/v1/pairs", body=[])
     assert run("show").stdout == "LINK  NETNS  INDEX  MTU  ADDRESS  STATE  PEER  SOURCE  PAIR\n"
-    assert run("show", "vz", status=1).stderr == "vethctl: getlink vz: No such device\n"
+    assert run("show", "vz", status=1).stderr == "vethctl: getlink vz: vethd has no link of that name\n"
 
 
 def test_show_in_a_namespace(run: Run, daemon: FakeDaemon, pairs: list[PairInfo]) -> None:

@@ -142,6 +142,20 @@ def test_two_full_directions_take_turns(factory: LoopFactory) -> None:
         assert most <= 4 * BATCH, "one turn of the loop is short"
 
 
+def test_turn_is_short_in_bytes_too(monkeypatch: pytest.MonkeyPatch, factory: LoopFactory) -> None:
+    """Super-frames take longer to copy: a batch ends with the frame that passes its budget of bytes."""
+    monkeypatch.setattr(aio, "BATCH_BYTES", 10_000)
+    with bench(factory) as it:
+        for n in range(50):
+            it.devices[0][0].send(frame(1490, n))
+        most = 0
+        while it.counters(0).read < 50:
+            before = it.counters(0).read
+            it.turn()
+            most = max(most, it.counters(0).read - before)
+        assert most <= 2 * 7, "7 of 1500 bytes; a loop may look twice in one turn"
+
+
 def test_many_wires_take_turns(factory: LoopFactory) -> None:
     """A wire at full speed delays another by one batch."""
     with bench(factory) as busy, bench(factory) as _:
@@ -263,6 +277,8 @@ def test_read_that_says_gone_is_told_once(faults: Faults, factory: LoopFactory, 
         assert it.received(1) == [frame(60, 1)]
         it.devices[1][0].send(frame(60, 3))
         it.until(lambda: it.counters(1).read == 1)
+        assert it.wire.dry(0), "asked again, it is gone again"
+        it.turn()
         assert it.died == [0]
 
 

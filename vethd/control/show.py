@@ -51,7 +51,7 @@ def show(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bo
     else:
         pairs = [info for info in client.pairs() if name in _names(info)]
         if not pairs:
-            raise VethError(errno.ENODEV, "getlink", name)
+            raise VethError(errno.ENODEV, "getlink", name, "vethd has no link of that name")
     if as_json:
         echo_json(pairs)
     elif not is_terminal():

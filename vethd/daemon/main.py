@@ -25,12 +25,17 @@ EXIT_REFUSED = 1
 EXIT_CONFIG = 4
 
 _LEVELS = ("debug", "info", "warning", "error")
+_SOCKET_HELP = f"Serve the API here.  [env var: VETHD_SOCKET; default: {SOCKET}]"
 
 
-@click.group(invoke_without_command=True, epilog="Exit status: 0 ended, 1 could not start, 2 usage, 4 bad config.")
+@click.group(
+    invoke_without_command=True,
+    epilog="Exit status: 0 ended, 1 could not start, 2 usage, 4 bad config.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__)
 @click.option("--config", "config_path", metavar="FILE", help="Read settings and pairs from this TOML file.")
-@click.option("--socket", metavar="PATH", envvar="VETHD_SOCKET", help=f"Serve the API here.  [default: {SOCKET}]")
+@click.option("--socket", metavar="PATH", envvar="VETHD_SOCKET", help=_SOCKET_HELP)
 @click.option("--engine", type=click.Choice(ENGINES), help="Forward frames with this engine.  [default: auto]")
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Say so much.  [default: info]")
 @click.option("--check-config", is_flag=True, help="Check the config file, say what is wrong with it, and end.")
@@ -46,8 +51,9 @@ def cli(  # noqa: PLR0913 - one argument an option
 ) -> None:
     """Run veth in userspace: pairs of TAP devices that behave like the kernel's veth.
 
-    Without a config the daemon starts with no pairs; `vethctl add` makes them. An option given here wins over
-    the config file. SIGHUP reads the file again and changes only what differs; SIGTERM ends.
+    Without a config the daemon starts with no pairs; `vethctl add` makes them. An option given here
+    (and VETHD_SOCKET) wins over the config file. SIGHUP reads the file again and changes only what differs;
+    SIGTERM ends.
     """
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
@@ -67,7 +73,11 @@ def cli(  # noqa: PLR0913 - one argument an option
 @click.argument("peer", metavar="PEER[@NETNS]")
 @click.option("--mtu", type=int, help="MTU of both ends, in bytes.")
 @click.option("--up/--no-up", default=True, show_default=True, help="Bring both ends up.")
-@click.option("--rx-checksum", type=click.Choice(["verify", "trust"]), help="What to do about checksums.")
+@click.option(
+    "--rx-checksum",
+    type=click.Choice(["verify", "trust"]),
+    help="Leave unverified checksums alone, or mark them as verified.",
+)
 @click.pass_obj
 def pair(  # noqa: PLR0913 - one argument an option
     config: Config, near: str, peer: str, mtu: int | None, rx_checksum: str | None, *, up: bool

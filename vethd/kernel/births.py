@@ -82,7 +82,7 @@ class Nursery:
                 ifindex = here.ifindex(tap.ifname, "newlink")
                 here.set_link(ifindex, link, skip=("name", "up", *_AFTER_MOVE), op="newlink")
                 if not in_place:
-                    here.move(ifindex, target_fd, name=final if pattern else None, new_ifindex=link.index)
+                    here.move(ifindex, target_fd, name=final if pattern else None, new_ifindex=link.index, op="newlink")
                 with self._at(tap, listen=True) as there:
                     there.rtnl.noqueue(there.ifindex)
                     there.rtnl.set_link(there.ifindex, link, skip=("name", "up", *_BEFORE_MOVE), op="newlink")

@@ -100,7 +100,7 @@ class Rtnl:
         if spec.name is not None and "name" not in skip:
             attrs.append(("IFLA_IFNAME", spec.name))
         if spec.master is not None and "master" not in skip:
-            attrs.append(("IFLA_MASTER", self.ifindex(spec.master, op) if spec.master else 0))
+            attrs.append(("IFLA_MASTER", self._master(spec.master, op) if spec.master else 0))
         if spec.addrgenmode is not None and "addrgenmode" not in skip:
             mode = [("IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_MODES[spec.addrgenmode])]
             attrs.append(("IFLA_AF_SPEC", {"attrs": [("AF_INET6", {"attrs": mode})]}))
@@ -110,7 +110,15 @@ class Rtnl:
         if spec.altname and "altname" not in skip:
             self.altname(ifindex, add=spec.altname, op=op)
 
-    def move(self, ifindex: int, netns_fd: int, *, name: str | None = None, new_ifindex: int | None = None) -> None:
+    def move(
+        self,
+        ifindex: int,
+        netns_fd: int,
+        *,
+        name: str | None = None,
+        new_ifindex: int | None = None,
+        op: str = "changelink",
+    ) -> None:
         """Move the link to another namespace, where it is closed; optionally under another name or ifindex.
 
         Without a name the move fails whole (EEXIST) where its present name is taken over there. With one the
@@ -121,7 +129,7 @@ class Rtnl:
             attrs.append(("IFLA_IFNAME", name))
         if new_ifindex is not None:
             attrs.append(("IFLA_NEW_IFINDEX", new_ifindex))
-        self._newlink(ifindex, attrs, (0, 0), "newlink")
+        self._newlink(ifindex, attrs, (0, 0), op)
 
     def altname(self, ifindex: int, *, add: str = "", remove: str = "", op: str = "changelink") -> None:
         """Add or remove one alternative name. Raises VethError EEXIST where it is taken."""
@@ -174,6 +182,12 @@ class Rtnl:
         except OSError as error:
             raise VethError(error.errno or errno.EIO, op, name) from error
         return int(struct.unpack_from("16xi", request)[0])
+
+    def _master(self, name: str, op: str) -> int:
+        try:
+            return self.ifindex(name, op)
+        except VethError as error:
+            raise VethError(error.errno, op, name, f"no master {name!r} in that namespace") from error
 
     def links(self) -> Iterator[LinkState]:
         """Read every link of the namespace."""

@@ -136,16 +136,19 @@ def _check_length(name: str, op: str) -> None:
         raise VethError(errno.ERANGE, op, name, f"a name has at most {NAME_MAX} bytes")
 
 
-def validate_link(link: LinkSpec, op: str = "newlink") -> None:
-    """Check one end's attributes. Raises VethError with the errno that the kernel's veth answers."""
-    _validate_values(link, op)
+def validate_link(link: LinkSpec, op: str = "newlink", ifname: str = "") -> None:
+    """Check one end's attributes; ifname is what a living link is called.
+
+    Raises VethError with the errno that the kernel's veth answers.
+    """
+    _validate_values(link, op, ifname)
     if link.name is not None:
         check_name(link.name, op)
 
 
-def _validate_values(link: LinkSpec, op: str) -> None:
+def _validate_values(link: LinkSpec, op: str, ifname: str = "") -> None:
     """Check all but the characters of the name, which the kernel looks at when it registers the device."""
-    name = link.name or ""
+    name = link.name or ifname
     _check_length(name, op)
     if link.address is not None:
         parse_mac(link.address, op, name)

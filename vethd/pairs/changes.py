@@ -23,7 +23,7 @@ from vethd.pairs.link import Link
 
 def check(link: LinkSpec, name: str) -> None:
     """Check a change before anything is done. Raises VethError EINVAL, ERANGE, EADDRNOTAVAIL, EOPNOTSUPP."""
-    validate_link(link, "changelink")
+    validate_link(link, "changelink", name)
     for key in CREATE_ONLY:
         if getattr(link, key) is not None:
             raise VethError(errno.EOPNOTSUPP, "changelink", name, f"{key} is decided when the link is made")

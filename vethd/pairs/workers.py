@@ -117,9 +117,9 @@ class Workers:
     def _make(self, spec: PairSpec, fds: Sequence[int] | None) -> tuple[Link, Link]:
         near, far = spec.near_end(), spec.far_end()
         with ExitStack() as always, ExitStack() as undo:
-            near_fd = netns.open_ref(near.netns, fds)
+            near_fd = _open(near, fds)
             always.callback(os.close, near_fd)
-            far_fd = netns.open_ref(far.netns, fds)
+            far_fd = _open(far, fds)
             always.callback(os.close, far_fd)
             far_link = self._birth(far, far_fd)
             undo.callback(far_link.close)
@@ -145,6 +145,14 @@ class Workers:
     def _birth(self, link: LinkSpec, netns_fd: int) -> Link:
         tap, place = self.nursery.birth(_with_mac(link), netns_fd)
         return Link(tap, place, netns.label(place.netns_inode, self.nursery.own_inode), own_alias=bool(link.alias))
+
+
+def _open(link: LinkSpec, fds: Sequence[int] | None) -> int:
+    """Open the namespace that an end is to be made in. Raises VethError."""
+    try:
+        return netns.open_ref(link.netns, fds)
+    except VethError as error:
+        raise VethError(error.errno, "newlink", link.name or "", error.reason) from error
 
 
 def put_filters(near: Link, far: Link) -> None:
