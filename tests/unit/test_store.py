@@ -129,3 +129,19 @@ def test_file_is_for_people_to_read(tmp_path: Path) -> None:
     assert json.loads(text)["pair"][1] == {"name": "vc"}
     assert text.endswith("}\n")
     assert len(text.splitlines()) > 5
+
+
+def test_a_file_that_cannot_be_read_is_set_aside_not_written_over(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    store.file.write_text("{damaged")
+    with pytest.raises(ConfigError):
+        store.load()
+    aside = store.set_aside()
+    assert aside is not None
+    store.save([])
+    assert aside.read_text() == "{damaged"
+    assert store.load() == []
+
+
+def test_nothing_to_set_aside(tmp_path: Path) -> None:
+    assert Store(str(tmp_path)).set_aside() is None

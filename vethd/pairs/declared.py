@@ -53,7 +53,8 @@ class Declared:
             try:
                 saved = await self._manager.workers.chore(self._store.load)
             except ConfigError as error:
-                log.warning("saved pairs cannot be read", reason=str(error))
+                aside = await self._manager.workers.chore(self._store.set_aside)
+                log.warning("saved pairs cannot be read", reason=str(error), kept_as=str(aside) if aside else "")
         await self.reconcile(config)
         infos = [self._manager.info(entry) for entry in self._manager.entries.values()]
         creates = plan(infos, saved, prune=False).creates

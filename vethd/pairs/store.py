@@ -44,6 +44,14 @@ class Store:
                     raise ConfigError(str(self.file), key, error.reason) from error
         return pairs
 
+    def set_aside(self) -> Path | None:
+        """Keep a file that cannot be read from being written over; give where it is now, None where it stayed."""
+        aside = self.file.with_suffix(".json.bad")
+        try:
+            return self.file.replace(aside)
+        except OSError:
+            return None
+
     def save(self, pairs: list[PairSpec]) -> None:
         """Write the pairs: to a temporary file, to disk, and then into place. Raises VethError; the old file stays."""
         data = msgspec.json.format(msgspec.json.encode(PairSet(pair=pairs)), indent=2) + b"\n"
