@@ -1,4 +1,4 @@
-"""The bench of real programs: the kernel's veth, which shows what a program is right to expect, and a vethd daemon."""
+"""What the system tests stand on: a daemon of their own, or a bench on which the kernel's veth goes before vethd."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from tests.lib.lab import Lab, Wire
 from tests.lib.lab import lab as make_lab
 from tests.lib.leaks import PREFIX
 from tests.lib.netns import Netns
+from tests.lib.site import Site
+from tests.lib.site import site as make_site
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +53,23 @@ def wire(bench: Lab) -> Wire:
     wire.a.address("fd09::1/64")
     wire.b.address("fd09::2/64")
     return wire
+
+
+@pytest.fixture(scope="module")
+def site(
+    root: None,  # noqa: ARG001 - the check that we may
+    tmp_path_factory: pytest.TempPathFactory,
+    request: pytest.FixtureRequest,
+) -> Iterator[Site]:
+    """Give the module's own daemon, running."""
+    with make_site(tmp_path_factory.mktemp(request.module.__name__.rpartition("test_")[2])) as (it, _):
+        it.start()
+        it.count_idle()
+        yield it
+
+
+@pytest.fixture
+def lab(site: Site) -> Iterator[Lab]:
+    """Give a bench on the site, whose clearing away proves that the daemon keeps no descriptor."""
+    with make_lab(site) as bench:
+        yield bench

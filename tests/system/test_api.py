@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.lib.daemon import UnixConnection
 from tests.lib.frames import sized
 from tests.lib.lab import Lab, Wire
-from tests.lib.lab import lab as make_lab
 from tests.lib.site import Site
-from tests.lib.site import site as make_site
 from tests.lib.sockets import ping
 from tests.lib.wait import wait_until
 from vethd.doors.routing import BODY_MAX
 from vethd.model.api import Health, LinkInfo, LinkStats, PairInfo, Saved
 from vethd.model.spec import LinkSpec
-
-
-@pytest.fixture(scope="module")
-def site(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: ARG001 - the check
-    with make_site(tmp_path_factory.mktemp("api")) as (it, _):
-        it.start()
-        it.count_idle()
-        yield it
-
-
-@pytest.fixture
-def lab(site: Site) -> Iterator[Lab]:
-    with make_lab(site) as bench:
-        yield bench
 
 
 @pytest.fixture

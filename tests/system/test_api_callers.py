@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,26 +12,10 @@ import pytest
 
 from tests.lib.daemon import UnixConnection
 from tests.lib.lab import Lab, Wire
-from tests.lib.lab import lab as make_lab
 from tests.lib.site import Site
-from tests.lib.site import site as make_site
 from tests.lib.sockets import exchange, udp_pair
 from tests.lib.wait import wait_until
 from vethd.model.api import PairEvent
-
-
-@pytest.fixture(scope="module")
-def site(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: ARG001 - the check
-    with make_site(tmp_path_factory.mktemp("callers")) as (it, _):
-        it.start()
-        it.count_idle()
-        yield it
-
-
-@pytest.fixture
-def lab(site: Site) -> Iterator[Lab]:
-    with make_lab(site) as bench:
-        yield bench
 
 
 @pytest.fixture

@@ -18,21 +18,12 @@ import pytest
 from tests.lib.lab import Lab
 from tests.lib.lab import lab as make_lab
 from tests.lib.site import FdCall, Site, fd_call
-from tests.lib.site import site as make_site
 from tests.lib.wait import wait_until
 from vethd.model.spec import PairSpec
 
 NEWS = 12_000  # of 1.5 KB each: more than a receive buffer of 8 MiB holds
 CALLERS = 300  # who connect while the daemon is held up
 FDS_FREE = 12  # enough to answer, too few for many pairs
-
-
-@pytest.fixture(scope="module")
-def site(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: ARG001 - the check
-    with make_site(tmp_path_factory.mktemp("attacks")) as (it, _):
-        it.start()
-        it.count_idle()
-        yield it
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -11,29 +11,13 @@ import pytest
 
 from tests.kernel.lib import Net
 from tests.lib.lab import End, Lab, Wire
-from tests.lib.lab import lab as make_lab
 from tests.lib.rtnl import IFF_ALLMULTI, IFF_MULTICAST, IFF_NOARP, IFF_PROMISC, Link
 from tests.lib.site import Site, fd_call
-from tests.lib.site import site as make_site
 from tests.lib.sockets import ping
 from tests.lib.wait import wait_until
 from vethd.model.spec import CREATE_ONLY, LinkSpec
 
 Reply = tuple[int, Any]
-
-
-@pytest.fixture(scope="module")
-def site(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: ARG001 - the check
-    with make_site(tmp_path_factory.mktemp("change")) as (it, _):
-        it.start()
-        it.count_idle()
-        yield it
-
-
-@pytest.fixture
-def lab(site: Site) -> Iterator[Lab]:
-    with make_lab(site) as bench:
-        yield bench
 
 
 @pytest.fixture

@@ -14,28 +14,11 @@ import pytest
 
 from tests.kernel.lib import Net
 from tests.lib.lab import End, Lab, Wire
-from tests.lib.lab import lab as make_lab
 from tests.lib.site import FdCall, Site, fd_call
-from tests.lib.site import site as make_site
 from tests.lib.sockets import ping
 from tests.lib.wait import wait_until
 from vethd.doors.fdpass import FDS_MAX
 from vethd.doors.routing import BODY_MAX
-
-
-@pytest.fixture(scope="module")
-def site(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: ARG001 - the check
-    with make_site(tmp_path_factory.mktemp("fdpass")) as (it, _):
-        it.start()
-        it.count_idle()
-        yield it
-
-
-@pytest.fixture
-def lab(site: Site) -> Iterator[Lab]:
-    """Give a bench whose clearing away proves that the daemon keeps no descriptor."""
-    with make_lab(site) as bench:
-        yield bench
 
 
 @pytest.fixture

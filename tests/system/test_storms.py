@@ -5,32 +5,15 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 import pytest
 
 from tests.lib.lab import Lab
-from tests.lib.lab import lab as make_lab
 from tests.lib.netns import command
 from tests.lib.site import Site
-from tests.lib.site import site as make_site
 from tests.lib.wait import wait_until
-
-
-@pytest.fixture(scope="module")
-def site(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: ARG001 - the check
-    with make_site(tmp_path_factory.mktemp("storms")) as (it, _):
-        it.start()
-        it.count_idle()
-        yield it
-
-
-@pytest.fixture
-def lab(site: Site) -> Iterator[Lab]:
-    with make_lab(site) as bench:
-        yield bench
 
 
 def test_storm(site: Site, lab: Lab) -> None:
