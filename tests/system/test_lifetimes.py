@@ -298,5 +298,5 @@ def test_bad_state_file_is_told_and_keeps_nobody_down(place: Place, text: str) -
     site.start()
     site.wait_state("va", "alive")
     alive(lab.wire(a, b))
-    assert str(site.state / "pairs.json") in site.daemon.log.read_text()
-    assert (site.state / "pairs.json").read_text() == text
+    assert str(site.state / "pairs.json.bad") in site.daemon.log.read_text()
+    assert (site.state / "pairs.json.bad").read_text() == text, "kept from being written over"
