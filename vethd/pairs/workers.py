@@ -60,9 +60,9 @@ class Workers:
             birth.add_done_callback(_unwanted)
             raise
 
-    async def chore(self, function: Callable[..., T], *args: object, **kwargs: object) -> T:
+    async def chore(self, function: Callable[..., T], *args: object) -> T:
         """Call a blocking function of the kernel room in its turn."""
-        return await self._run(self._chores, lambda: function(*args, **kwargs))
+        return await self._run(self._chores, function, *args)
 
     async def locate(self, tap: Tap) -> tuple[Place, str] | None:
         """Find where a device is and what its namespace is called; None where it is gone, or not found in LOCATE_S."""
