@@ -172,11 +172,11 @@ def _run(stack: contextlib.ExitStack, seconds: int) -> None:
 
     blue.ip("link", "set", "vb", "down")
     daemon.wait_carrier(on=False)
-    _say("vb down", f"va: {_state(red)}")
+    _say("vb down", f"va: {daemon.wait_until(lambda: _state(red, carrier=False), 'va without carrier')}")
     _say("ping", _ping(red, blue, count=3, lost=True).counts)
     blue.ip("link", "set", "vb", "up")
     daemon.wait_carrier(on=True)
-    _say("vb up", f"va: {_state(red)}")
+    _say("vb up", f"va: {daemon.wait_until(lambda: _state(red, carrier=True), 'va with carrier')}")
     # no times here: the first answer waits for ARP, whose last question was lost (as it is on a veth)
     _say("ping", _ping(red, blue, count=3).counts)
 
@@ -301,10 +301,16 @@ def _rate(what: str, len_bytes: float, seconds: float) -> str:
     return f"{what}: {len_bytes / 1e6:.0f} MB in {seconds:.1f} s, {len_bytes * 8 / seconds / 1e9:.2f} Gbit/s"
 
 
-def _state(end: End) -> str:
-    """Give what ip says of the link: <NO-CARRIER,BROADCAST,...>, state DOWN."""
+def _state(end: End, *, carrier: bool) -> str:
+    """Give what ip says of the link (<NO-CARRIER,BROADCAST,...> state DOWN), "" until it says so of the carrier.
+
+    The daemon knows of a carrier a moment before the kernel does: a worker thread of its tells it.
+    """
     words = end.run("ip", "-oneline", "link", "show", "dev", end.name).stdout.split()
-    return f"{words[2]} state {words[words.index('state') + 1]}" if "state" in words else "?"
+    if "state" not in words or ("NO-CARRIER" in words[2]) == carrier:
+        return ""
+    state = words[words.index("state") + 1]
+    return f"{words[2]} state {state}" if state == ("UP" if carrier else "DOWN") else ""
 
 
 def _inode(end: End) -> int:

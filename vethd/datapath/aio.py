@@ -61,6 +61,7 @@ class _Direction:
         self.gate = gate
         self.limit = 0
         self.trust = False
+        self.gro = False
         self.read = self.read_bytes = self.forwarded = self.forwarded_bytes = 0
         self.drops = [0] * DROPS
         self.write_errors: dict[int, int] = {}
@@ -191,6 +192,11 @@ class AsyncioWire:
         """See Wire."""
         for direction in self._directions:
             direction.trust = trust
+
+    def set_gro(self, *, gro: bool) -> None:
+        """See Wire."""
+        for direction in self._directions:
+            direction.gro = gro
 
     def counters(self, side: int) -> Counters:
         """See Wire. Nothing is ever in flight between two callbacks of the loop."""

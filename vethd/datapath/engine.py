@@ -60,6 +60,9 @@ class Wire(Protocol):
     def set_trust(self, *, trust: bool) -> None:
         """Choose rx_checksum "trust" or "verify" for both directions."""
 
+    def set_gro(self, *, gro: bool) -> None:
+        """Coalesce frames of one flow in both directions (model.gro), or write each as it was read, as at first."""
+
     def counters(self, side: int) -> Counters:
         """Read the counters of what side sent."""
 
