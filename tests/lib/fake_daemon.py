@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 
-from vethd.model.api import ErrorBody, Health, LinkInfo, LinkStats, PairInfo
+from vethd.model.api import EngineInfo, ErrorBody, Health, LinkInfo, LinkStats, PairInfo
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec
 
@@ -38,6 +38,9 @@ class Answer(NamedTuple):
     lines: list[bytes] | None = None  # a chunked stream, cut off at its end
 
 
+ASYNCIO = EngineInfo(name="asyncio", workers=0, spin_us=None, gro=True, fallback="it is not built")
+
+
 class FakeDaemon:
     """Listen on directory/s.sock and directory/s.sock.fd in threads; a context manager that leaves none behind.
 
@@ -49,6 +52,7 @@ class FakeDaemon:
         self.seen: list[Seen] = []
         self._answers: dict[tuple[str, str], list[Answer]] = {}
         self.health()
+        self.engine(ASYNCIO)
 
     def __enter__(self) -> Self:
         self._http = _HttpServer(self.path, _Handler)
@@ -90,6 +94,9 @@ class FakeDaemon:
             waiting=0,
         )
         self._answers["GET", "/v1/health"] = [Answer(200, health)]
+
+    def engine(self, info: EngineInfo) -> None:
+        self._answers["GET", "/v1/engine"] = [Answer(200, info)]
 
     def asked(self, *methods: str) -> list[Seen]:
         return [seen for seen in self.seen if seen.method in methods]
@@ -175,6 +182,7 @@ def pair_info(spec: PairSpec | None = None, links: list[LinkInfo] | None = None,
     links = [link_info("va", "vb"), link_info("vb", "va", ifindex=12)] if links is None else links
     values: dict[str, Any] = {
         "id": "p1", "state": "alive", "reason": "", "source": "runtime", "engine": "asyncio", "rx_checksum": "verify",
+        "gro": True,
     }  # fmt: skip
     return PairInfo(**values | {"spec": spec, "links": links} | more)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +23,9 @@ socket = "/run/x.sock"
 socket_group = "netdev"
 socket_mode = "0600"
 engine = "asyncio"
+workers = 3
+spin_us = 0
+gro = false
 state_dir = "/var/lib/x"
 log_level = "debug"
 log_format = "json"
@@ -33,6 +36,7 @@ netns = "red"
 mtu = 9000
 up = true
 rx_checksum = "trust"
+gro = true
 [pair.peer]
 name = "vb"
 netns = "blue"
@@ -55,7 +59,12 @@ BAD = {
     "mode words": ('socket_mode = "rw-rw----"', "socket_mode", "octal"),
     "mode too much": ('socket_mode = "1777"', "socket_mode", "octal"),
     "mode negative": ('socket_mode = "-1"', "socket_mode", "octal"),
-    "engine": ('engine = "warp"', "engine", "auto, asyncio"),
+    "engine": ('engine = "warp"', "engine", "auto, uring, asyncio"),
+    "workers": ("workers = 65", "workers", "expected int <= 64"),
+    "workers negative": ("workers = -1", "workers", "expected int >= 0"),
+    "spin_us": ("spin_us = 1001", "spin_us", "expected int <= 1000"),
+    "spin_us as fraction": ("spin_us = 0.5", "spin_us", "expected int"),
+    "gro": ('gro = "on"', "gro", "expected bool"),
     "state_dir": ("state_dir = []", "state_dir", "expected str"),
     "log_level": ('log_level = "chatty"', "log_level", "debug, info, warning, error"),
     "log_format": ('log_format = "xml"', "log_format", "auto, console, json"),
@@ -63,6 +72,8 @@ BAD = {
     "pair no array": ('[pair]\nname = "va"', "pair", "expected array"),
     "pair unknown": ("[[pair]]\nmtuu = 1500", "pair[0].mtuu", "did you mean mtu?"),
     "pair of pairs": ("[[pair]]\n[pair.peer]\n[pair.peer.peer]", "pair[0].peer.peer", "unknown key"),
+    "peer gro": ("[[pair]]\n[pair.peer]\ngro = true", "pair[0].peer.gro", "unknown key"),
+    "pair gro": ('[[pair]]\ngro = "default"', "pair[0].gro", "expected bool"),
     "peer rx_checksum": ('[[pair]]\n[pair.peer]\nrx_checksum = "trust"', "pair[0].peer.rx_checksum", "unknown key"),
     "name long": ('[[pair]]\nname = "sixteen-bytes-xx"', "pair[0].name", "at most 15 bytes"),
     "name empty": ('[[pair]]\nname = ""', "pair[0].name", "not a valid device name"),
@@ -114,9 +125,10 @@ def test_what_it_says_is_what_is_taken(tmp_path: Path) -> None:
     config = read_config(write(tmp_path, GOOD))
     assert (config.socket, config.socket_group, config.mode) == ("/run/x.sock", "netdev", 0o600)
     assert (config.engine, config.state_dir) == ("asyncio", "/var/lib/x")
+    assert (config.workers, config.spin_us, config.gro) == (3, 0, False)
     assert (config.level, config.log_format) == (logging.DEBUG, "json")
     peer = LinkSpec(name="vb", netns="blue", up=True)
-    va = PairSpec(name="va", netns="red", mtu=9000, up=True, rx_checksum="trust", peer=peer)
+    va = PairSpec(name="va", netns="red", mtu=9000, up=True, rx_checksum="trust", gro=True, peer=peer)
     assert config.pair == [va, PairSpec(name="lab%d")]
 
 
@@ -199,6 +211,34 @@ def test_check_config_needs_a_file() -> None:
     assert "--config" in result.output
 
 
-@pytest.mark.parametrize("argv", [["--engine", "warp"], ["--log-level", "chatty"], ["--nonsense"], ["pair", "va"]])
+def test_check_config_says_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that asks for uring is no wrong file where uring cannot run."""
+    monkeypatch.setattr("vethd.datapath.engines._uring", lambda *_: "because")
+    result = CliRunner().invoke(daemon_main.cli, ["--config", write(tmp_path, 'engine = "uring"'), "--check-config"])
+    assert result.exit_code == 0
+
+
+def test_an_option_wins_over_the_file_at_a_reload_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Config] = []
+
+    async def serve(config: Config, reread: Callable[[], Config] | None) -> None:
+        assert reread is not None
+        seen.append(config)
+        write(tmp_path, "workers = 5\nspin_us = 5\ngro = false")
+        seen.append(reread())
+
+    monkeypatch.setattr(daemon_main, "serve", serve)
+    path = write(tmp_path, GOOD)
+    argv = ["--config", path, "--engine", "uring", "--workers", "2", "--spin-us", "7"]
+    assert CliRunner().invoke(daemon_main.cli, argv, catch_exceptions=False).exit_code == 0
+    assert [(it.engine, it.workers, it.spin_us, it.gro) for it in seen] == [("uring", 2, 7, False)] * 2
+    assert [len(it.pair) for it in seen] == [2, 0]
+
+
+WRONG = [["--engine", "warp"], ["--log-level", "chatty"], ["--nonsense"], ["pair", "va"], ["pair", "--gro", "x"]]
+WRONG += [["--workers", "65"], ["--workers", "-1"], ["--spin-us", "1001"], ["--spin-us", "fast"]]
+
+
+@pytest.mark.parametrize("argv", WRONG)
 def test_usage(argv: list[str]) -> None:
     assert CliRunner().invoke(daemon_main.cli, argv).exit_code == 2

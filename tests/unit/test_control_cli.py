@@ -24,7 +24,7 @@ from vethd.control.options import HELP
 from vethd.control.show import pairs_table, stats_table
 from vethd.control.table import Table, count
 from vethd.kernel.probe import Check
-from vethd.model.api import LinkInfo, LinkStats, PairEvent, PairInfo, Saved
+from vethd.model.api import EngineInfo, LinkInfo, LinkStats, PairEvent, PairInfo, Saved
 from vethd.model.errors import VethError
 from vethd.model.spec import CREATE_ONLY, LinkSpec, PairSpec
 
@@ -68,9 +68,9 @@ def test_add_says_every_attribute(run: Run, daemon: FakeDaemon) -> None:
             value = values.get(field.name, field.name)
             flags += ([] if field.name == "name" else [f"--{option}", value]) + [f"--peer-{option}", value]
             expected[field.name] = value
-    run("add", "name", *flags, "--rx-checksum", "trust")
+    run("add", "name", *flags, "--rx-checksum", "trust", "--gro", "off")
     (seen,) = daemon.asked("POST")
-    assert seen.body == expected | {"peer": expected, "rx_checksum": "trust"}
+    assert seen.body == expected | {"peer": expected, "rx_checksum": "trust", "gro": False}
 
 
 def test_every_attribute_has_a_help_text() -> None:
@@ -104,7 +104,10 @@ def test_add_is_silent_or_json(run: Run, daemon: FakeDaemon) -> None:
         (["add", "va", "--mtuu", "9"], "No such option"),
         (["add", "va", "vb"], "unexpected extra argument"),
         (["add", "--addrgenmode", "x"], "is not one of 'eui64'"),
+        (["add", "va", "--gro", "default"], "is not one of 'on', 'off'"),
         (["set", "va"], "nothing to set"),
+        (["engine", "--spin-us", "1001"], "is not in the range"),
+        (["engine", "--gro", "default"], "is not one of 'on', 'off'"),
         (["set", "va", "--queues", "2"], "No such option"),
         (["del"], "Missing argument 'NAME'"),
         (["show", "--netns", "red"], "there is no NAME"),
@@ -218,6 +221,50 @@ def test_set_both_ends_from_either(run: Run, daemon: FakeDaemon, name: str, body
     daemon.on("PATCH", "/v1/pairs/p1", body=pair_info())
     run("set", name, "--mtu", "9000", "--peer-up", "--rx-checksum", "trust")
     assert daemon.seen[-1].body == body
+
+
+@pytest.mark.parametrize(("word", "value"), [("on", True), ("off", False), ("default", "default")])
+def test_set_gro(run: Run, daemon: FakeDaemon, word: str, value: Any) -> None:
+    daemon.on("GET", "/v1/links/va", body=pair_info().links[0])
+    daemon.on("GET", "/v1/pairs/p1", body=pair_info())
+    daemon.on("PATCH", "/v1/pairs/p1", body=pair_info())
+    run("set", "va", "--gro", word)
+    assert daemon.seen[-1].body == {"gro": value}
+
+
+# --- engine
+
+URING = EngineInfo(name="uring", workers=2, spin_us=50, gro=True, fallback="")
+
+
+@pytest.mark.parametrize(
+    ("info", "row"),
+    [
+        (URING, ["uring", "2", "50", "on", "-"]),
+        (
+            EngineInfo(name="asyncio", workers=0, spin_us=None, gro=False, fallback="it is not built"),
+            ["asyncio", "-", "-", "off", "it", "is", "not", "built"],
+        ),
+    ],
+)
+def test_engine_shows(run: Run, daemon: FakeDaemon, info: EngineInfo, row: list[str]) -> None:
+    daemon.engine(info)
+    lines = run("engine").stdout.splitlines()
+    assert [line.split() for line in lines] == [["ENGINE", "WORKERS", "SPIN-US", "GRO", "FALLBACK"], row]
+    assert msgspec.json.decode(run("engine", "--json").stdout, type=EngineInfo) == info
+
+
+def test_engine_changes(run: Run, daemon: FakeDaemon) -> None:
+    daemon.on("PATCH", "/v1/engine", body=URING)
+    assert run("engine", "--spin-us", "0").output == ""
+    assert run("engine", "--gro", "off", "--spin-us", "20").output == ""
+    assert [seen.body for seen in daemon.seen] == [{"spin_us": 0}, {"gro": False, "spin_us": 20}]
+
+
+def test_engine_refuses(run: Run, daemon: FakeDaemon) -> None:
+    words = "the asyncio engine has no spin_us"
+    daemon.refuse("PATCH", "/v1/engine", VethError(errno.EOPNOTSUPP, "engine", "", words), 400)
+    assert run("engine", "--spin-us", "1", status=1).stderr == f"vethctl: engine: {words}\n"
 
 
 # --- show, stats
@@ -449,6 +496,7 @@ def test_doctor(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, check: Chec
         assert lines[1].split() == ["/dev/net/tun", state, "opens", *(check.advice.split() or ["-"])]
         assert lines[2].split()[1] == ("ok" if reachable else "note")
         assert ("vethd 1.2.3, pid 7, engine asyncio, 1 pairs" in lines[2]) == reachable
+        assert ("; not uring: it is not built" in lines[2]) == reachable
         as_json = CliRunner().invoke(cli, ["--socket", socket, "doctor", "--json"])
         assert as_json.exit_code == status
         assert msgspec.json.decode(as_json.stdout, type=list[Check])[0] == check

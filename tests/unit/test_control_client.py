@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.fake_daemon import HOME, FakeDaemon, link_info, link_stats, pair_info
+from tests.lib.fake_daemon import ASYNCIO, HOME, FakeDaemon, link_info, link_stats, pair_info
 from tests.lib.wait import wait_until
 from vethd.control import Client, DaemonDown, Reloaded
 from vethd.control import client as client_module
 from vethd.control import netns as netns_module
 from vethd.control.transport import refusal
-from vethd.model.api import ErrorBody, PairChange, PairEvent, Saved
+from vethd.model.api import EngineChange, ErrorBody, PairChange, PairEvent, Saved
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec
 
@@ -54,6 +54,7 @@ def test_every_read_is_typed(client: Client, daemon: FakeDaemon) -> None:
     daemon.on("GET", "/v1/links/va/stats", body=counters)
     daemon.on("POST", "/v1/save", body=Saved(pairs=2, file="/x"))
     daemon.on("POST", "/v1/reload", body={"created": 1, "changed": 2, "deleted": 3, "waiting": 4})
+    daemon.on("PATCH", "/v1/engine", body=ASYNCIO)
     daemon.on("GET", "/metrics", raw=b"vethd_pairs 1\n")
     daemon.on("GET", "/v1/openapi.json", body={"openapi": "3.1.0"})
     assert client.pairs() == [info]
@@ -65,6 +66,7 @@ def test_every_read_is_typed(client: Client, daemon: FakeDaemon) -> None:
     assert client.save() == Saved(pairs=2, file="/x")
     assert client.reload() == Reloaded(created=1, changed=2, deleted=3, waiting=4)
     assert client.health().netns_inode == HOME
+    assert client.engine() == client.set_engine(EngineChange(gro=True)) == ASYNCIO
     assert client.metrics() == "vethd_pairs 1\n"
     assert client.openapi() == {"openapi": "3.1.0"}
     assert [seen.query for seen in daemon.seen if seen.path == "/v1/links/va/stats"] == [{"netns": "blue"}]

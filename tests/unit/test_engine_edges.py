@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
@@ -15,7 +14,6 @@ import pytest
 from tests.lib.sockwire import LOOPS, LoopFactory, bench, frame
 from vethd.datapath import aio
 from vethd.datapath.aio import BATCH
-from vethd.datapath.engines import ENGINES, make_engine
 from vethd.model.drops import Drop
 from vethd.model.vnet import VnetHdr
 
@@ -207,16 +205,6 @@ def test_dry_reads_all_that_waits(factory: LoopFactory) -> None:
         assert it.counters(0).forwarded == 5 * BATCH
         assert it.received(1) == [frame(60, n % 256) for n in range(5 * BATCH)]
         assert it.wire.dry(1)
-
-
-def test_engines_by_name() -> None:
-    loop = asyncio.SelectorEventLoop()
-    try:
-        assert {make_engine(name, loop).name for name in ENGINES} >= {"asyncio"}
-        with pytest.raises(ValueError, match="no engine 'warp'"):
-            make_engine("warp", loop)
-    finally:
-        loop.close()
 
 
 @pytest.mark.parametrize(

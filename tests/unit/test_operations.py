@@ -13,12 +13,14 @@ import msgspec
 import pytest
 
 from tests.lib.fake_daemon import link_info, link_stats, pair_info
+from vethd.datapath.engines import Picked
 from vethd.doors.operations import ROUTES, dispatch
 from vethd.doors.routing import STATUS, Api, Call, Reply
-from vethd.model.api import ErrorBody, PairChange, Saved
+from vethd.model.api import EngineChange, EngineInfo, ErrorBody, PairChange, Saved
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
+from vethd.pairs.tuning import Tuning
 
 RELOADED = {"created": 1, "changed": 2, "deleted": 3, "waiting": 4}
 
@@ -31,7 +33,7 @@ class StubManager:
         self.entries = {"p1": self.entry}
         self.asked: list[tuple[Any, ...]] = []
         self.refusal: BaseException | None = None
-        self.engine = SimpleNamespace(name="asyncio")
+        self.tuning = Tuning(Picked(SimpleNamespace(name="asyncio")), gro=True)
         nursery = SimpleNamespace(own_inode=4026531840)
         self.workers = SimpleNamespace(nursery=nursery, chore=self.chore)
 
@@ -56,6 +58,10 @@ class StubManager:
 
     async def forget(self, entry: Any) -> None:
         self._ask("forget", entry.id)
+
+    def change_engine(self, change: EngineChange) -> None:
+        self._ask("change_engine", change)
+        self.tuning.change(change)
 
     def find(self, name: str, label: str | None = None) -> tuple[Any, Side]:
         self._ask("find", name, label)
@@ -179,6 +185,22 @@ def test_deletion_is_told_to_who_saves(manager: StubManager) -> None:
     ask(manager, "DELETE", "/v1/pairs/p1")
     ask(manager, "DELETE", "/v1/links/vb")
     assert [asked[0] for asked in manager.asked] == ["dellink", "forget", "find", "dellink", "forget"]
+
+
+def test_engine_is_shown_and_changed(manager: StubManager) -> None:
+    before = EngineInfo(name="asyncio", workers=0, spin_us=None, gro=True, fallback="")
+    assert ask(manager, "GET", "/v1/engine").body == before
+    assert ask(manager, "PATCH", "/v1/engine", {"gro": False}).body == msgspec.structs.replace(before, gro=False)
+    reply = ask(manager, "PATCH", "/v1/engine", {"gro": True, "spin_us": 20})
+    assert refused(reply) == (400, "EOPNOTSUPP", errno.EOPNOTSUPP)
+    assert reply.body.message == "engine: the asyncio engine has no spin_us"
+    assert ask(manager, "GET", "/v1/engine").body.gro is False
+
+
+@pytest.mark.parametrize("body", [{"spin_us": -1}, {"spin_us": 1001}, {"spin_us": "1"}, {"gro": 1}, {"workers": 2}])
+def test_engine_takes_nothing_else(manager: StubManager, body: dict[str, Any]) -> None:
+    assert refused(ask(manager, "PATCH", "/v1/engine", body)) == (400, "EINVAL", errno.EINVAL)
+    assert manager.asked == []
 
 
 def test_fds_are_not_remembered(manager: StubManager) -> None:

@@ -36,7 +36,9 @@ class World:
         self.made += 1
         links = [self._born(spec.near_end(), "near"), self._born(spec.far_end(), "far")]
         id_ = f"p{self.made}"
-        self.pairs[id_] = pair_info(spec, links, id=id_, rx_checksum=spec.rx_checksum or "verify")
+        self.pairs[id_] = pair_info(
+            spec, links, id=id_, rx_checksum=spec.rx_checksum or "verify", gro=spec.gro is not False
+        )
 
     def change(self, id_: str, change: PairChange) -> None:
         info = self.pairs[id_]
@@ -47,9 +49,11 @@ class World:
         links = [_live(info.links[0], near), _live(info.links[1], far)]
         peer = info.spec.peer if change.peer is None else _over(info.spec.far_end(), far)
         rx_checksum = change.rx_checksum or info.spec.rx_checksum
-        spec = PairSpec(**_fields(_over(info.spec.near_end(), near)), peer=peer, rx_checksum=rx_checksum)
+        gro = None if change.gro == "default" else info.spec.gro if change.gro is None else change.gro
+        own: dict[str, Any] = {"rx_checksum": rx_checksum, "gro": gro}
+        spec = PairSpec(**_fields(_over(info.spec.near_end(), near)), **own, peer=peer)
         self.pairs[id_] = msgspec.structs.replace(
-            info, spec=spec, links=links, rx_checksum=change.rx_checksum or info.rx_checksum
+            info, spec=spec, links=links, rx_checksum=rx_checksum or "verify", gro=gro is not False
         )
 
     def _born(self, link: LinkSpec, end: str) -> LinkInfo:
@@ -107,7 +111,8 @@ def pair_lists(draw: st.DrawFn) -> list[PairSpec]:
         if draw(st.booleans()):
             peer = LinkSpec(**draw(attributes()), name=draw(st.sampled_from([f"f{far_number}", "far%d", None])))
         rx_checksum: RxChecksum | None = draw(st.sampled_from(["verify", "trust", None]))
-        pairs.append(PairSpec(**draw(attributes()), name=near_name, peer=peer, rx_checksum=rx_checksum))
+        gro: bool | None = draw(st.sampled_from([True, False, None]))
+        pairs.append(PairSpec(**draw(attributes()), name=near_name, peer=peer, rx_checksum=rx_checksum, gro=gro))
     return pairs[: draw(st.integers(0, 3))]
 
 
@@ -146,18 +151,27 @@ def test_nothing_to_do() -> None:
 
 
 def test_only_what_differs_changes() -> None:
-    wanted = PairSpec(name="va", mtu=9000, alias="", peer=LinkSpec(name="vb", up=True), rx_checksum="trust")
+    own: dict[str, Any] = {"rx_checksum": "trust", "gro": False}
+    wanted = PairSpec(name="va", mtu=9000, alias="", peer=LinkSpec(name="vb", up=True), **own)
     todo = plan([pair_info()], [wanted], prune=False)
-    assert todo == Plan(changes=[("p1", PairChange(mtu=9000, peer=LinkSpec(up=True), rx_checksum="trust"))])
+    assert todo == Plan(changes=[("p1", PairChange(mtu=9000, peer=LinkSpec(up=True), **own))])
+
+
+def test_gro_that_is_said_is_written_down_though_it_is_so_already() -> None:
+    """What the daemon has for all pairs may change; what the pair says of itself holds."""
+    todo = plan([pair_info()], [PairSpec(name="va", gro=True, peer=LinkSpec(name="vb"))], prune=False)
+    assert todo == Plan(changes=[("p1", PairChange(gro=True))])
 
 
 def test_dropped_attributes_go_back() -> None:
     said = dict(DEFAULTS, mtu=9000, group=7, alias="x", master="br0", up=True, arp=False)
-    spec = PairSpec(**said, name="va", address=MAC, rx_checksum="trust", peer=LinkSpec(name="vb"))
+    own: dict[str, Any] = {"rx_checksum": "trust", "gro": True}
+    spec = PairSpec(**said, name="va", address=MAC, peer=LinkSpec(name="vb"), **own)
     live = link_info("va", mtu=9000, group=7, alias="x", master="br0", up=True, arp=False, address=MAC)
     info = pair_info(spec, [live, link_info("vb")], rx_checksum="trust")
     (change,) = plan([info], [PairSpec(name="va", peer=LinkSpec(name="vb"))], prune=False).changes
-    assert change[1] == PairChange(mtu=1500, group=0, alias="", master="", up=False, arp=True, rx_checksum="verify")
+    own = {"rx_checksum": "verify", "gro": "default"}
+    assert change[1] == PairChange(mtu=1500, group=0, alias="", master="", up=False, arp=True, **own)
 
 
 def test_what_was_never_said_is_left_alone() -> None:

@@ -122,3 +122,5 @@ def _words(change: PairChange) -> Iterator[str]:
                 yield f"{prefix}{name}={OWN if own else msgspec.json.encode(value).decode()}"
     if change.rx_checksum is not None:
         yield f"rx_checksum={change.rx_checksum}"
+    if change.gro is not None:
+        yield f"gro={change.gro if change.gro == 'default' else 'on' if change.gro else 'off'}"

@@ -23,7 +23,17 @@ import msgspec
 from vethd.control.errors import DaemonDown
 from vethd.control.netns import NetnsFds, own_inode
 from vethd.control.transport import Method, Request, Transport, not_ours, segment
-from vethd.model.api import Health, LinkInfo, LinkStats, PairChange, PairEvent, PairInfo, Saved
+from vethd.model.api import (
+    EngineChange,
+    EngineInfo,
+    Health,
+    LinkInfo,
+    LinkStats,
+    PairChange,
+    PairEvent,
+    PairInfo,
+    Saved,
+)
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec
 
@@ -129,6 +139,14 @@ class Client:
     def reload(self) -> Reloaded:
         """Let the daemon read its configuration again and carry out the differences."""
         return self._ask(Reloaded, Request("POST", "/v1/reload"))
+
+    def engine(self) -> EngineInfo:
+        """Ask what forwards the frames, and what holds for every pair."""
+        return self._ask(EngineInfo, Request("GET", "/v1/engine"))
+
+    def set_engine(self, change: EngineChange) -> EngineInfo:
+        """Change what holds for every pair, until the daemon's next reload. Raises VethError EOPNOTSUPP."""
+        return self._ask(EngineInfo, Request("PATCH", "/v1/engine", body=change))
 
     def health(self) -> Health:
         """Ask the daemon how it is."""

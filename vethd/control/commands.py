@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+from typing import Literal
 
 import click
 
 from vethd.control.cli import FIND_NETNS, JSON, client_of, complete_link, echo_json
-from vethd.control.options import NEAR, PEER, link_options, rx_checksum_option, said
-from vethd.model.api import PairChange, PairInfo
+from vethd.control.options import NEAR, PEER, gro_option, link_options, rx_checksum_option, said
+from vethd.control.table import Table
+from vethd.control.table import show as show_table
+from vethd.model.api import SPIN_US_MAX, EngineChange, EngineInfo, PairChange, PairInfo
 from vethd.model.errors import VethError
 from vethd.model.spec import CREATE_ONLY, LinkSpec, PairSpec, RxChecksum
 
@@ -19,11 +22,14 @@ from vethd.model.spec import CREATE_ONLY, LinkSpec, PairSpec, RxChecksum
         *link_options(NEAR, without=("name",)),
         *link_options(PEER),
         rx_checksum_option(),
+        gro_option(),
     ]
 )
 @JSON
 @click.pass_context
-def add(ctx: click.Context, name: str | None, rx_checksum: RxChecksum | None, *, as_json: bool) -> None:
+def add(
+    ctx: click.Context, name: str | None, *, rx_checksum: RxChecksum | None, gro: bool | None, as_json: bool
+) -> None:
     """Make a pair: NAME and its peer.
 
     Without NAME the kernel's veth%d names it. A peer of which nothing is said inherits namespace, MTU and
@@ -32,7 +38,8 @@ def add(ctx: click.Context, name: str | None, rx_checksum: RxChecksum | None, *,
     """
     far = said(ctx, PEER)
     peer = LinkSpec(**far) if far else None
-    info = client_of(ctx).create(PairSpec(**said(ctx, NEAR), name=name, peer=peer, rx_checksum=rx_checksum))
+    spec = PairSpec(**said(ctx, NEAR), name=name, peer=peer, rx_checksum=rx_checksum, gro=gro)
+    info = client_of(ctx).create(spec)
     if as_json:
         echo_json(info)
 
@@ -65,11 +72,19 @@ def delete(ctx: click.Context, name: str, netns: str | None) -> None:
         *link_options(NEAR, without=CREATE_ONLY),
         *link_options(PEER, without=CREATE_ONLY),
         rx_checksum_option(),
+        gro_option("default"),
         click.Option(["--in", "find_in"], metavar="NETNS", help="Namespace in which NAME is; unsaid, all."),
     ],
 )
 @click.pass_context
-def set_(ctx: click.Context, ifname: str, rx_checksum: RxChecksum | None, find_in: str | None) -> None:
+def set_(
+    ctx: click.Context,
+    ifname: str,
+    *,
+    rx_checksum: RxChecksum | None,
+    gro: bool | Literal["default"] | None,
+    find_in: str | None,
+) -> None:
     """Change the link NAME, and its peer.
 
     All of it is done, or nothing. --peer-... means the other end, whichever of the two NAME is. --name renames,
@@ -78,9 +93,10 @@ def set_(ctx: click.Context, ifname: str, rx_checksum: RxChecksum | None, find_i
     """
     client = client_of(ctx)
     near, far = said(ctx, NEAR), said(ctx, PEER)
-    if not near and not far and rx_checksum is None:
+    of_the_pair = rx_checksum is not None or gro is not None
+    if not near and not far and not of_the_pair:
         raise click.UsageError("nothing to set", ctx)
-    if not far and rx_checksum is None:
+    if not far and not of_the_pair:
         client.set_link(ifname, LinkSpec(**near), find_in)
         return
     link = client.link(ifname, find_in)
@@ -88,7 +104,42 @@ def set_(ctx: click.Context, ifname: str, rx_checksum: RxChecksum | None, find_i
     if (first.netns_inode, first.ifindex) != (link.netns_inode, link.ifindex):
         near, far = far, near
     peer = LinkSpec(**far) if far else None
-    client.change(link.pair, PairChange(**near, peer=peer, rx_checksum=rx_checksum))
+    client.change(link.pair, PairChange(**near, peer=peer, rx_checksum=rx_checksum, gro=gro))
+
+
+@click.command(
+    params=[
+        click.Option(
+            ["--spin-us"],
+            type=click.IntRange(0, SPIN_US_MAX),
+            metavar="N",
+            help="How long a worker looks on for the next frame before it sleeps, in microseconds (uring).",
+        ),
+        gro_option(),
+    ]
+)
+@JSON
+@click.pass_context
+def engine(ctx: click.Context, *, spin_us: int | None, gro: bool | None, as_json: bool) -> None:
+    """Show what forwards the frames, or change what holds for all pairs.
+
+    A change holds until the daemon reads its configuration again. --gro is for pairs that do not say. WORKERS and
+    SPIN-US are empty where the daemon's own loop forwards (asyncio); FALLBACK says why uring does not.
+    """
+    client, change = client_of(ctx), EngineChange(spin_us=spin_us, gro=gro)
+    info = client.engine() if change == EngineChange() else client.set_engine(change)
+    if as_json:
+        echo_json(info)
+    elif change == EngineChange():
+        show_table(engine_table(info))
+
+
+def engine_table(info: EngineInfo) -> Table:
+    """Lay the engine out, one row."""
+    table = Table(("ENGINE", ">WORKERS", ">SPIN-US", "GRO", "FALLBACK"))
+    spin = "" if info.spin_us is None else str(info.spin_us)
+    table.add(info.name, str(info.workers or ""), spin, "on" if info.gro else "off", info.fallback)
+    return table
 
 
 @click.command()

@@ -44,14 +44,16 @@ def daemon_check(client: Client) -> Check:
     from vethd.kernel.probe import Check  # noqa: PLC0415  as above
 
     try:
-        health = client.health()
+        health, engine = client.health(), client.engine()
     except DaemonDown as error:
         return Check(
             name="daemon", ok=False, required=False, detail=f"{error.reason} at {error.socket}", advice=error.advice
         )
     except VethError as error:
         return Check(name="daemon", ok=False, required=False, detail=str(error), advice="see the daemon's log")
-    detail = f"vethd {health.version}, pid {health.pid}, engine {health.engine}, {health.pairs} pairs"
+    detail = f"vethd {health.version}, pid {health.pid}, engine {engine.name}, {health.pairs} pairs"
+    if engine.fallback:
+        detail += f"; not uring: {engine.fallback}"
     if health.waiting:
         detail += f", {health.waiting} waiting"
     return Check(name="daemon", ok=True, required=False, detail=detail, advice="")

@@ -11,7 +11,7 @@ from vethd import __version__
 from vethd.control.apply import apply
 from vethd.control.cli import EXIT_INTERRUPTED, EXIT_STATUS, Vethctl
 from vethd.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE, Client
-from vethd.control.commands import add, delete, reload, save, set_
+from vethd.control.commands import add, delete, engine, reload, save, set_
 from vethd.control.doctor import doctor
 from vethd.control.live import monitor, top
 from vethd.control.show import show, stats
@@ -57,7 +57,7 @@ def completion(shell: str) -> None:
     click.echo(ShellComplete.source(complete(cli, {}, PROG, COMPLETE_VARIABLE)))
 
 
-for _command in (add, delete, set_, show, stats, monitor, top, apply, save, reload, doctor):
+for _command in (add, delete, set_, show, stats, monitor, top, apply, engine, save, reload, doctor):
     cli.add_command(_command)
 
 

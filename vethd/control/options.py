@@ -50,6 +50,16 @@ def rx_checksum_option() -> click.Option:
     return click.Option(["--rx-checksum"], type=click.Choice(choices), help=text)
 
 
+def gro_option(*more: str) -> click.Option:
+    """Make --gro, an option of the pair: on, off, and what more it may be."""
+    text = "Whether frames of one flow are coalesced; unsaid, as the daemon has it for all pairs."
+    return click.Option(["--gro"], type=click.Choice(("on", "off", *more)), callback=_on_or_off, help=text)
+
+
+def _on_or_off(_ctx: click.Context, _param: click.Parameter, value: str | None) -> bool | str | None:
+    return {"on": True, "off": False}.get(value, value) if value is not None else None
+
+
 def link_options(end: str, *, without: Collection[str] = ()) -> list[click.Parameter]:
     """Make the options of one end, NEAR or PEER. Their values are kept for said(), not passed to the command."""
     return [_option(end, name) for name in LinkSpec.__struct_fields__ if name not in without]

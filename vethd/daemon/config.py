@@ -9,6 +9,7 @@ from typing import Literal
 import msgspec
 
 from vethd.datapath.engines import ENGINES
+from vethd.model.api import SPIN_US, SpinUs, Workers
 from vethd.model.errors import ConfigError
 from vethd.model.pairfile import check_pairs, convert, read_toml
 from vethd.model.spec import PairSpec
@@ -24,6 +25,9 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     socket_group: str | None = None
     socket_mode: str = "0660"
     engine: str = "auto"
+    workers: Workers = 0
+    spin_us: SpinUs = SPIN_US
+    gro: bool = True
     state_dir: str = STATE_DIR
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"

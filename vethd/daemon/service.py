@@ -6,21 +6,23 @@ import asyncio
 import errno
 import resource
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import structlog
 
 from vethd import __version__
-from vethd.daemon.config import Config, read_config
+from vethd.daemon.config import Config
 from vethd.daemon.notify import Notify
 from vethd.daemon.sockets import listen, passed_fds
-from vethd.datapath.engines import make_engine
+from vethd.datapath.engines import pick_engine
 from vethd.doors.fdpass import FdDoor
 from vethd.doors.http import HttpDoor
 from vethd.doors.routing import Api
 from vethd.kernel.probe import capabilities
 from vethd.kernel.tun import DEV_NET_TUN
+from vethd.model.api import EngineChange, EngineInfo
 from vethd.model.errors import ConfigError, VethError
 from vethd.pairs.declared import Declared
 from vethd.pairs.keeper import Memory
@@ -48,8 +50,17 @@ def raise_fd_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-async def serve(config: Config, config_path: str | None) -> None:
-    """Run the daemon until SIGTERM or SIGINT. Raises VethError where it cannot start."""
+def tell_fallback(engine: EngineInfo) -> None:
+    """Log why "auto" did not take the engine that it would rather have, where it did not."""
+    if engine.fallback:
+        log.info("uring cannot run here: asyncio forwards", reason=engine.fallback)
+
+
+async def serve(config: Config, reread: Callable[[], Config] | None) -> None:
+    """Run the daemon until SIGTERM or SIGINT; reread reads its config again, None where it has none.
+
+    Raises VethError where it cannot start.
+    """
     need_machine()
     raise_fd_limit()
     notify = Notify()
@@ -61,16 +72,19 @@ async def serve(config: Config, config_path: str | None) -> None:
     passed = passed_fds()
     sockets = listen(config.socket, config.mode, config.socket_group, passed)
     try:
-        manager = Manager(make_engine(config.engine, loop), Memory(notify, passed) if notify.fd_store else None)
+        picked = pick_engine(config.engine, loop, config.workers, config.spin_us)
+        manager = Manager(picked, Memory(notify, passed) if notify.fd_store else None, gro=config.gro)
+        engine = manager.tuning.info()
+        tell_fallback(engine)
         adopted = await manager.adopt()
         declared = Declared(manager, Store(config.state_dir))
-        reloader = _Reloader(config_path, declared, notify)
-        api = Api(manager, declared, reloader.reload if config_path else None)
+        reloader = _Reloader(config, reread, manager, declared, notify)
+        api = Api(manager, declared, reloader.reload if reread else None)
         http, fd_door = HttpDoor(api), FdDoor(api, sockets.fdpass)
         await http.start(sockets.control)
         watchdog = loop.create_task(_watchdog(notify))
         try:
-            log.info("started", version=__version__, engine=manager.engine.name, socket=config.socket, adopted=adopted)
+            log.info("started", version=__version__, engine=engine.name, socket=config.socket, adopted=adopted)
             starting = loop.create_task(_start(declared, config, notify, manager, reloader))
             starting.add_done_callback(lambda task: stop.set() if not task.cancelled() and task.exception() else None)
             loop.add_signal_handler(signal.SIGHUP, reloader.on_signal)
@@ -111,8 +125,17 @@ def _status(manager: Manager) -> str:
 class _Reloader:
     """Reads the config again, on SIGHUP or by the API, one at a time."""
 
-    def __init__(self, path: str | None, declared: Declared, notify: Notify) -> None:
-        self._path = path
+    def __init__(
+        self,
+        config: Config,
+        reread: Callable[[], Config] | None,
+        manager: Manager,
+        declared: Declared,
+        notify: Notify,
+    ) -> None:
+        self._started = config
+        self._reread = reread
+        self._manager = manager
         self._declared = declared
         self._notify = notify
         self.lock = asyncio.Lock()
@@ -126,21 +149,30 @@ class _Reloader:
 
     async def reload(self) -> dict[str, int]:
         """Reload. Raises ConfigError, and then everything is as it was."""
-        if self._path is None:
+        if self._reread is None:
             return {}
         async with self.lock:
             self._notify.reloading()
             status = "the last reload was refused: see the log"
             try:
-                config = await asyncio.to_thread(read_config, self._path)
+                config = await asyncio.to_thread(self._reread)
+                self._tune(config)
                 result = await self._declared.reconcile(config.pair)
                 status = ", ".join(f"{count} {what}" for what, count in result.items())
             finally:
                 self._notify.ready(status)
         return result
 
+    def _tune(self, config: Config) -> None:
+        """Take over what can be had without a restart, and say what cannot."""
+        spins = self._manager.tuning.info().spin_us is not None
+        self._manager.change_engine(EngineChange(spin_us=config.spin_us if spins else None, gro=config.gro))
+        for key in ("engine", "workers"):
+            if (now := getattr(config, key)) != (then := getattr(self._started, key)):
+                log.warning("takes a restart", key=key, config=now, running=then)
+
     async def _logged(self) -> None:
-        if self._path is None:
+        if self._reread is None:
             log.warning("SIGHUP ignored: started without a config")
             return
         try:

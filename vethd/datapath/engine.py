@@ -10,7 +10,7 @@ first, then close the fds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from vethd.model.drops import DROPS, Drop
 
@@ -94,3 +94,14 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """Close every wire that is left."""
+
+
+@runtime_checkable
+class SpinningEngine(Engine, Protocol):
+    """An engine with threads of its own, which look on for spin_us microseconds before they sleep."""
+
+    workers: int
+    spin_us: int
+
+    def set_spin(self, spin_us: int) -> None:
+        """Look on for so long from now on; 0 sleeps at once."""

@@ -1,18 +1,71 @@
-"""Engines by name."""
+"""Engines by name, and which of them "auto" is here."""
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import importlib
+import os
+from typing import NamedTuple
 
 from vethd.datapath.aio import AsyncioEngine
 from vethd.datapath.engine import Engine
+from vethd.model.api import SPIN_US
+from vethd.model.errors import VethError
 
-ENGINES = ("auto", "asyncio")
+ENGINES = ("auto", "uring", "asyncio")
 """What a config or a command line may name. "auto" takes the best that this machine has."""
 
+AUTO_TAKES_URING = False
+"""Whether "auto" may be uring, where uring can run: not before every suite passes on it."""
 
-def make_engine(name: str, loop: asyncio.AbstractEventLoop) -> Engine:
-    """Make the engine of that name. Raises ValueError for a name that is not in ENGINES."""
+
+class Picked(NamedTuple):
+    """An engine, and why it is not the one that "auto" would rather have taken, "" where it is."""
+
+    engine: Engine
+    fallback: str = ""
+
+
+def pick_engine(name: str, loop: asyncio.AbstractEventLoop, workers: int = 0, spin_us: int = SPIN_US) -> Picked:
+    """Make the engine of that name; workers 0 is as many as suit the machine.
+
+    workers and spin_us are nothing to asyncio. Raises ValueError for a name that is not in ENGINES, and VethError
+    EOPNOTSUPP, with the reason, where uring is asked for and cannot run here.
+    """
     if name not in ENGINES:
         raise ValueError(f"no engine {name!r}: one of {', '.join(ENGINES)}")
-    return AsyncioEngine(loop)
+    if name == "asyncio" or (name == "auto" and not AUTO_TAKES_URING):
+        return Picked(AsyncioEngine(loop))
+    engine = _uring(loop, workers or automatic_workers(), spin_us)
+    if not isinstance(engine, str):
+        return Picked(engine)
+    if name == "auto":
+        return Picked(AsyncioEngine(loop), engine)
+    raise VethError(errno.EOPNOTSUPP, "engine", "uring", engine)
+
+
+def make_engine(name: str, loop: asyncio.AbstractEventLoop, workers: int = 0, spin_us: int = SPIN_US) -> Engine:
+    """As pick_engine(), for who does not ask why."""
+    return pick_engine(name, loop, workers, spin_us).engine
+
+
+def automatic_workers() -> int:
+    """Give how many workers suit this machine: half the CPUs that we may use, for senders and receivers need some."""
+    return max(1, len(os.sched_getaffinity(0)) // 2)
+
+
+def _uring(loop: asyncio.AbstractEventLoop, workers: int, spin_us: int) -> Engine | str:
+    """Make the native engine, or say why it cannot be."""
+    try:
+        uring = importlib.import_module("vethd.datapath.uring")
+    except ImportError:
+        return "it is not built"
+    reason: str | None = uring.why_not()
+    if reason is not None:
+        return reason
+    try:
+        engine: Engine = uring.UringEngine(loop, workers, spin_us)
+    except OSError as error:  # allowed, and yet no room for it: memory, locked memory, descriptors
+        return f"its rings cannot be made: {error.strerror or error}"
+    return engine

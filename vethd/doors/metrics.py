@@ -50,8 +50,13 @@ class _Snapshot(Collector):
         yield _gauge("vethd_pairs", "Living pairs", sum(1 for entry in entries if entry.live))
         yield _gauge("vethd_pairs_waiting", "Declared pairs that cannot be made now", sum(not e.live for e in entries))
         build = InfoMetricFamily("vethd_build", "The daemon")
-        build.add_metric((), {"version": __version__, "engine": manager.engine.name})
+        engine = manager.tuning.info()
+        build.add_metric((), {"version": __version__, "engine": engine.name})
         yield build
+        yield _gauge("vethd_engine_workers", "Threads that forward, 0 where the daemon's loop does", engine.workers)
+        if engine.spin_us is not None:
+            text = "How long a worker looks on for the next frame before it sleeps"
+            yield _gauge("vethd_engine_spin_seconds", text, engine.spin_us / 1e6)
         for name, text, key in _COUNTERS:
             family = CounterMetricFamily(f"vethd_link_{name}", text, labels=_LABELS)
             for link in self._stats:

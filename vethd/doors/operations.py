@@ -17,7 +17,17 @@ import structlog
 from vethd import __version__
 from vethd.doors.routing import STATUS, Api, Call, NotFoundError, Reply, Route, find_route
 from vethd.kernel import netns
-from vethd.model.api import ErrorBody, Health, LinkInfo, LinkStats, PairChange, PairInfo, Saved
+from vethd.model.api import (
+    EngineChange,
+    EngineInfo,
+    ErrorBody,
+    Health,
+    LinkInfo,
+    LinkStats,
+    PairChange,
+    PairInfo,
+    Saved,
+)
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
@@ -137,12 +147,23 @@ async def _health(call: Call) -> Health:
         status="ok",
         version=__version__,
         pid=os.getpid(),
-        engine=manager.engine.name,
+        engine=manager.tuning.engine.name,
         uptime_s=round(time.monotonic() - call.api.started, 3),
         netns_inode=manager.workers.nursery.own_inode,
         pairs=sum(1 for entry in manager.entries.values() if entry.live),
         waiting=sum(1 for entry in manager.entries.values() if not entry.live),
     )
+
+
+async def _engine(call: Call) -> EngineInfo:
+    """Show what forwards the frames, and what holds for every pair."""
+    return call.api.manager.tuning.info()
+
+
+async def _changeengine(call: Call) -> EngineInfo:
+    """Change what holds for every pair, until a reload or restart takes the config's word."""
+    call.api.manager.change_engine(call.body)
+    return call.api.manager.tuning.info()
 
 
 ROUTES = (
@@ -157,6 +178,8 @@ ROUTES = (
     Route("DELETE", "/v1/links/{name}", _dellink, None, None, 204),
     Route("GET", "/v1/stats", _stats, None, list[LinkStats]),
     Route("GET", "/v1/links/{name}/stats", _linkstats, None, LinkStats),
+    Route("GET", "/v1/engine", _engine, None, EngineInfo),
+    Route("PATCH", "/v1/engine", _changeengine, EngineChange, EngineInfo),
     Route("POST", "/v1/save", _save, None, Saved),
     Route("POST", "/v1/reload", _reload, None, dict[str, int]),
     Route("GET", "/v1/health", _health, None, Health),

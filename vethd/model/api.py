@@ -2,24 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from vethd.model.spec import LinkSpec, PairSpec, RxChecksum
 
+SPIN_US = 50
+SPIN_US_MAX = 1000
+WORKERS_MAX = 64
+
 PairStateName = Literal["alive", "waiting"]
 Source = Literal["config", "runtime", "saved"]
+SpinUs = Annotated[int, msgspec.Meta(ge=0, le=SPIN_US_MAX)]
+Workers = Annotated[int, msgspec.Meta(ge=0, le=WORKERS_MAX)]
 
 
 class PairChange(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Body of PATCH /v1/pairs/{id}: what is said is changed, all of it or nothing.
 
-    Everything but queues and index may change on a living pair; alias, altname and master "" take them away.
+    Everything but queues and index may change on a living pair; alias, altname and master "" take them away. gro
+    "default" is as if nobody had ever said it.
     """
 
     peer: LinkSpec | None = None
     rx_checksum: RxChecksum | None = None
+    gro: bool | Literal["default"] | None = None
 
 
 class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
@@ -57,7 +65,7 @@ class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
 class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
     """A pair: its two links, near end first, or, while it waits, why it has none.
 
-    spec is what was asked for.
+    spec is what was asked for; rx_checksum and gro are what holds.
     """
 
     id: str
@@ -66,6 +74,7 @@ class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
     source: Source
     engine: str
     rx_checksum: RxChecksum
+    gro: bool
     spec: PairSpec
     links: list[LinkInfo]
 
@@ -114,6 +123,7 @@ EventName = Literal[
     "link_gone",
     "carrier_on",
     "carrier_off",
+    "engine_changed",
     "reloaded",
     "overflow",
 ]
@@ -146,6 +156,28 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
     netns_inode: int
     pairs: int
     waiting: int
+
+
+class EngineInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """What forwards the frames, and what holds for every pair.
+
+    workers are its threads, 0 where the daemon's own loop does it. spin_us is how long a worker looks on for the
+    next frame before it sleeps, in microseconds, None where the engine cannot. gro is for pairs that do not say.
+    fallback is why "auto" did not take uring, "" where it did or was not asked.
+    """
+
+    name: str
+    workers: int
+    spin_us: int | None
+    gro: bool
+    fallback: str
+
+
+class EngineChange(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of PATCH /v1/engine: what is said holds from now on, until a reload or restart takes the config's word."""
+
+    spin_us: SpinUs | None = None
+    gro: bool | None = None
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):

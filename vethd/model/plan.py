@@ -122,6 +122,7 @@ def diff(info: PairInfo, spec: PairSpec, canonical: Canonical = canonical_netns)
         **near,
         peer=LinkSpec(**far) if far else None,
         rx_checksum=rx_checksum if rx_checksum != info.rx_checksum else None,
+        gro=None if spec.gro == info.spec.gro else "default" if spec.gro is None else spec.gro,
     )
 
 

@@ -74,10 +74,16 @@ class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     """A pair: the near end's attributes, the peer's, and the pair's own.
 
     peer None is an end never named: it inherits what the kernel's veth lets it inherit (far_end()).
+    gro unsaid is as the daemon has it for all pairs.
     """
 
     peer: LinkSpec | None = None
     rx_checksum: RxChecksum | None = None
+    gro: bool | None = None
+
+    def own(self) -> dict[str, Any]:
+        """Give what the pair has besides its ends, said or not, by name."""
+        return {name: getattr(self, name) for name in OWN}
 
     def near_end(self) -> LinkSpec:
         """Give the near end's attributes alone."""
@@ -95,6 +101,7 @@ class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, 
 
 
 _INHERITED = ("netns", "mtu", "txqueuelen", "queues", "group", "gso_max_size", "gso_max_segs", "gro_max_size")
+OWN = ("rx_checksum", "gro")
 CREATE_ONLY = ("queues", "index")  # the kernel, too, refuses to change these
 
 

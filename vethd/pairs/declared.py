@@ -208,4 +208,4 @@ def _as_is(manager: Manager, entry: Entry) -> PairSpec:
         }
 
     near, far = now(entry.spec.near_end(), Side.NEAR), now(entry.spec.far_end(), Side.FAR)
-    return msgspec.convert(near | {"peer": far, "rx_checksum": entry.spec.rx_checksum}, PairSpec)
+    return msgspec.convert(near | entry.spec.own() | {"peer": far}, PairSpec)

@@ -6,12 +6,29 @@ from collections.abc import Mapping
 
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.watcher import LinkKey
-from vethd.model.api import LinkInfo, LinkStats
+from vethd.model.api import LinkInfo, LinkStats, PairInfo
 from vethd.model.drops import Drop
 from vethd.model.errors import symbol
 from vethd.model.kernel_drops import DropSample
 from vethd.model.state import Side
+from vethd.pairs.entry import Entry
 from vethd.pairs.pair import LivePair
+from vethd.pairs.tuning import Tuning
+
+
+def pair_info(entry: Entry, tuning: Tuning) -> PairInfo:
+    """Describe a pair, alive or waiting."""
+    return PairInfo(
+        id=entry.id,
+        state="alive" if entry.live else "waiting",
+        reason="" if entry.live else entry.reason,
+        source=entry.source,
+        engine=tuning.engine.name,
+        rx_checksum=tuning.rx_checksum(entry.spec),
+        gro=tuning.gro(entry.spec),
+        spec=entry.spec,
+        links=[link_info(entry.live, side) for side in Side] if entry.live else [],
+    )
 
 
 def link_info(pair: LivePair, side: Side) -> LinkInfo:

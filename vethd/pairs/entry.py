@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,8 @@ import msgspec
 from vethd.kernel import netns
 from vethd.model.api import LinkInfo, PairChange, Source
 from vethd.model.errors import VethError
-from vethd.model.spec import LinkSpec, PairSpec
+from vethd.model.spec import OWN, LinkSpec, PairSpec
+from vethd.model.state import Side
 from vethd.pairs.pair import LivePair
 
 
@@ -29,6 +31,28 @@ class Entry:
     reason: str = ""
     held: bool = False
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+def find_link(entries: Iterable[Entry], name: str, label: str | None = None) -> tuple[Entry, Side]:
+    """Find a living link by its present name or altname, in the namespace of that label where one is given.
+
+    Raises VethError ENODEV (none) or ENOTUNIQ (several).
+    """
+    found = [
+        (entry, side, entry.live.links[side].label)
+        for entry in entries
+        if entry.live is not None
+        for side in Side
+        if name in (entry.live.links[side].state.name, *entry.live.links[side].state.altnames)
+        and label in (None, entry.live.links[side].label)
+    ]
+    if not found:
+        where = "" if label is None else f" in namespace {label!r}" if label else " in the daemon's own namespace"
+        raise VethError(errno.ENODEV, "getlink", name, f"vethd has no link of that name{where}")
+    if len(found) > 1:
+        labels = ", ".join(sorted(where or '""' for _, _, where in found))
+        raise VethError(errno.ENOTUNIQ, "getlink", name, f"several namespaces have it: {labels}; say which")
+    return found[0][:2]
 
 
 def still_there(entry: Entry, pair: LivePair) -> bool:
@@ -60,5 +84,7 @@ def merged(entry: Entry, change: PairChange, links: Sequence[LinkInfo]) -> PairS
         # a peer never named keeps what it inherited at its birth
         peer = msgspec.convert(over(entry.spec.far_end(), change.peer or LinkSpec(), far_live), LinkSpec)
     near = over(entry.spec, change, near_live)
-    rx_checksum = change.rx_checksum or entry.spec.rx_checksum
-    return msgspec.convert(near | {"peer": peer, "rx_checksum": rx_checksum}, PairSpec)
+    own = entry.spec.own() | {name: said for name in OWN if (said := getattr(change, name)) is not None}
+    if change.gro == "default":
+        own["gro"] = None
+    return msgspec.convert(near | own | {"peer": peer}, PairSpec)

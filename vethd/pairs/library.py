@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from vethd.datapath.engines import make_engine
+from vethd.datapath.engines import pick_engine
 from vethd.kernel.netns import INHERITED
-from vethd.model.api import LinkInfo, LinkStats, PairChange
+from vethd.model.api import SPIN_US, EngineInfo, LinkInfo, LinkStats, PairChange
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
 from vethd.pairs.entry import Entry
@@ -34,6 +34,11 @@ class OpenPair:
     def far(self) -> LinkInfo:
         """The peer. Raises LookupError once the pair is gone."""
         return self._end(Side.FAR)
+
+    @property
+    def engine(self) -> EngineInfo:
+        """What forwards the frames."""
+        return self._manager.tuning.info()
 
     async def stats(self) -> tuple[LinkStats, LinkStats]:
         """Count: (near, far). Raises LookupError once the pair is gone."""
@@ -65,14 +70,17 @@ class OpenPair:
 
 
 @asynccontextmanager
-async def open_pair(spec: PairSpec, *, engine: str = "auto") -> AsyncIterator[OpenPair]:
-    """Make a pair, forward on the running loop while the body runs, and delete it.
+async def open_pair(
+    spec: PairSpec, *, engine: str = "auto", workers: int = 0, spin_us: int = SPIN_US
+) -> AsyncIterator[OpenPair]:
+    """Make a pair, forward while the body runs, and delete it.
 
     Unlike newlink, `up` may be said of both ends. "fd:N" is this process's own fd N. An end that is deleted
     meanwhile takes the other with it; leaving the body is then no error. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN
-    (a user namespace's own will do). Raises VethError with veth's errno.
+    (a user namespace's own will do). Raises VethError with veth's errno, and as pick_engine() does, which engine,
+    workers and spin_us are for.
     """
-    manager = Manager(make_engine(engine, asyncio.get_running_loop()))
+    manager = Manager(pick_engine(engine, asyncio.get_running_loop(), workers, spin_us))
     try:
         peer = spec.far_end()
         quiet = msgspec.structs.replace(spec, peer=msgspec.structs.replace(peer, up=None)) if peer.up else spec

@@ -12,23 +12,25 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import structlog
 
-from vethd.datapath.engine import Engine
-from vethd.model.api import LinkInfo, LinkStats, PairChange, PairInfo, Source
+from vethd.datapath.engines import Picked
+from vethd.model.api import EngineChange, LinkInfo, LinkStats, PairChange, PairInfo, Source
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec, validate_pair
 from vethd.model.state import Side
 from vethd.pairs import changes
 from vethd.pairs.adoption import adopted_links, entry_record
-from vethd.pairs.describe import link_info, link_stats
-from vethd.pairs.entry import Entry, merged, still_there
+from vethd.pairs.describe import link_info, link_stats, pair_info
+from vethd.pairs.entry import Entry, find_link, merged, still_there
 from vethd.pairs.events import EventHub
 from vethd.pairs.keeper import Memory
 from vethd.pairs.newsdesk import NewsDesk
 from vethd.pairs.pair import LivePair
+from vethd.pairs.tuning import Tuning
 from vethd.pairs.workers import Workers
 
 log = structlog.get_logger()
@@ -37,20 +39,25 @@ log = structlog.get_logger()
 class Manager:
     """All pairs of one daemon, or of one program. Use on one loop; close() at the end."""
 
-    def __init__(self, engine: Engine, memory: Memory | None = None) -> None:
+    def __init__(self, picked: Picked, memory: Memory | None = None, *, gro: bool = True) -> None:
         """Make the staging namespace and begin to listen. Raises VethError (EPERM without the capabilities).
 
-        With a memory the pairs outlive this manager; it is the manager's to close.
+        With a memory the pairs outlive this manager; engine and memory are the manager's to close. gro is for pairs
+        that do not say.
         """
-        self.engine = engine
+        self.tuning = Tuning(picked, gro=gro)
         self.memory = memory
         self.hub = EventHub()
         self.entries: dict[str, Entry] = {}
-        self.workers = Workers()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_id = 0
         self.waits: Callable[[], None] = lambda: None  # called when a declared pair begins to wait
-        self.desk = NewsDesk(self.workers, self.spawn)
+        with ExitStack() as undo:
+            undo.callback(picked.engine.close)
+            self.workers = Workers()
+            undo.callback(self.workers.close)
+            self.desk = NewsDesk(self.workers, self.spawn)
+            undo.pop_all()
 
     # --- what is asked of it
 
@@ -98,45 +105,28 @@ class Manager:
                     entry.live.alias_said(side, link.alias)
                 if link.master is not None:
                     await entry.live.learn_master(side)
-            if change.rx_checksum is not None:
-                entry.live.set_rx_checksum(change.rx_checksum)
             entry.spec = merged(entry, change, self.info(entry).links)
+            entry.live.tune(entry.spec)
             self.remember(entry)
         self.hub.tell("pair_changed", pair=entry.id)
 
-    def find(self, name: str, label: str | None = None) -> tuple[Entry, Side]:
-        """Find a living link by its present name or altname, in the namespace of that label where one is given.
+    def change_engine(self, change: EngineChange) -> None:
+        """Change what holds for all pairs, all of it or nothing. Raises VethError EOPNOTSUPP."""
+        changed = self.tuning.change(change)
+        if not changed:
+            return
+        for entry in self.entries.values():
+            if entry.live is not None:
+                entry.live.tune(entry.spec)
+        self.hub.tell("engine_changed", detail=", ".join(changed))
 
-        Raises VethError ENODEV (none) or ENOTUNIQ (several).
-        """
-        found = [
-            (entry, side)
-            for entry in self.entries.values()
-            if entry.live is not None
-            for side in Side
-            if name in (entry.live.links[side].state.name, *entry.live.links[side].state.altnames)
-            and label in (None, entry.live.links[side].label)
-        ]
-        if not found:
-            where = "" if label is None else f" in namespace {label!r}" if label else " in the daemon's own namespace"
-            raise VethError(errno.ENODEV, "getlink", name, f"vethd has no link of that name{where}")
-        if len(found) > 1:
-            labels = ", ".join(sorted(entry.live.links[side].label or '""' for entry, side in found if entry.live))
-            raise VethError(errno.ENOTUNIQ, "getlink", name, f"several namespaces have it: {labels}; say which")
-        return found[0]
+    def find(self, name: str, label: str | None = None) -> tuple[Entry, Side]:
+        """Find a living link: see find_link()."""
+        return find_link(self.entries.values(), name, label)
 
     def info(self, entry: Entry) -> PairInfo:
         """Describe a pair."""
-        return PairInfo(
-            id=entry.id,
-            state="alive" if entry.live else "waiting",
-            reason="" if entry.live else entry.reason,
-            source=entry.source,
-            engine=self.engine.name,
-            rx_checksum=entry.spec.rx_checksum or "verify",
-            spec=entry.spec,
-            links=[link_info(entry.live, side) for side in Side] if entry.live else [],
-        )
+        return pair_info(entry, self.tuning)
 
     def links(self) -> list[LinkInfo]:
         """Describe every living link."""
@@ -166,7 +156,7 @@ class Manager:
             entry.live = None
         await self.workers.let_go(link for pair in pairs for link in pair.links)
         self.entries.clear()
-        self.engine.close()
+        self.tuning.engine.close()
         await asyncio.get_running_loop().run_in_executor(None, self.workers.close)
 
     # --- what declared pairs need (see declared.py)
@@ -189,7 +179,7 @@ class Manager:
                 continue
             pair = LivePair(left.id, links, self)
             self.entries[left.id] = Entry(left.id, left.spec, left.source, live=pair)
-            pair.resume(self.engine, left)
+            pair.resume(left)
         if rest := await self.workers.chore(memory.drop_rest, self.workers.nursery):
             log.warning("stored devices without a record deleted", fds=rest)
         self.remember()
@@ -244,7 +234,7 @@ class Manager:
             if self.memory is not None:
                 for link in links:
                     link.kept = self.memory.keep(link.tap.fds)
-            entry.live.start(self.engine, entry.spec.rx_checksum or "verify")
+            entry.live.start(entry.spec)
             for side, up in ((Side.NEAR, entry.spec.up), (Side.FAR, up_peer)):
                 if up:
                     await self.workers.chore(self.workers.nursery.change, links[side].tap, LinkSpec(up=True))

@@ -13,13 +13,13 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
 
-from vethd.datapath.engine import Counters, Engine, Wire, plus
+from vethd.datapath.engine import Counters, Wire, plus
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.watcher import LinkKey
 from vethd.model.drops import Drop
 from vethd.model.errors import VethError
 from vethd.model.record import PairRecord
-from vethd.model.spec import RxChecksum
+from vethd.model.spec import PairSpec
 from vethd.model.state import (
     DeleteLink,
     Effect,
@@ -37,6 +37,7 @@ from vethd.pairs.events import EventHub
 from vethd.pairs.link import Link
 from vethd.pairs.publish import publish
 from vethd.pairs.resume import resumed_counters
+from vethd.pairs.tuning import Tuning
 from vethd.pairs.workers import Workers
 
 
@@ -54,6 +55,7 @@ class Owner(Protocol):
     """Who keeps the pairs: the manager."""
 
     hub: EventHub
+    tuning: Tuning
     workers: Workers
 
     @property
@@ -83,10 +85,9 @@ class LivePair:
         self._arrived.set()
         self._base = [Counters(), Counters()]
 
-    def start(self, engine: Engine, rx_checksum: RxChecksum) -> None:
+    def start(self, spec: PairSpec) -> None:
         """Tie the two ends together, newly made: listen to their news, and forward."""
-        self.wire = self._join(engine)
-        self.set_rx_checksum(rx_checksum)
+        self.wire = self._join(spec)
         for side in (Side.FAR, Side.NEAR):
             self._owner.desk.placed(self.links[side].place.key, self, side)
             self._feed(Event(Kind.CREATED, side))
@@ -96,11 +97,10 @@ class LivePair:
             self._owner.spawn(self._follow(side, placed=True))
         self._learn_masters()
 
-    def resume(self, engine: Engine, record: PairRecord) -> None:
+    def resume(self, record: PairRecord) -> None:
         """Go on where a predecessor left off: what waits in the rings is forwarded, no carrier changes."""
         self._state = PairState([End.UP if link.state.up else End.DOWN for link in self.links])
-        self.wire = self._join(engine, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
-        self.set_rx_checksum(record.spec.rx_checksum or "verify")
+        self.wire = self._join(record.spec, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
         for side in Side:
             self._base[side] = resumed_counters(record.ends[side], self.links[side], self.links[side.other])
             self._owner.desk.placed(self.links[side].place.key, self, side)
@@ -124,10 +124,10 @@ class LivePair:
         """Forward what the end at side has queued; tell whether nothing is left."""
         return self.wire.dry(side) if self.wire is not None and not self._ending else True
 
-    def set_rx_checksum(self, rx_checksum: RxChecksum) -> None:
-        """Choose what becomes of frames without a checksum to complete."""
-        if self.wire is not None:
-            self.wire.set_trust(trust=rx_checksum == "trust")
+    def tune(self, spec: PairSpec) -> None:
+        """Have the wire do as spec and the owner's tuning say now."""
+        if self.wire is not None and not self._ending:
+            self._owner.tuning.tune(self.wire, spec)
 
     def alias_said(self, side: Side, alias: str) -> None:
         """Leave the alias to the user who set it, or (alias "") write the peer there again."""
@@ -179,10 +179,12 @@ class LivePair:
             self.wire.close()
 
     def _join(
-        self, engine: Engine, gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER)
+        self, spec: PairSpec, gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER)
     ) -> Wire:
-        near, far = (link.tap for link in self.links)
-        return engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
+        tuning, (near, far) = self._owner.tuning, (link.tap for link in self.links)
+        wire = tuning.engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
+        tuning.tune(wire, spec)
+        return wire
 
     def _learn_masters(self) -> None:
         for side in Side:

@@ -1,0 +1,182 @@
+"""What holds for all pairs: what a wire is told, what a change does, and how a pair's word is kept."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+import pytest
+
+from vethd.datapath import engines
+from vethd.datapath.engine import SpinningEngine
+from vethd.datapath.engines import Picked, make_engine, pick_engine
+from vethd.model.api import EngineChange, EngineInfo, LinkInfo, PairChange
+from vethd.model.drops import DROPS
+from vethd.model.errors import VethError
+from vethd.model.kernel_drops import KernelDrops
+from vethd.model.record import EndRecord, PairRecord, decode, encode, encode_pair
+from vethd.model.spec import LinkSpec, PairSpec
+from vethd.pairs.entry import Entry, merged
+from vethd.pairs.tuning import Tuning
+
+SPEC = PairSpec(name="va", peer=LinkSpec(name="vb"))
+LINKS: tuple[LinkInfo, ...] = ()
+
+
+class Spinner:
+    """An engine as far as tuning sees one."""
+
+    name = "uring"
+    workers = 2
+
+    def __init__(self, spin_us: int = 50) -> None:
+        self.spin_us = spin_us
+
+    def join(self, *_: Any) -> Any:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """See Engine."""
+
+    def set_spin(self, spin_us: int) -> None:
+        self.spin_us = spin_us
+
+
+class Wire:
+    """Remembers what it was told."""
+
+    def __init__(self) -> None:
+        self.told: dict[str, bool] = {}
+
+    def set_trust(self, *, trust: bool) -> None:
+        self.told["trust"] = trust
+
+    def set_gro(self, *, gro: bool) -> None:
+        self.told["gro"] = gro
+
+
+def told(tuning: Tuning, spec: PairSpec) -> dict[str, bool]:
+    wire = Wire()
+    tuning.tune(wire, spec)  # type: ignore[arg-type]
+    return wire.told
+
+
+@pytest.mark.parametrize("default", [True, False])
+@pytest.mark.parametrize("said", [True, False, None])
+def test_a_pair_that_says_nothing_follows_the_daemon(said: bool | None, default: bool) -> None:
+    tuning = Tuning(Picked(Spinner()), gro=default)
+    spec = msgspec.structs.replace(SPEC, gro=said)
+    assert told(tuning, spec) == {"trust": False, "gro": default if said is None else said}
+    assert tuning.change(EngineChange(gro=not default)) == [f"gro {'off' if default else 'on'}"]
+    assert told(tuning, spec)["gro"] is (not default if said is None else said)
+    assert tuning.gro(spec) is told(tuning, spec)["gro"]
+
+
+def test_rx_checksum_is_trust() -> None:
+    tuning = Tuning(Picked(Spinner()), gro=True)
+    assert told(tuning, msgspec.structs.replace(SPEC, rx_checksum="trust"))["trust"] is True
+    assert told(tuning, msgspec.structs.replace(SPEC, rx_checksum="verify"))["trust"] is False
+
+
+def test_only_what_differs_is_changed() -> None:
+    tuning = Tuning(Picked(Spinner()), gro=True)
+    assert tuning.change(EngineChange()) == []
+    assert tuning.change(EngineChange(spin_us=50, gro=True)) == []
+    assert tuning.change(EngineChange(spin_us=0, gro=False)) == ["spin_us 0", "gro off"]
+    assert tuning.info() == EngineInfo(name="uring", workers=2, spin_us=0, gro=False, fallback="")
+
+
+def test_an_engine_without_spin() -> None:
+    tuning = Tuning(Picked(SimpleNamespace(name="asyncio"), "it is not built"), gro=True)
+    assert tuning.info() == EngineInfo(name="asyncio", workers=0, spin_us=None, gro=True, fallback="it is not built")
+    with pytest.raises(VethError, match="no spin_us") as caught:
+        tuning.change(EngineChange(spin_us=1, gro=False))
+    assert caught.value.errno == errno.EOPNOTSUPP
+    assert tuning.info().gro is True
+
+
+# --- what a pair says is kept
+
+
+def entry(**own: Any) -> Entry:
+    return Entry("p1", msgspec.structs.replace(SPEC, **own), "runtime")
+
+
+@pytest.mark.parametrize("before", [True, False, None])
+@pytest.mark.parametrize(
+    ("change", "after"), [({}, "before"), ({"gro": True}, True), ({"gro": False}, False), ({"gro": "default"}, None)]
+)
+def test_a_change_is_written_into_the_spec(before: bool | None, change: dict[str, Any], after: Any) -> None:
+    spec = merged(entry(gro=before, rx_checksum="trust"), PairChange(**change), LINKS)
+    assert spec.gro is (before if after == "before" else after)
+    assert spec.rx_checksum == "trust"
+    spec = merged(entry(gro=before), PairChange(rx_checksum="trust", mtu=1400), LINKS)
+    assert (spec.gro, spec.rx_checksum, spec.mtu) == (before, "trust", 1400)
+
+
+def test_a_record_holds_it_and_one_without_it_is_read() -> None:
+    end = EndRecord(
+        fds=["t1"],
+        alias="",
+        altname="",
+        own_alias=False,
+        drops=[0] * DROPS,
+        write_errors={},
+        kernel_drops=KernelDrops(),
+    )
+    specs = [SPEC, msgspec.structs.replace(SPEC, gro=False)]
+    records = [encode_pair(PairRecord(id="p1", source="runtime", spec=spec, ends=(end, end))) for spec in specs]
+    assert b"gro" not in bytes(records[0]).replace(b"gro_max_size", b"")  # what was written before gro was known
+    assert [pair.spec for pair in decode(encode(1, 1, 1, records)).pairs] == specs
+
+
+# --- engines by name
+
+
+@pytest.fixture
+def loop() -> Any:
+    loop = asyncio.SelectorEventLoop()
+    yield loop
+    loop.close()
+
+
+def test_engines_by_name(loop: asyncio.AbstractEventLoop) -> None:
+    assert pick_engine("asyncio", loop).engine.name == "asyncio"
+    assert not isinstance(make_engine("asyncio", loop), SpinningEngine)
+    with pytest.raises(ValueError, match="no engine 'warp': one of auto, uring, asyncio"):
+        make_engine("warp", loop)
+
+
+def test_uring_that_cannot_run(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, it is refused with the reason; auto falls back, and keeps it."""
+    monkeypatch.setattr(engines, "AUTO_TAKES_URING", True)
+    monkeypatch.setattr(engines, "_uring", lambda *_: "io_uring is forbidden")
+    with pytest.raises(VethError, match="engine uring: io_uring is forbidden") as caught:
+        make_engine("uring", loop)
+    assert caught.value.errno == errno.EOPNOTSUPP
+    picked = pick_engine("auto", loop)
+    assert (picked.engine.name, picked.fallback) == ("asyncio", "io_uring is forbidden")
+
+
+@pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 1), (3, 1), (4, 2), (64, 32)])
+def test_uring_that_can(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int
+) -> None:
+    made: list[tuple[int, int]] = []
+
+    def uring(_loop: asyncio.AbstractEventLoop, workers: int, spin_us: int) -> Spinner:
+        made.append((workers, spin_us))
+        return Spinner(spin_us)
+
+    monkeypatch.setattr(engines, "AUTO_TAKES_URING", True)
+    monkeypatch.setattr(engines, "_uring", uring)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)))
+    for name in ("auto", "uring"):
+        picked = pick_engine(name, loop)
+        assert (picked.engine.name, picked.fallback) == ("uring", "")
+        assert isinstance(picked.engine, SpinningEngine)
+    make_engine("uring", loop, 7, 20)
+    assert made == [(workers, 50), (workers, 50), (7, 20)]
