@@ -1,0 +1,185 @@
+"""One direction of one queue in the native engine: what it may do, what it counted, and the lock that guards both.
+
+Theory of operation. A Worker's thread and the loop's thread share lanes, buffers and counters, and every word of them is
+written under the worker's one mutex. The worker holds it for a round (some 64 frames) and lets it go between rounds and
+while it waits in the kernel. A pthread mutex is not fair, and a worker at full speed would take it again before anybody wakes: so whoever wants it queues
+at a second mutex first (take_turn()), behind which at most one waits at a time.
+"""
+
+from libc.errno cimport EBADF, EFAULT, EINVAL, EIO
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from posix.unistd cimport read, write
+
+from vethd.datapath._frame cimport (
+    BAD_VNET_HEADER, DROPS, FORWARD, NO_PEER, PEER_DOWN, STALE, WRITE_ERROR, verdict,
+)
+from vethd.datapath._gro cimport Buffer
+from vethd.datapath._ring cimport Ring
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *mutex, void *attributes)
+    int pthread_mutex_destroy(pthread_mutex_t *mutex)
+    int pthread_mutex_lock(pthread_mutex_t *mutex)
+    int pthread_mutex_unlock(pthread_mutex_t *mutex)
+
+cdef extern from "<semaphore.h>" nogil:
+    ctypedef struct sem_t:
+        pass
+    int sem_init(sem_t *sem, int pshared, unsigned int value)
+    int sem_destroy(sem_t *sem)
+    int sem_post(sem_t *sem)
+    int sem_wait(sem_t *sem)
+
+cdef enum:
+    EBADFD = 77
+    BATCH = 64  # frames read in a round, at most
+    BUFFERS = 2 * BATCH  # one round's reads, and the writes that they became
+    FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, the longest IP packet
+    STRIDE = 68 << 10  # FRAME_MAX in whole pages
+    DRAIN_FRAMES = 1024  # what drain() reads at most: a default ring of 1,000 frames
+    ERRNOS = 8  # kinds of write errors told apart; the last one's place takes all further kinds
+
+cdef enum State:
+    PARKED  # not read: not begun, or its device is gone
+    ACTIVE  # read in every round
+    ARMED  # dry: the ring polls its fd
+    CLOSING  # as ARMED, and its poll is to be cancelled
+    CLOSED
+
+
+cdef struct Lane:
+    int src, dst
+    uint64_t tag  # the owner's name for it
+    State state
+    bint dead, trust, gro
+    int gate  # FORWARD: open; else the Drop of every frame
+    uint32_t vnet_hdr_len, limit
+    uint32_t depth  # how many reads the next round asks for
+    int64_t last_ns  # when it last had a frame
+    Lane *previous  # the circle of active lanes
+    Lane *next
+    Lane *next_closing
+    Lane *next_dead
+    sem_t closed
+    uint64_t frames, forwarded, in_flight
+    int64_t frame_bytes, forwarded_bytes  # a read shorter than the vnet header counts below zero
+    uint64_t drops[DROPS]
+    int error_codes[ERRNOS]
+    uint64_t error_frames[ERRNOS]
+
+
+cdef struct Worker:
+    pthread_mutex_t queue, data
+    Ring ring
+    sem_t started
+    int error, kick_fd, news_fd  # kick_fd wakes the worker, news_fd the loop
+    bint stopping, kick_armed
+    int64_t spin_ns, no_spin_until_ns, now_ns
+    uint64_t rounds
+    uint8_t *memory
+    Buffer buffers[BUFFERS]
+    uint32_t free[BUFFERS]  # a stack: the buffer used last is the warmest
+    uint32_t frees, pendings, outstanding
+    uint32_t pending[BUFFERS]  # read and judged, written by the next round
+    Lane *active  # the next one to be read, in a circle
+    Lane *closing
+    Lane *dead
+
+
+cdef inline void take_turn(Worker *worker) noexcept nogil:
+    """Lock the worker's data, in the order of asking."""
+    pthread_mutex_lock(&worker.queue)
+    pthread_mutex_lock(&worker.data)
+    pthread_mutex_unlock(&worker.queue)
+
+
+cdef inline void give_turn(Worker *worker) noexcept nogil:
+    """Unlock it."""
+    pthread_mutex_unlock(&worker.data)
+
+
+cdef inline void wake(int eventfd) noexcept nogil:
+    """Make an eventfd readable; it may be so already."""
+    cdef uint64_t one = 1
+    write(eventfd, &one, sizeof(one))
+
+
+cdef inline bint fatal(int got) noexcept nogil:
+    """Tell whether a read's result says that the device is gone (EFAULT: tun_ring_recv(), of one that is just going)."""
+    return got == -EBADFD or got == -EBADF or got == -EFAULT
+
+
+cdef inline void activate(Worker *worker, Lane *lane) noexcept nogil:
+    """Read a lane from the next round on, after all others."""
+    lane.state = ACTIVE
+    lane.depth = 1
+    if worker.active == NULL:
+        worker.active = lane.next = lane.previous = lane
+        return
+    lane.next = worker.active
+    lane.previous = worker.active.previous
+    lane.previous.next = lane.next.previous = lane
+
+
+cdef inline void deactivate(Worker *worker, Lane *lane, State state) noexcept nogil:
+    """Read an active lane no more."""
+    lane.previous.next = lane.next
+    lane.next.previous = lane.previous
+    if worker.active == lane:
+        worker.active = lane.next if lane.next != lane else NULL
+    lane.next = lane.previous = NULL
+    lane.state = state
+
+
+cdef inline void bury(Worker *worker, Lane *lane) noexcept nogil:
+    """Stop reading a lane whose device is gone, and tell the loop, once."""
+    if lane.state == ACTIVE:
+        deactivate(worker, lane, PARKED)
+    if not lane.dead:
+        lane.dead = True
+        lane.next_dead = worker.dead
+        worker.dead = lane
+        wake(worker.news_fd)
+
+
+cdef inline bint admit(Lane *lane, Buffer *buffer, int got) noexcept nogil:
+    """Count a frame that was read, and judge it. True: it is in flight."""
+    cdef int drop = lane.gate
+    lane.frames += 1
+    lane.frame_bytes += got - <int>lane.vnet_hdr_len
+    if drop == FORWARD:
+        drop = verdict(buffer.data, <uint32_t>got, lane.vnet_hdr_len, lane.limit, lane.trust)
+    if drop != FORWARD:
+        lane.drops[drop] += 1
+        return False
+    buffer.length = got
+    buffer.frames = 1
+    buffer.frame_bytes = got - lane.vnet_hdr_len
+    buffer.lane = lane
+    lane.in_flight += 1
+    return True
+
+
+cdef inline void settle(Buffer *buffer, int64_t written) noexcept nogil:
+    """Count what became of a write: all of its frames were forwarded, or dropped for what the errno says."""
+    cdef Lane *lane = <Lane *>buffer.lane
+    cdef int i
+    lane.in_flight -= buffer.frames
+    if written >= 0:
+        lane.forwarded += buffer.frames
+        lane.forwarded_bytes += buffer.frame_bytes
+    elif written == -EIO:
+        lane.drops[PEER_DOWN] += buffer.frames  # tun_get_user(): the device is not IFF_UP
+    elif written == -EINVAL:
+        lane.drops[BAD_VNET_HEADER] += buffer.frames  # the kernel's own opinion of the header
+    elif fatal(<int>written):
+        lane.drops[NO_PEER] += buffer.frames
+    else:
+        lane.drops[WRITE_ERROR] += buffer.frames
+        for i in range(ERRNOS):
+            if lane.error_codes[i] in (0, -written) or i == ERRNOS - 1:
+                lane.error_codes[i] = <int>-written
+                lane.error_frames[i] += buffer.frames
+                break

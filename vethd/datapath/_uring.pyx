@@ -1,0 +1,319 @@
+# cython: language_level=3, cdivision=True
+"""The native engine, as Python sees it: Worker and Lane. vethd.datapath.uring makes an Engine of them.
+
+Who writes what. Everything in a Worker's and a Lane's struct is written under the worker's lock, by the worker's thread (serve())
+and by whoever calls a method here; stopping and the tag apart, which are words that are written once. Methods
+release the GIL before they ask for the lock, and the worker's thread never takes the GIL: neither waits for the other's.
+"""
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EOPNOTSUPP, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from posix.fcntl cimport O_CLOEXEC, O_NONBLOCK, O_RDWR, open
+from posix.unistd cimport close, read
+
+from vethd.datapath._frame cimport DROPS, FORWARD, STALE
+from vethd.datapath._frame cimport verdict as frame_verdict
+from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
+from vethd.datapath._lane cimport (
+    ACTIVE, ARMED, BUFFERS, CLOSED, CLOSING, ERRNOS, FRAME_MAX, PARKED, STRIDE, Lane as LaneStruct, Worker as WorkerStruct,
+    activate, deactivate, give_turn, pthread_mutex_destroy, pthread_mutex_init, sem_destroy, sem_init, sem_post, sem_wait,
+    take_turn, wake,
+)
+from vethd.datapath._ring cimport (
+    IORING_OP_READ, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, RWF_NOWAIT, Cqe, Ring, Sqe, mmap, munmap,
+    ring_close, ring_cqe, ring_enter, ring_open, ring_sqe,
+)
+from vethd.datapath._worker cimport RING_ENTRIES, drain, flush, serve
+
+from vethd.model.drops import Drop
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int initial, int flags)
+    int EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int sigfillset(sigset_t *signals)
+    int pthread_sigmask(int how, const sigset_t *signals, sigset_t *old)
+    int SIG_SETMASK
+
+if DROPS != len(Drop) or STALE != Drop.STALE:
+    raise ImportError("the extension was built for other drop reasons: build it again")
+
+
+def probe() -> int:
+    """Try what the engine needs: a ring, and reads on /dev/net/tun that do not wait. 0, or the errno of what failed.
+
+    EOPNOTSUPP: the tun driver knows no RWF_NOWAIT (before Linux 5.11). Blocks for microseconds.
+    """
+    cdef Ring ring
+    cdef Sqe *sqe
+    cdef Cqe *cqe
+    cdef uint8_t[64] data
+    cdef int result = ring_open(&ring, 4)
+    cdef int fd
+    if result < 0:
+        return -result
+    fd = open(b"/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK)
+    if fd < 0:
+        result = errno
+    else:
+        sqe = ring_sqe(&ring, IORING_OP_READ, fd, 0)
+        sqe.addr, sqe.len, sqe.op_flags = <uint64_t>&data[0], sizeof(data), RWF_NOWAIT
+        result = -ring_enter(&ring, 1)
+        cqe = ring_cqe(&ring)
+        if cqe != NULL and cqe.res == -EOPNOTSUPP:
+            result = EOPNOTSUPP  # a tun without a device answers EBADFD otherwise
+        close(fd)
+    ring_close(&ring)
+    return result
+
+
+cdef class Worker:
+    """One thread, one ring, one pool of buffers, any number of lanes. The thread is who calls run()."""
+
+    cdef WorkerStruct *it
+
+    def __cinit__(self, int spin_us):
+        cdef uint32_t i
+        self.it = <WorkerStruct *>calloc(1, sizeof(WorkerStruct))
+        if self.it == NULL:
+            raise MemoryError
+        pthread_mutex_init(&self.it.queue, NULL)
+        pthread_mutex_init(&self.it.data, NULL)
+        sem_init(&self.it.started, 0, 0)
+        self.it.ring.fd = -1
+        self.it.spin_ns = spin_us * 1000
+        self.it.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        self.it.news_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        self.it.memory = <uint8_t *>mmap(
+            NULL, BUFFERS * STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
+        )
+        if self.it.kick_fd < 0 or self.it.news_fd < 0 or self.it.memory == <uint8_t *>MAP_FAILED:
+            raise OSError(errno, "no memory or descriptors for a worker")
+        for i in range(BUFFERS):
+            self.it.buffers[i].data = self.it.memory + i * STRIDE
+            self.it.free[i] = BUFFERS - 1 - i
+        self.it.frees = BUFFERS
+
+    def __dealloc__(self):
+        if self.it == NULL:
+            return
+        if self.it.memory != NULL and self.it.memory != <uint8_t *>MAP_FAILED:
+            munmap(self.it.memory, BUFFERS * STRIDE)
+        if self.it.kick_fd >= 0:
+            close(self.it.kick_fd)
+        if self.it.news_fd >= 0:
+            close(self.it.news_fd)
+        sem_destroy(&self.it.started)
+        pthread_mutex_destroy(&self.it.queue)
+        pthread_mutex_destroy(&self.it.data)
+        free(self.it)
+
+    @property
+    def news_fd(self):
+        """The eventfd that says when take_dead() has something to say."""
+        return self.it.news_fd
+
+    @property
+    def rounds(self):
+        """How many rounds there were: system calls that moved or looked for frames."""
+        return self.it.rounds
+
+    def run(self):
+        """Forward frames until stop(). The ring belongs to the thread that calls this."""
+        cdef sigset_t signals
+        with nogil:
+            sigfillset(&signals)
+            pthread_sigmask(SIG_SETMASK, &signals, NULL)
+            self.it.error = -ring_open(&self.it.ring, RING_ENTRIES)
+            sem_post(&self.it.started)
+            if self.it.error == 0:
+                serve(self.it)
+                ring_close(&self.it.ring)
+
+    def wait_started(self):
+        """Wait until run() has its ring. Raises OSError where it got none."""
+        with nogil:
+            sem_wait(&self.it.started)
+        if self.it.error:
+            raise OSError(self.it.error, "io_uring_setup")
+
+    def stop(self):
+        """Make run() return, soon. Lanes are closed first."""
+        with nogil:
+            take_turn(self.it)
+            self.it.stopping = True
+            give_turn(self.it)
+        wake(self.it.kick_fd)
+
+    def set_spin(self, int spin_us):
+        """Poll for so many microseconds after a lane's last frame before sleeping."""
+        with nogil:
+            take_turn(self.it)
+            self.it.spin_ns = spin_us * 1000
+            give_turn(self.it)
+
+    def take_dead(self):
+        """Give the tags of the lanes whose device was found gone since the last call. Makes news_fd unreadable."""
+        cdef LaneStruct *lane
+        cdef uint64_t tag = 0
+        tags = []
+        read(self.it.news_fd, &tag, sizeof(tag))
+        while True:
+            with nogil:
+                take_turn(self.it)
+                lane = self.it.dead
+                if lane != NULL:
+                    tag = lane.tag
+                    self.it.dead = lane.next_dead
+                give_turn(self.it)
+            if lane == NULL:
+                return tags
+            tags.append(tag)
+
+
+cdef class Lane:
+    """One queue's frames, one way: read from src, written to dst. The fds stay the caller's; close() comes first."""
+
+    cdef LaneStruct *it
+    cdef Worker worker
+
+    def __cinit__(self, Worker worker, int src, int dst, int vnet_hdr_len, uint64_t tag, int gate):
+        self.worker = worker
+        self.it = <LaneStruct *>calloc(1, sizeof(LaneStruct))
+        if self.it == NULL:
+            raise MemoryError
+        sem_init(&self.it.closed, 0, 0)
+        self.it.src, self.it.dst, self.it.tag, self.it.gate = src, dst, tag, gate
+        self.it.vnet_hdr_len = vnet_hdr_len
+        self.it.state = PARKED
+
+    def __dealloc__(self):
+        if self.it != NULL and self.it.state in (PARKED, CLOSED):  # else it is the worker's: better lost than used
+            sem_destroy(&self.it.closed)
+            free(self.it)
+
+    def start(self):
+        """Begin to read, unless it is closed already."""
+        with nogil:
+            take_turn(self.worker.it)
+            if self.it.state == PARKED and not self.it.dead:
+                activate(self.worker.it, self.it)
+            give_turn(self.worker.it)
+        wake(self.worker.it.kick_fd)
+
+    def close(self):
+        """Write what was read, and read no more. Waits for the worker where its ring polls the fd: some 50 us."""
+        cdef bint armed
+        with nogil:
+            take_turn(self.worker.it)
+            flush(self.worker.it, self.it)
+            armed = self.it.state == ARMED
+            if self.it.state == ACTIVE:
+                deactivate(self.worker.it, self.it, CLOSED)
+            elif armed:
+                self.it.state = CLOSING
+                self.it.next_closing = self.worker.it.closing
+                self.worker.it.closing = self.it
+            else:
+                self.it.state = CLOSED
+            self.forget_death()
+            give_turn(self.worker.it)
+            if armed:
+                wake(self.worker.it.kick_fd)
+                sem_wait(&self.it.closed)
+
+    cdef void forget_death(self) noexcept nogil:
+        cdef LaneStruct **at = &self.worker.it.dead
+        while at[0] != NULL:
+            if at[0] == self.it:
+                at[0] = self.it.next_dead
+                return
+            at = &at[0].next_dead
+
+    def set_gate(self, int gate):
+        """Drop every frame for that reason, or -1: forward them. Opening first drops, as STALE, what waits."""
+        with nogil:
+            take_turn(self.worker.it)
+            if gate == FORWARD and self.it.gate != FORWARD and self.it.state != CLOSED:
+                self.it.gate = STALE
+                drain(self.worker.it, self.it)
+            self.it.gate = gate
+            give_turn(self.worker.it)
+
+    def set_limit(self, uint32_t limit):
+        """Forward no longer frames than limit bytes."""
+        with nogil:
+            take_turn(self.worker.it)
+            self.it.limit = limit
+            give_turn(self.worker.it)
+
+    def set_trust(self, bint trust):
+        """Mark frames without a checksum state as verified."""
+        with nogil:
+            take_turn(self.worker.it)
+            self.it.trust = trust
+            give_turn(self.worker.it)
+
+    def set_gro(self, bint gro):
+        """Coalesce each round's frames."""
+        with nogil:
+            take_turn(self.worker.it)
+            self.it.gro = gro
+            give_turn(self.worker.it)
+
+    def dry(self):
+        """Move what waits, up to a budget; tell whether nothing is left."""
+        cdef bint dry = True
+        with nogil:
+            take_turn(self.worker.it)
+            if self.it.state != CLOSED:
+                dry = drain(self.worker.it, self.it)
+            give_turn(self.worker.it)
+        return dry
+
+    def counters(self):
+        """Give what engine.Counters holds, as a tuple, of one instant."""
+        cdef LaneStruct now
+        with nogil:
+            take_turn(self.worker.it)
+            now = self.it[0]
+            give_turn(self.worker.it)
+        drops = tuple([now.drops[i] for i in range(DROPS)])
+        errors = {now.error_codes[i]: now.error_frames[i] for i in range(ERRNOS) if now.error_codes[i]}
+        return now.frames, now.frame_bytes, now.forwarded, now.forwarded_bytes, now.in_flight, drops, errors
+
+
+def verdict(bytes data, int vnet_hdr_len, int limit, bint trust):
+    """Judge one frame behind an open gate: (drop or -1, the bytes as they would be written). For tests."""
+    copy = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), len(data))
+    cdef int drop = frame_verdict(<uint8_t *>PyBytes_AS_STRING(copy), len(data), vnet_hdr_len, limit, trust)
+    return drop, copy
+
+
+def coalesce(list batch, int vnet_hdr_len):
+    """Coalesce frames that are to be forwarded: [(bytes, frames)]. For tests: model.gro.coalesce() is what it must equal."""
+    cdef uint32_t count = len(batch), i
+    cdef Buffer *buffers = <Buffer *>calloc(max(1, count), sizeof(Buffer))
+    cdef uint8_t *memory = <uint8_t *>calloc(max(1, count), FRAME_MAX)
+    cdef Batch open_flows
+    kept = []
+    gro_begin(&open_flows, vnet_hdr_len)
+    for i in range(count):
+        buffers[i].data = memory + <size_t>i * FRAME_MAX
+        memcpy(buffers[i].data, PyBytes_AS_STRING(batch[i]), len(batch[i]))
+        buffers[i].length, buffers[i].frames = len(batch[i]), 1
+        if not gro_offer(&open_flows, &buffers[i]):
+            kept.append(i)
+    gro_end(&open_flows)
+    found = [
+        (PyBytes_FromStringAndSize(<char *>buffers[j].data, buffers[j].length), buffers[j].frames) for j in kept
+    ]
+    free(buffers)
+    free(memory)
+    return found

@@ -1,0 +1,207 @@
+"""The native engine: worker threads without the GIL, an io_uring each. See docs/datapath.md and _worker.pxd.
+
+This is the part that speaks the engine protocol; what touches frames is the extension module _uring, which pip builds
+where there is a C compiler. why_not() says whether it can run here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import threading
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import TYPE_CHECKING
+
+from vethd.datapath.engine import Counters, plus
+from vethd.model.drops import Drop
+from vethd.model.errors import symbol
+
+if TYPE_CHECKING:
+    from vethd.datapath import _uring
+else:
+    try:
+        from vethd.datapath import _uring
+    except ImportError as error:  # not built, or built for another Python or another vethd
+        _uring = None
+        _MISSING = str(error)
+
+_OPEN = -1
+_REASONS = {
+    errno.ENOSYS: "this kernel has no io_uring",
+    errno.EPERM: "io_uring is forbidden here (sysctl kernel.io_uring_disabled, or a seccomp filter)",
+    errno.EACCES: "io_uring is forbidden here (a seccomp filter, or /dev/net/tun may not be opened)",
+    errno.EOPNOTSUPP: "this kernel's tun driver cannot read without waiting (Linux 5.11 and later can)",
+}
+
+
+def why_not() -> str | None:
+    """Say in one sentence why the engine cannot run here; None where it can. Blocks for microseconds."""
+    if _uring is None:
+        return f"the native engine is not built ({_MISSING})"
+    code = _uring.probe()
+    return _REASONS.get(code, f"io_uring does not work here ({symbol(code)})") if code else None
+
+
+class _Thread:
+    """A worker, the thread that runs it, and how many lanes it has."""
+
+    def __init__(self, number: int, spin_us: int, loop: asyncio.AbstractEventLoop, dead: Callable[[int], None]) -> None:
+        self.worker = _uring.Worker(spin_us)
+        self._loop = loop
+        self._dead = dead
+        self._thread = threading.Thread(target=self.worker.run, name=f"vethd-uring-{number}", daemon=True)
+        self._thread.start()
+        self.worker.wait_started()
+        loop.add_reader(self.worker.news_fd, self._news)
+
+    def _news(self) -> None:
+        for tag in self.worker.take_dead():
+            self._dead(tag)
+
+    def close(self) -> None:
+        self._loop.remove_reader(self.worker.news_fd)
+        self.worker.stop()
+        self._thread.join()
+
+
+class UringWire:
+    """A Wire whose lanes, one for each queue and direction, belong to worker threads."""
+
+    def __init__(self, engine: UringEngine, died: Callable[[int], None]) -> None:
+        """Begin with no lanes; the engine adds them."""
+        self._engine = engine
+        self._died = died
+        self._gone = [False, False]
+        self.lanes: tuple[dict[int, _uring.Lane], dict[int, _uring.Lane]] = ({}, {})
+        self._closed = False
+
+    def start(self) -> None:
+        """Begin to read."""
+        for side in (0, 1):
+            for lane in self.lanes[side].values():
+                if not self._closed:
+                    lane.start()
+
+    def set_gate(self, side: int, gate: Drop | None) -> None:
+        """See Wire."""
+        for lane in self.lanes[side].values():
+            lane.set_gate(_OPEN if gate is None else int(gate))
+
+    def set_limit(self, side: int, limit: int) -> None:
+        """See Wire."""
+        for lane in self.lanes[side].values():
+            lane.set_limit(limit)
+
+    def set_trust(self, *, trust: bool) -> None:
+        """See Wire."""
+        for lanes in self.lanes:
+            for lane in lanes.values():
+                lane.set_trust(trust)
+
+    def set_gro(self, *, gro: bool) -> None:
+        """See Wire."""
+        for lanes in self.lanes:
+            for lane in lanes.values():
+                lane.set_gro(gro)
+
+    def counters(self, side: int) -> Counters:
+        """See Wire. Each queue's are of one instant."""
+        total = Counters()
+        for lane in self.lanes[side].values():
+            one = Counters(*lane.counters())
+            total = plus(total, one)._replace(in_flight=total.in_flight + one.in_flight)
+        return total
+
+    def dry(self, side: int) -> bool:
+        """See Wire."""
+        return all([lane.dry() for lane in self.lanes[side].values()])
+
+    def close(self) -> None:
+        """See Wire."""
+        if not self._closed:
+            self._closed = True
+            for lanes in self.lanes:
+                for lane in lanes.values():
+                    lane.close()
+            self._engine.forget(self)
+
+    def lane_died(self, tag: int) -> None:
+        """Hear, on the loop, that a lane's device is gone."""
+        side = 0 if tag in self.lanes[0] else 1
+        if not self._gone[side] and not self._closed:
+            self._gone[side] = True
+            self._died(side)
+
+
+class UringEngine:
+    """The Engine that takes frames off the loop."""
+
+    name = "uring"
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, workers: int = 1, spin_us: int = 50) -> None:
+        """Start the worker threads. Raises OSError where io_uring does not work; see why_not()."""
+        self.loop = loop
+        self.workers = workers
+        self.spin_us = spin_us
+        self._threads: list[_Thread] = []
+        self._wires: set[UringWire] = set()
+        self._owners: dict[int, UringWire] = {}
+        self._tags = count()
+        self._next = count()  # which worker a new pair's first queue goes to
+        try:
+            for number in range(workers):
+                self._threads.append(_Thread(number, spin_us, loop, self._dead))
+        except OSError:
+            self.close()
+            raise
+
+    def set_spin(self, spin_us: int) -> None:
+        """Let the workers poll for so many microseconds after a frame before they sleep; from now on."""
+        self.spin_us = spin_us
+        for thread in self._threads:
+            thread.worker.set_spin(spin_us)
+
+    def join(
+        self,
+        fds: tuple[Sequence[int], Sequence[int]],
+        vnet_hdr_len: int,
+        died: Callable[[int], None],
+        gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER),
+    ) -> UringWire:
+        """See Engine. Queue i of a pair has both its directions on one worker, queue i + 1 on the next."""
+        wire = UringWire(self, died)
+        first = next(self._next)
+        for side, (sources, sinks) in enumerate(((fds[0], fds[1]), (fds[1], fds[0]))):
+            for queue, source in enumerate(sources):
+                tag = next(self._tags)
+                worker = self._threads[(first + queue) % self.workers].worker
+                gate = gates[side]
+                sink = sinks[queue % len(sinks)]  # a flow stays on one queue, whatever their numbers
+                wire.lanes[side][tag] = _uring.Lane(
+                    worker, source, sink, vnet_hdr_len, tag, _OPEN if gate is None else int(gate)
+                )
+                self._owners[tag] = wire
+        self._wires.add(wire)
+        self.loop.call_soon(wire.start)
+        return wire
+
+    def forget(self, wire: UringWire) -> None:
+        """Take a closed wire off the list."""
+        self._wires.discard(wire)
+        for lanes in wire.lanes:
+            for tag in lanes:
+                self._owners.pop(tag, None)
+
+    def close(self) -> None:
+        """See Engine."""
+        for wire in list(self._wires):
+            wire.close()
+        for thread in self._threads:
+            thread.close()
+        self._threads.clear()
+
+    def _dead(self, tag: int) -> None:
+        wire = self._owners.get(tag)
+        if wire is not None:
+            wire.lane_died(tag)
