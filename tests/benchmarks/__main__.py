@@ -1,6 +1,5 @@
-"""All benchmarks, one after the other."""
+"""`python -m tests.benchmarks`: see cli.py."""
 
-from tests.benchmarks import creation, latency, scale, throughput
-from tests.benchmarks.common import main
+from tests.benchmarks.cli import main
 
-main(throughput.BENCHMARK, creation.BENCHMARK, latency.BENCHMARK, scale.BENCHMARK)
+main()

@@ -129,11 +129,11 @@ class KernelVeth(Backend):
 class Vethd(Backend):
     """A daemon, over its HTTP API."""
 
-    def __init__(self, home: Netns, directory: Path, engine: str = ENGINE) -> None:
-        """Start the daemon; close() ends it."""
+    def __init__(self, home: Netns, directory: Path, engine: str = ENGINE, *args: str) -> None:
+        """Start the daemon, with args on its command line; close() ends it."""
         super().__init__(home)
         self.name = f"vethd-{engine}"
-        self.daemon = Daemon(directory, home, engine)
+        self.daemon = Daemon(directory, home, engine, *args)
         self.idle_fds = self.daemon.fd_count()
 
     def close(self) -> None:

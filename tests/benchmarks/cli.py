@@ -1,0 +1,128 @@
+"""The command line: the contest, then the benchmarks beside it; tables on the terminal, all figures in a file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime as dt
+import os
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from tests.benchmarks import contestants, machine
+from tests.benchmarks.contest import Plan, compete
+from tests.benchmarks.contestants import Engine, contestant
+from tests.benchmarks.data import Run
+from tests.benchmarks.line import Contestant, Peer
+from tests.benchmarks.measures import FULL, MEASURES, QUICK, Measure
+from tests.benchmarks.tables import contest_table
+from tests.benchmarks.traffic import compiled
+
+ROUNDS, QUICK_ROUNDS = 5, 1
+PEER_ROUNDS = 3
+GRO_OFF_ROUNDS = 3
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run what the command line says."""
+    parser = _parser()
+    said = parser.parse_args(argv)
+    if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
+        parser.exit(1, "benchmarks make namespaces and TAP devices: run them as root, with /dev/net/tun\n")
+    try:
+        measures = _chosen(said.only)
+        taking = [contestant(name) for name in said.contestants or default_contestants()]
+    except ValueError as error:
+        parser.error(str(error))
+    rounds = said.rounds or (QUICK_ROUNDS if said.quick else ROUNDS)
+    run = Run(
+        command=shlex.join(["python -m tests.benchmarks", *(sys.argv[1:] if argv is None else argv)]),
+        started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
+        rounds=rounds,
+        quick=said.quick,
+        load_before=machine.load(),
+        machine=machine.describe(),
+        figures=[figure for measure in measures for figure in measure.figures],
+    )
+    start = time.monotonic()
+
+    def save() -> None:
+        run.seconds = round(time.monotonic() - start, 1)
+        run.load_after = machine.load()
+        if said.json is not None:
+            run.save(said.json)
+
+    with unwinding(), tempfile.TemporaryDirectory(prefix="vethd-bench-") as directory:
+        compiled(Path(directory))
+        plans = [plan(each, measures, rounds, all_named=bool(said.contestants)) for each in taking]
+        compete(plans, run, QUICK if said.quick else FULL, Path(directory), save)
+    save()
+    print(f"\n{contest_table(run)}\n{run.seconds:.0f} s, load average {run.load_before} before, {run.load_after} after")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.benchmarks",
+        description="Measure vethd beside the kernel's veth and other programs.",
+        epilog=f"Measures: {', '.join(each.name for each in MEASURES)}. "
+        f"Contestants: {', '.join(default_contestants())}, and engines with lines of their config, as in "
+        "uring:gro=off+spin_us=0.",
+    )
+    names = "NAME[,NAME...]"
+    parser.add_argument("--only", type=_words, metavar=names, help="measure only that")
+    parser.add_argument("--contestants", type=_words, metavar=names, help="who takes part, the yardstick first")
+    parser.add_argument("--rounds", type=int, metavar="N", help=f"how many rounds [default: {ROUNDS}]")
+    parser.add_argument("--quick", action="store_true", help="one round, and short")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    return parser
+
+
+def _words(text: str) -> list[str]:
+    return text.split(",")
+
+
+def default_contestants() -> list[str]:
+    """Name all contestants."""
+    engines = contestants.REAL_ENGINES
+    return ["kernel", *engines, *(f"{name}:gro=off" for name in engines)]
+
+
+def plan(who: Contestant, measures: Sequence[Measure], rounds: int, *, all_named: bool) -> Plan:
+    """Say how often a contestant takes part: whom nobody asked for by name, where that is of interest."""
+    if not all_named and isinstance(who, Peer):
+        return Plan(who, min(rounds, PEER_ROUNDS), measures)
+    if not all_named and isinstance(who, Engine) and who.settings:
+        return Plan(who, min(rounds, GRO_OFF_ROUNDS), [each for each in measures if each.about_gro])
+    return Plan(who, rounds, measures)
+
+
+def _chosen(names: Sequence[str] | None) -> list[Measure]:
+    known = {measure.name: measure for measure in MEASURES}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise ValueError(f"no measure {unknown[0]!r}: one of {', '.join(known)}")
+    return [known[name] for name in names or known]
+
+
+@contextlib.contextmanager
+def unwinding() -> Iterator[None]:
+    """Have SIGTERM and Ctrl-C unwind what was set up; a second one does not stop that."""
+
+    def interrupt(number: int, _frame: object) -> NoReturn:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        sys.stderr.write("\nclearing away\n")
+        raise SystemExit(128 + number)
+
+    old = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,111 @@
+"""The contest: every measure on every line, by turns.
+
+All lines are drawn before the first round. In a round each measure goes from contestant to contestant, one after the
+other, and each round begins with another one: a busy or throttled machine is then busy for all, and what is compared
+are neighbours in time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+from tests.benchmarks.data import Entrant, Run, Sample
+from tests.benchmarks.line import Contestant, Line, Peer, drawn
+from tests.benchmarks.measures import Length, Measure
+
+REASON_LEN = 300
+
+
+class Seat(NamedTuple):
+    """A contestant with its line, what takes it down, and how many rounds and which measures it takes part in."""
+
+    contestant: Contestant
+    line: Line
+    stack: ExitStack
+    rounds: int
+    measures: Sequence[Measure]
+
+
+class Plan(NamedTuple):
+    """What a contestant is to take part in."""
+
+    contestant: Contestant
+    rounds: int
+    measures: Sequence[Measure]
+
+
+def compete(plans: Sequence[Plan], run: Run, length: Length, directory: Path, saved: Callable[[], None]) -> None:
+    """Measure into run, calling saved after each round.
+
+    A contestant that cannot take part, or a peer that fails on the way, is noted with its reason. Raises
+    AssertionError where the kernel or vethd fails.
+    """
+    with ExitStack() as stack:
+        seats = [seat for plan in plans if (seat := _seat(plan, run, directory, stack)) is not None]
+        for number in range(max((seat.rounds for seat in seats), default=0)):
+            _round(number, seats, run, length)
+            saved()
+
+
+def _seat(plan: Plan, run: Run, directory: Path, stack: ExitStack) -> Seat | None:
+    contestant = plan.contestant
+    entrant = Entrant(name=contestant.name, title=contestant.title)
+    run.entrants.append(entrant)
+    own = stack.enter_context(ExitStack())
+    try:
+        where = directory / f"line-{len(run.entrants)}"
+        line = own.enter_context(drawn(contestant, directory / "traffic", where))
+        own.enter_context(contestant.at_rest(line))
+    except (AssertionError, OSError) as error:
+        own.close()
+        entrant.absent = _reason(error)
+        print(f"{contestant.name} takes no part: {entrant.absent}", flush=True)
+        return None
+    return Seat(contestant, line, own, plan.rounds, plan.measures)
+
+
+def _round(number: int, seats: list[Seat], run: Run, length: Length) -> None:
+    for measure in dict.fromkeys(measure for seat in seats for measure in seat.measures):
+        if measure.once and number:
+            continue
+        taking = [seat for seat in seats if number < seat.rounds and measure in seat.measures]
+        shift = number % max(len(taking), 1)
+        told = []
+        for seat in taking[shift:] + taking[:shift]:
+            try:
+                figures = _measure(seat, measure, length)
+            except (AssertionError, OSError) as error:
+                if not isinstance(seat.contestant, Peer):
+                    raise
+                _dismiss(seat, seats, run, f"{measure.name}: {_reason(error)}")
+                continue
+            name = seat.contestant.name
+            run.samples.append(Sample(round=number, measure=measure.name, contestant=name, figures=figures))
+            told.append(f"{name} {next(iter(figures.values()), float('nan')):.4g}")
+        print(f"round {number + 1}, {measure.name}: {', '.join(told)}", flush=True)
+
+
+def _measure(seat: Seat, measure: Measure, length: Length) -> dict[str, float]:
+    with seat.contestant.turn(seat.line):
+        figures = measure.run(seat.line, length)
+    seat.contestant.prove(seat.line)
+    return figures
+
+
+def _dismiss(seat: Seat, seats: list[Seat], run: Run, reason: str) -> None:
+    seats.remove(seat)
+    for entrant in run.entrants:
+        if entrant.name == seat.contestant.name:
+            entrant.absent = reason
+    print(f"{seat.contestant.name} takes no further part: {reason}", flush=True)
+    with contextlib.suppress(AssertionError):  # it failed already; what it left, its namespaces take with them
+        seat.stack.close()
+
+
+def _reason(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:REASON_LEN] if lines else repr(error)

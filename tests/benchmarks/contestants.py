@@ -1,0 +1,89 @@
+"""Who takes part: the kernel's veth, vethd with each engine and setting, and the peers.
+
+A contestant of vethd is named ENGINE[:KEY=VALUE[+KEY=VALUE ...]], e.g. "uring" or "asyncio:gro=off": what comes after
+the colon are lines of its daemon's config.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import Any
+
+from tests.benchmarks.line import Contestant, Line, Place
+from tests.lib.backends import KernelVeth, Vethd
+from tests.lib.lab import Lab
+from tests.lib.wait import wait_until
+from vethd.datapath.engines import ENGINES
+
+REAL_ENGINES = tuple(name for name in ENGINES if name != "auto")
+
+
+class Kernel(Contestant):
+    """drivers/net/veth.c, which all others are measured by."""
+
+    name = "kernel"
+    title = "kernel veth"
+
+    def draw(self, place: Place, stack: ExitStack) -> Line:  # noqa: ARG002 - it dies with its namespaces
+        """Join the two by a veth."""
+        wire = Lab(KernelVeth(place.home)).pair(place.near, place.far)
+        wire.up()
+        return Line(wire)
+
+
+class Engine(Contestant):
+    """A daemon of vethd with one engine and settings of its own, and one pair."""
+
+    def __init__(self, name: str) -> None:
+        """Read a contestant's name. Raises ValueError where it is none."""
+        self.name = name
+        engine, _, words = name.partition(":")
+        if engine not in REAL_ENGINES:
+            raise ValueError(f"no contestant {name!r}")
+        pairs = [word.partition("=")[::2] for word in words.split("+") if word]
+        self.engine = engine
+        self.settings = {key: {"on": "true", "off": "false"}.get(value, value) for key, value in pairs}
+        self.title = ", ".join([f"vethd {engine}", *(f"{key} {value}" for key, value in pairs)])
+
+    def draw(self, place: Place, stack: ExitStack) -> Line:
+        """Start the daemon and make the pair."""
+        self.backend = started(self.engine, place, self.settings)
+        stack.callback(self.backend.close)
+        wire = Lab(self.backend).pair(place.near, place.far)
+        wire.up()
+        return Line(wire, [self.backend.daemon.pid])
+
+    def prove(self, line: Line) -> None:
+        """Check, from the API's counters, that every frame that was read came to an end that has a name."""
+        super().prove(line)
+        for end in (line.wire.a, line.wire.b):
+            path = self.backend.daemon.link_path(end.name, end.netns.name, "/stats")
+
+            def settled(path: str = path) -> Any:
+                status, stats = self.backend.daemon.request("GET", path)
+                assert status == 200, stats
+                _balanced(stats)
+                return stats if not stats["in_flight"] else None
+
+            wait_until(settled, what="nothing in flight")
+
+
+def _balanced(stats: dict[str, Any]) -> None:
+    drops = sum(count for reason, count in stats["drops"].items() if not reason.startswith("kernel_"))
+    accounted = stats["forwarded"] + drops + stats["in_flight"]
+    assert stats["read"] == accounted, f"{stats['read']} frames read, {accounted} accounted for: {stats}"
+
+
+def started(engine: str, place: Place, settings: dict[str, str]) -> Vethd:
+    """Start a daemon in place.home. Raises AssertionError with its log where it does not get well."""
+    args = []
+    if settings:
+        config = place.directory / "vethd.toml"
+        config.write_text("".join(f"{key} = {value}\n" for key, value in settings.items()))
+        args = ["--config", str(config)]
+    return Vethd(place.home, place.directory, engine, *args)
+
+
+def contestant(name: str) -> Contestant:
+    """Give the contestant of that name. Raises ValueError where there is none."""
+    return Kernel() if name == Kernel.name else Engine(name)
