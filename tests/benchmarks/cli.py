@@ -15,9 +15,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from tests.benchmarks import contestants, machine
+from tests.benchmarks import machine
 from tests.benchmarks.contest import Plan, compete
-from tests.benchmarks.contestants import Engine, contestant
+from tests.benchmarks.contestants import Engine, contestant, everybody
 from tests.benchmarks.data import Run
 from tests.benchmarks.line import Contestant, Peer
 from tests.benchmarks.measures import FULL, MEASURES, QUICK, Measure
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.exit(1, "benchmarks make namespaces and TAP devices: run them as root, with /dev/net/tun\n")
     try:
         measures = _chosen(said.only)
-        taking = [contestant(name) for name in said.contestants or default_contestants()]
+        taking = [contestant(name) for name in said.contestants or everybody()]
     except ValueError as error:
         parser.error(str(error))
     rounds = said.rounds or (QUICK_ROUNDS if said.quick else ROUNDS)
@@ -71,7 +71,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m tests.benchmarks",
         description="Measure vethd beside the kernel's veth and other programs.",
         epilog=f"Measures: {', '.join(each.name for each in MEASURES)}. "
-        f"Contestants: {', '.join(default_contestants())}, and engines with lines of their config, as in "
+        f"Contestants: {', '.join(everybody())}, and engines with lines of their config, as in "
         "uring:gro=off+spin_us=0.",
     )
     names = "NAME[,NAME...]"
@@ -85,12 +85,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _words(text: str) -> list[str]:
     return text.split(",")
-
-
-def default_contestants() -> list[str]:
-    """Name all contestants."""
-    engines = contestants.REAL_ENGINES
-    return ["kernel", *engines, *(f"{name}:gro=off" for name in engines)]
 
 
 def plan(who: Contestant, measures: Sequence[Measure], rounds: int, *, all_named: bool) -> Plan:

@@ -65,6 +65,7 @@ def _seat(plan: Plan, run: Run, directory: Path, stack: ExitStack) -> Seat | Non
         entrant.absent = _reason(error)
         print(f"{contestant.name} takes no part: {entrant.absent}", flush=True)
         return None
+    entrant.version = contestant.version()
     return Seat(contestant, line, own, plan.rounds, plan.measures)
 
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from tests.benchmarks.line import Contestant, Line, Place
+from tests.benchmarks.peers import PEERS
 from tests.lib.backends import KernelVeth, Vethd
 from tests.lib.lab import Lab
 from tests.lib.wait import wait_until
@@ -86,4 +87,13 @@ def started(engine: str, place: Place, settings: dict[str, str]) -> Vethd:
 
 def contestant(name: str) -> Contestant:
     """Give the contestant of that name. Raises ValueError where there is none."""
+    peers = {peer.name: peer for peer in PEERS}
+    if name in peers:
+        return peers[name]()
     return Kernel() if name == Kernel.name else Engine(name)
+
+
+def everybody() -> list[str]:
+    """Name all contestants: with coalescing off, too, each engine is one."""
+    coalescing_off = [f"{name}:gro=off" for name in REAL_ENGINES]
+    return [Kernel.name, *REAL_ENGINES, *coalescing_off, *(peer.name for peer in PEERS)]

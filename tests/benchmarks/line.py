@@ -45,6 +45,10 @@ class Contestant(ABC):
     name: str
     title: str
 
+    def version(self) -> str:
+        """Say which version of it this is, "" where the machine's description does."""
+        return ""
+
     @abstractmethod
     def draw(self, place: Place, stack: ExitStack) -> Line:
         """Join place.near and place.far by two devices that are up; the stack takes it all down again.
@@ -77,7 +81,8 @@ class Peer(Contestant):
         try:
             yield
         finally:
-            self._signal(line, signal.SIGCONT)
+            with contextlib.suppress(ProcessLookupError):  # one that failed is gone, and waited for, already
+                self._signal(line, signal.SIGCONT)
 
     @contextlib.contextmanager
     def turn(self, line: Line) -> Iterator[None]:

@@ -28,18 +28,28 @@ class Finished(NamedTuple):
 class Program:
     """A program that runs beside the test; what it writes goes to a file, so that it never waits for us."""
 
-    def __init__(self, netns: Netns, *argv: str) -> None:
-        """Start it in netns."""
+    def __init__(self, netns: Netns, *argv: str, console: bool = False) -> None:
+        """Start it in netns. Its stdin is empty; with console it stays open, for one that ends where its stdin does."""
         self.argv = argv
         # ours to read by its name: one offset for both would make the child write where we last read
         self._file = tempfile.NamedTemporaryFile(prefix="vethd-test-")  # noqa: SIM115 - close() closes it
         try:
             self.process = netns.run(
-                subprocess.Popen, argv, stdin=subprocess.DEVNULL, stdout=self._file, stderr=subprocess.STDOUT
+                subprocess.Popen,
+                argv,
+                stdin=subprocess.PIPE if console else subprocess.DEVNULL,
+                stdout=self._file,
+                stderr=subprocess.STDOUT,
             )
         except BaseException:
             self._file.close()
             raise
+
+    def close(self) -> None:
+        """Let go of its files."""
+        self._file.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
     def output(self) -> str:
         """Give what it has written so far."""
@@ -73,9 +83,9 @@ class Program:
 
 
 @contextlib.contextmanager
-def running(netns: Netns, *argv: str, ready: str = "") -> Iterator[Program]:
+def running(netns: Netns, *argv: str, ready: str = "", console: bool = False) -> Iterator[Program]:
     """Run a program in netns while the body runs, from the moment when it has said ready."""
-    program = Program(netns, *argv)
+    program = Program(netns, *argv, console=console)
     try:
         if ready:
             program.wait_for(ready)
@@ -85,7 +95,7 @@ def running(netns: Netns, *argv: str, ready: str = "") -> Iterator[Program]:
             if program.process.poll() is None:
                 program.end()
         finally:
-            program._file.close()
+            program.close()
 
 
 def finish(netns: Netns, *argv: str, deadline_s: float = PROGRAM_S) -> Finished:
