@@ -1,4 +1,4 @@
-"""A wire of the asyncio engine over socketpairs, which keep boundaries as a TAP does; the test plays both devices."""
+"""A wire of an engine over socketpairs, which keep boundaries as a TAP does; the test plays both devices."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import uvloop
 
 from tests.lib.wait import DEADLINE_S
-from vethd.datapath.aio import AsyncioEngine, AsyncioWire
-from vethd.datapath.engine import Counters
+from vethd.datapath.engine import Counters, Engine, Wire
+from vethd.datapath.engines import make_engine
 from vethd.model.drops import Drop
 from vethd.model.verdict import forward_limit
 from vethd.model.vnet import VnetHdr
@@ -26,7 +26,12 @@ class Bench:
     """A wire between two sides of `queues` sockets each; devices[side][q] is where the test plays the kernel."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, queues: tuple[int, int], vnet_hdr_len: int, kind: socket.SocketKind
+        self,
+        loop: asyncio.AbstractEventLoop,
+        queues: tuple[int, int],
+        vnet_hdr_len: int,
+        kind: socket.SocketKind,
+        engine: str,
     ) -> None:
         self.loop = loop
         self.devices: Sockets = ([], [])
@@ -40,10 +45,10 @@ class Bench:
                 self.devices[side].append(device)
                 self.fds[side].append(fd)
         self.died: list[int] = []
-        self.engine = AsyncioEngine(loop)
+        self.engine: Engine = make_engine(engine, loop)
         self.wire = self.join(vnet_hdr_len)
 
-    def join(self, vnet_hdr_len: int) -> AsyncioWire:
+    def join(self, vnet_hdr_len: int) -> Wire:
         """Make a wire over the sockets."""
         near, far = ([sock.fileno() for sock in socks] for socks in self.fds)
         return self.engine.join((near, far), vnet_hdr_len, self.died.append)
@@ -104,13 +109,14 @@ def bench(
     queues: tuple[int, int] = (1, 1),
     vnet_hdr_len: int = 10,
     kind: socket.SocketKind = socket.SOCK_SEQPACKET,
+    engine: str = "asyncio",
 ) -> Iterator[Bench]:
     """Give a bench on a loop of its own. Raises AssertionError where a callback of the loop raised."""
     loop = factory()
     loop_errors: list[object] = []
     loop.set_exception_handler(lambda _, context: loop_errors.append(context))
     try:
-        it = Bench(loop, queues, vnet_hdr_len, kind)
+        it = Bench(loop, queues, vnet_hdr_len, kind, engine)
         try:
             yield it
         finally:

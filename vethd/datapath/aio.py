@@ -17,10 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import FileIO
 
+from vethd.datapath.aio_gro import Batch
 from vethd.datapath.engine import Counters
 from vethd.model.drops import DROPS, Drop
 from vethd.model.verdict import ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN
@@ -40,7 +41,7 @@ _NO_PEER = int(Drop.NO_PEER)
 _DEAD = (errno.EBADFD, errno.EBADF, errno.EFAULT)  # EFAULT: tun_ring_recv(), of a device that is just going
 
 Readinto = Callable[[bytearray], int | None]  # None: nothing to read
-Write = Callable[[memoryview], int | None]  # None: no room
+Write = Callable[[bytes | memoryview], int | None]  # None: no room
 
 
 class _Buffers:
@@ -90,46 +91,67 @@ class _Direction:
         return dry
 
     def _judge(self, lengths: list[int], write: Write) -> None:
-        """Forward or drop the frames in the buffers, in order. The verdict of model.verdict, inlined."""
-        vnet_hdr_len = self.vnet_hdr_len
-        size = sum(lengths) - vnet_hdr_len * len(lengths)
+        """Forward or drop the frames in the buffers, in order."""
         self.read += len(lengths)
-        self.read_bytes += size
+        self.read_bytes += sum(lengths) - self.vnet_hdr_len * len(lengths)
         if self.gate is not None:
             self.drops[self.gate] += len(lengths)
             return
-        limit = self.limit + vnet_hdr_len
-        runt = ETH_HLEN + vnet_hdr_len
-        trust = self.trust
-        unpack_from = FIELDS.unpack_from
         forwarded = forwarded_bytes = 0
-        for buffer, view, length in zip(self.buffers.whole, self.buffers.views, lengths, strict=False):
-            if length < runt:
-                self.drops[_RUNT if length >= vnet_hdr_len else _BAD_VNET_HEADER] += 1
-                continue
-            flags, gso_type, hdr_len, _, csum_start, csum_offset = unpack_from(buffer)
-            # nearly every header is one that needs no second look
-            odd = gso_type or hdr_len or (flags and csum_start + csum_offset + 2 > length - vnet_hdr_len)
-            if odd and not acceptable(buffer, length - vnet_hdr_len):
-                self.drops[_BAD_VNET_HEADER] += 1
-                continue
-            if length > limit and gso_type == GSO_NONE and not self._forgiven(buffer, length):
-                self.drops[_OVERSIZE] += 1
-                continue
-            if trust and not flags:
-                buffer[0] = F_DATA_VALID
+        for data, frames, size in self._passed(lengths) if len(lengths) == 1 or not self.gro else self._merged(lengths):
             try:
-                written = write(view[:length])
+                written = write(data)
             except OSError as error:
-                self._failed(error.errno or errno.EIO)
+                self._failed(error.errno or errno.EIO, frames)
                 continue
             if written is None:
-                self._failed(errno.EAGAIN)
+                self._failed(errno.EAGAIN, frames)
                 continue
-            forwarded += 1
-            forwarded_bytes += length - vnet_hdr_len
+            forwarded += frames
+            forwarded_bytes += size
         self.forwarded += forwarded
         self.forwarded_bytes += forwarded_bytes
+
+    def _passed(self, lengths: list[int]) -> Iterator[tuple[memoryview, int, int]]:
+        """Give what passes the verdict: data, 1 for one frame, and its bytes."""
+        buffers = self.buffers
+        for buffer, view, length in zip(buffers.whole, buffers.views, lengths, strict=False):
+            if not self._refused(buffer, length):
+                yield view[:length], 1, length - self.vnet_hdr_len
+
+    def _merged(self, lengths: list[int]) -> Iterator[tuple[bytes | memoryview, int, int]]:
+        """Give what passes the verdict, coalesced: data, how many frames it is, and their bytes."""
+        batch = Batch(self.buffers.whole, self.buffers.views, lengths, self.vnet_hdr_len)
+        number = 0
+        while number < len(lengths):
+            following = batch.follow(number)
+            if following > number:
+                number = following
+            elif self._refused(self.buffers.whole[number], lengths[number]):
+                number += 1
+            else:
+                number = batch.add(number)
+        return batch.written()
+
+    def _refused(self, buffer: bytearray, length: int) -> bool:
+        """Judge a frame; count it if it is dropped. The verdict of model.verdict, but for the gate."""
+        vnet_hdr_len = self.vnet_hdr_len
+        if length < ETH_HLEN + vnet_hdr_len:
+            self.drops[_RUNT if length >= vnet_hdr_len else _BAD_VNET_HEADER] += 1
+            return True
+        flags, gso_type, hdr_len, _, csum_start, csum_offset = FIELDS.unpack_from(buffer)
+        # nearly every header is one that needs no second look
+        odd = gso_type or hdr_len or (flags and csum_start + csum_offset + 2 > length - vnet_hdr_len)
+        if odd and not acceptable(buffer, length - vnet_hdr_len):
+            self.drops[_BAD_VNET_HEADER] += 1
+            return True
+        over = length - vnet_hdr_len > self.limit
+        if over and gso_type == GSO_NONE and not self._forgiven(buffer, length):
+            self.drops[_OVERSIZE] += 1
+            return True
+        if self.trust and not flags:
+            buffer[0] = F_DATA_VALID
+        return False
 
     def _forgiven(self, buffer: bytearray, length: int) -> bool:
         """Tell whether only the outer VLAN tag is too much; see model.verdict."""
@@ -137,17 +159,17 @@ class _Direction:
         tagged = buffer[at : at + 2] in (ETH_P_8021Q, ETH_P_8021AD)
         return tagged and length <= self.limit + self.vnet_hdr_len + VLAN_HLEN
 
-    def _failed(self, code: int) -> None:
-        """Count a write that failed, for what the errno says."""
+    def _failed(self, code: int, frames: int) -> None:
+        """Count the frames of a write that failed, for what the errno says."""
         if code == errno.EIO:
-            self.drops[_PEER_DOWN] += 1  # tun_get_user(): the device is not IFF_UP
+            self.drops[_PEER_DOWN] += frames  # tun_get_user(): the device is not IFF_UP
         elif code == errno.EINVAL:
-            self.drops[_BAD_VNET_HEADER] += 1  # the kernel's own opinion of the header
+            self.drops[_BAD_VNET_HEADER] += frames  # the kernel's own opinion of the header
         elif code in _DEAD:
-            self.drops[_NO_PEER] += 1
+            self.drops[_NO_PEER] += frames
         else:
-            self.drops[_WRITE_ERROR] += 1
-            self.write_errors[code] = self.write_errors.get(code, 0) + 1
+            self.drops[_WRITE_ERROR] += frames
+            self.write_errors[code] = self.write_errors.get(code, 0) + frames
 
 
 class AsyncioWire:

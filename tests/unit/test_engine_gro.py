@@ -1,0 +1,213 @@
+"""Every engine coalesces as the model does: byte for byte, frame for frame in its counters, batch by batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.lib.segments import ACK, PSH, TCP, Segment
+from tests.lib.sockwire import Bench, bench, frame
+from tests.lib.traffic import batches
+from vethd.datapath import aio
+from vethd.datapath.aio import BATCH
+from vethd.datapath.engine import Counters
+from vethd.model.drops import DROPS
+from vethd.model.gro import coalesce
+from vethd.model.verdict import Road, forward_limit, verdict
+
+# One that gives a callback all that waits: what it writes is known beforehand. Of an engine with threads only this is
+# known: there is some division into batches of which it is what the model says.
+ONE_LOOK = {"asyncio": True}
+
+U4 = Segment()
+T6 = Segment(proto=TCP, src="fd00::1", dst="fd00::2")
+
+
+@pytest.fixture(scope="module", params=list(ONE_LOOK))
+def engine(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="module")
+def shared(engine: str) -> Iterator[Bench]:
+    """Give sockets and an engine that many examples use, each with a wire of its own."""
+    with bench(engine=engine) as it:
+        yield it
+
+
+def start(it: Bench, vnet_hdr_len: int = 10, *, gro: bool = True, trust: bool = False) -> None:
+    """Make a new wire, open, with coalescing."""
+    it.start_over(vnet_hdr_len)
+    it.wire.set_gro(gro=gro)
+    it.wire.set_trust(trust=trust)
+    it.open()
+
+
+def push(it: Bench, batch: Sequence[bytes], side: int = 0) -> list[bytes]:
+    """Have one side send a batch before the engine looks; give what the other was given."""
+    before = it.counters(side).read
+    for data in batch:
+        it.devices[side][0].send(data)
+    it.until(lambda: it.counters(side).read == before + len(batch) and not it.counters(side).in_flight)
+    return it.received(1 - side)
+
+
+def forwarded(batch: Sequence[bytes], road: Road) -> list[bytes]:
+    """Give what the verdict lets pass, as it lets it pass."""
+    verdicts = [(data, *verdict(data, road)) for data in batch]
+    return [bytes([flags]) + data[1:] for data, drop, flags in verdicts if drop is None]
+
+
+def explained(out: Sequence[bytes], passed: Sequence[bytes], vnet_hdr_len: int) -> bool:
+    """Tell whether out is what the model makes of passed, divided into batches somehow."""
+    reached = {(0, 0)}  # how many of passed, how many of out
+    todo = [(0, 0)]
+    while todo:
+        begin, done = todo.pop()
+        for end in range(begin + 1, len(passed) + 1):
+            part = [data for data, _ in coalesce(passed[begin:end], vnet_hdr_len)]
+            place = (end, done + len(part))
+            if list(out[done : place[1]]) == part and place not in reached:
+                reached.add(place)
+                todo.append(place)
+    return (len(passed), len(out)) in reached
+
+
+def test_explained_can_fail() -> None:
+    run = U4.run(4)
+    whole = [data for data, _ in coalesce(run, 10)]
+    halves = [data for half in (run[:2], run[2:]) for data, _ in coalesce(half, 10)]
+    assert explained(whole, run, 10)
+    assert explained(halves, run, 10)
+    assert explained(run, run, 10)
+    assert explained([], [], 10)
+    for wrong in ([], whole[::-1] + run, halves[:1], halves[::-1], [run[1], run[0], *run[2:]], whole[:-1]):
+        assert not explained(wrong, run, 10)
+
+
+@pytest.mark.parametrize("vnet_hdr_len", [10, 24])
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_engine_coalesces_as_the_model(shared: Bench, engine: str, vnet_hdr_len: int, data: st.DataObject) -> None:
+    trust = data.draw(st.booleans())
+    start(shared, vnet_hdr_len, trust=trust)
+    road = Road(None, forward_limit(1500), trust, vnet_hdr_len)
+    for side in data.draw(st.sampled_from(((0,), (0, 1)))):
+        batch = data.draw(batches(vnet_hdr_len, BATCH))
+        out = push(shared, batch, side)
+        passed = forwarded(batch, road)
+        if ONE_LOOK[engine]:
+            assert out == [one for one, _ in coalesce(passed, vnet_hdr_len)]
+        else:
+            assert explained(out, passed, vnet_hdr_len)
+        counters = shared.counters(side)
+        drops = [0] * DROPS
+        for drop in [verdict(one, road).drop for one in batch]:
+            if drop is not None:
+                drops[drop] += 1
+        size = sum(map(len, batch)) - vnet_hdr_len * len(batch)
+        passed_size = sum(map(len, passed)) - vnet_hdr_len * len(passed)
+        assert counters == Counters(len(batch), size, len(passed), passed_size, 0, tuple(drops), {})
+
+
+def test_off_until_set(shared: Bench) -> None:
+    start(shared, gro=False)
+    assert push(shared, U4.run(10)) == U4.run(10)
+
+
+def test_set_live(shared: Bench, engine: str) -> None:
+    """On for what is read from then on, in both directions, and off again."""
+    start(shared, gro=False)
+    for gro in (True, False, True):
+        shared.wire.set_gro(gro=gro)
+        for side in (0, 1):
+            out = push(shared, U4.run(10), side)
+            assert explained(out, U4.run(10), 10) if gro else out == U4.run(10)
+            assert len(out) == 1 or not (gro and ONE_LOOK[engine])
+
+
+def test_batches_do_not_wait_for_each_other(shared: Bench) -> None:
+    """A frame that comes alone goes at once, and alone."""
+    start(shared)
+    for data in U4.run(5):
+        assert push(shared, [data]) == [data]
+
+
+def test_more_than_a_batch(shared: Bench, engine: str) -> None:
+    start(shared)
+    run = T6.run(3 * BATCH + 5)
+    out = push(shared, run)
+    if ONE_LOOK[engine]:
+        looks = [run[at : at + BATCH] for at in range(0, len(run), BATCH)]
+        assert out == [data for look in looks for data, _ in coalesce(look, 10)]
+        assert len(out) == 4
+    assert shared.counters(0).forwarded == len(run)
+    assert shared.counters(0).forwarded_bytes == sum(map(len, run)) - 10 * len(run)
+
+
+def test_super_frame_of_65535_bytes_is_whole(shared: Bench, engine: str) -> None:
+    """The longest that there is, header and all."""
+    start(shared)
+    full = U4.but(payload=bytes(1400)).run(46)
+    last = U4.but(payload=bytes(65535 - 42 - 46 * 1400), ip_id=46).data()
+    out = push(shared, [*full, last])
+    if ONE_LOOK[engine]:
+        assert [len(data) for data in out] == [10 + 65535]
+    assert explained(out, [*full, last], 10)
+
+
+def test_header_of_an_older_frame_is_not_looked_at(shared: Bench, engine: str) -> None:
+    """Buffers keep what they held: a short frame in one that held the flow's next header is itself."""
+    start(shared)
+    run = T6.but(flags=ACK).run(8)
+    push(shared, run)
+    for length in (10, 23, 24, 40, 63, 64, 83, 84):
+        batch = [run[0], run[1][:length], run[2]]
+        out = push(shared, batch)
+        passed = forwarded(batch, Road(None, forward_limit(1500)))
+        assert out == [one for one, _ in coalesce(passed, 10)] or not ONE_LOOK[engine]
+        assert explained(out, passed, 10)
+
+
+def test_dropped_frame_between_two_is_no_barrier(shared: Bench, engine: str) -> None:
+    """Nobody sees it: what stands around it goes together."""
+    start(shared)
+    run = U4.run(3)
+    out = push(shared, [run[0], frame(1600), run[1], frame(5), run[2]])
+    assert explained(out, run, 10)
+    assert len(out) == 1 or not ONE_LOOK[engine]
+    assert shared.counters(0).forwarded == 3
+    assert sum(shared.counters(0).drops) == 2
+
+
+def test_oversize_is_judged_before_it_joins(shared: Bench) -> None:
+    """Each segment has the receiver's MTU to keep, the super-frame has none."""
+    start(shared)
+    shared.wire.set_limit(0, 142)
+    fits, too_long = U4.but(payload=bytes(100)), U4.but(payload=bytes(101))
+    assert explained(push(shared, fits.run(9)), fits.run(9), 10)
+    assert shared.counters(0).forwarded == 9
+    assert push(shared, too_long.run(9)) == []
+    assert shared.counters(0).forwarded == 9
+
+
+def test_budget_of_bytes_ends_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the asyncio engine: seven frames of 152 bytes pass 1,000."""
+    monkeypatch.setattr(aio, "BATCH_BYTES", 1000)
+    run = U4.run(14)
+    with bench() as it:
+        start(it)
+        assert push(it, run) == [data for half in (run[:7], run[7:]) for data, _ in coalesce(half, 10)]
+
+
+def test_push_ends_a_super_frame_everywhere(shared: Bench) -> None:
+    start(shared)
+    run, segment = [], T6
+    for n in range(20):
+        run.append(segment.but(flags=ACK | PSH * (n % 5 == 4)).data())
+        segment = segment.after()
+    assert explained(push(shared, run), run, 10)
