@@ -2,6 +2,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+BUILT := .venv/.built
+NATIVE := setup.py $(wildcard vethd/datapath/*.pyx vethd/datapath/*.pxd)
 
 # Tests that need big packages (podman, QEMU, ...) or minutes run in CI and in `make test-all`.
 ifeq ($(CI),true)
@@ -18,22 +20,26 @@ endif
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup: packages-demo $(READY) ## make .venv with vethd, vethctl and the development tools in it
+setup: packages-demo $(BUILT) ## make .venv with vethd, vethctl and the development tools in it
 
 $(READY): pyproject.toml tools/venv
 	@PYTHON='$(PYTHON)' tools/venv .venv
 	@touch $@
 
-demo: packages-demo $(READY) ## join two namespaces, send traffic across, and remove every trace
+$(BUILT): $(READY) $(NATIVE) tools/native
+	@tools/native .venv
+	@touch $@
+
+demo: packages-demo $(BUILT) ## join two namespaces, send traffic across, and remove every trace
 	@exec $(BIN)/python tools/demo.py $(DEMO)
 
-test: $(SETS:%=packages-%) lint ## run every check and test, as root (PYTEST='-k demo' narrows them)
+test: $(SETS:%=packages-%) $(BUILT) lint ## run every check and test, as root (PYTEST='-k demo' narrows them)
 	@exec $(BIN)/python -m pytest $(SUITE) $(PYTEST)
 
 test-all: ## as test, with the tests that need big packages
 	@$(MAKE) --no-print-directory CI=true test
 
-unit: $(READY) ## run the tests that need neither root nor packages
+unit: $(BUILT) ## run the tests that need neither root nor packages
 	@exec $(BIN)/python -m pytest tests/unit $(PYTEST)
 
 lint: $(READY) ## check style, format and types
@@ -42,14 +48,14 @@ lint: $(READY) ## check style, format and types
 	@$(BIN)/mypy --no-error-summary
 	@tools/shlint
 
-bench: packages-test $(READY) ## measure beside the kernel's veth and print the figures
+bench: packages-test $(BUILT) ## measure beside the kernel's veth and print the figures
 	@exec $(BIN)/python -m tests.benchmarks
 
 man: $(READY) ## make the man pages in build/man, from the commands' help
 	@exec $(BIN)/python tools/man.py build/man
 
 clean: ## remove what the other targets made
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info vethd/datapath/_uring.c vethd/datapath/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 packages-demo packages-test packages-heavy: packages-%:
