@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import importlib
 import os
 from typing import NamedTuple
 
@@ -57,15 +56,12 @@ def automatic_workers() -> int:
 
 def _uring(loop: asyncio.AbstractEventLoop, workers: int, spin_us: int) -> Engine | str:
     """Make the native engine, or say why it cannot be."""
-    try:
-        uring = importlib.import_module("vethd.datapath.uring")
-    except ImportError:
-        return "it is not built"
-    reason: str | None = uring.why_not()
+    from vethd.datapath.uring import UringEngine, why_not  # noqa: PLC0415  asyncio does without
+
+    reason = why_not()
     if reason is not None:
         return reason
     try:
-        engine: Engine = uring.UringEngine(loop, workers, spin_us)
+        return UringEngine(loop, workers, spin_us)
     except OSError as error:  # allowed, and yet no room for it: memory, locked memory, descriptors
-        return f"its rings cannot be made: {error.strerror or error}"
-    return engine
+        return f"its rings cannot be made ({error.strerror or error})"
