@@ -17,6 +17,7 @@ from vethd.datapath.engine import Counters, plus
 from vethd.model.drops import Drop
 from vethd.model.errors import symbol
 
+_MISSING = ""
 if TYPE_CHECKING:
     from vethd.datapath import _uring
 else:
@@ -115,7 +116,7 @@ class UringWire:
 
     def dry(self, side: int) -> bool:
         """See Wire."""
-        return all([lane.dry() for lane in self.lanes[side].values()])
+        return all([lane.dry() for lane in self.lanes[side].values()])  # noqa: C419 - every queue is to be read
 
     def close(self) -> None:
         """See Wire."""
