@@ -7,9 +7,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.lib.engines import ENGINES, need
+
 
 @pytest.fixture(scope="session")
 def root() -> None:
     """Refuse to run what needs root and /dev/net/tun without them: a skip would look like a pass."""
     if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
         pytest.fail("this test makes namespaces and TAP devices: run pytest as root, with /dev/net/tun", pytrace=False)
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Give the name of every engine in turn, or of the one that VETHD_ENGINE names."""
+    name: str = request.param
+    need(name)
+    return name

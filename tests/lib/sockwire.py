@@ -1,4 +1,9 @@
-"""A wire of an engine over socketpairs, which keep boundaries as a TAP does; the test plays both devices."""
+"""A wire of any engine over socketpairs, which keep boundaries as a TAP does; the test plays both devices.
+
+The asyncio engine moves frames when its loop turns, and all that it read is written by the end of the turn. The native
+one has threads: it moves frames at any time, and what it has read may be in flight for a moment. settle() waits until
+nothing is.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +15,9 @@ from contextlib import contextmanager
 
 import uvloop
 
+from tests.lib.engines import make
 from tests.lib.wait import DEADLINE_S
 from vethd.datapath.engine import Counters, Engine, Wire
-from vethd.datapath.engines import make_engine
 from vethd.model.drops import Drop
 from vethd.model.verdict import forward_limit
 from vethd.model.vnet import VnetHdr
@@ -31,9 +36,12 @@ class Bench:
         queues: tuple[int, int],
         vnet_hdr_len: int,
         kind: socket.SocketKind,
+        *,
         engine: str,
+        workers: int,
     ) -> None:
         self.loop = loop
+        self.engine: Engine = make(engine, loop, workers)
         self.devices: Sockets = ([], [])
         self.fds: Sockets = ([], [])
         for side in (0, 1):
@@ -45,7 +53,6 @@ class Bench:
                 self.devices[side].append(device)
                 self.fds[side].append(fd)
         self.died: list[int] = []
-        self.engine: Engine = make_engine(engine, loop)
         self.wire = self.join(vnet_hdr_len)
 
     def join(self, vnet_hdr_len: int) -> Wire:
@@ -79,6 +86,16 @@ class Bench:
             assert time.monotonic() < end, f"not within {DEADLINE_S} s: {what}; {self.counters(0)} {self.counters(1)}"
             self.turn()
 
+    def settle(self, *read: int) -> None:
+        """Wait until side n has read read[n] frames, and none is in flight."""
+
+        def settled() -> bool:
+            counters = [self.counters(side) for side in (0, 1)]
+            here = all(one.read >= wanted for one, wanted in zip(counters, read, strict=False))
+            return here and not any(one.in_flight for one in counters)
+
+        self.until(settled, f"{read} frames read, and none in flight")
+
     def counters(self, side: int) -> Counters:
         """Read counters, and see that they add up."""
         counters = self.wire.counters(side)
@@ -109,14 +126,16 @@ def bench(
     queues: tuple[int, int] = (1, 1),
     vnet_hdr_len: int = 10,
     kind: socket.SocketKind = socket.SOCK_SEQPACKET,
+    *,
     engine: str = "asyncio",
+    workers: int = 1,
 ) -> Iterator[Bench]:
     """Give a bench on a loop of its own. Raises AssertionError where a callback of the loop raised."""
     loop = factory()
     loop_errors: list[object] = []
     loop.set_exception_handler(lambda _, context: loop_errors.append(context))
     try:
-        it = Bench(loop, queues, vnet_hdr_len, kind, engine)
+        it = Bench(loop, queues, vnet_hdr_len, kind, engine=engine, workers=workers)
         try:
             yield it
         finally:

@@ -1,0 +1,34 @@
+"""Engines for tests that make their own: each by its name, on a loop; or the one that VETHD_ENGINE names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+
+import pytest
+
+from vethd.datapath import uring
+from vethd.datapath.aio import AsyncioEngine
+from vethd.datapath.engine import Engine
+
+FORCED = os.environ.get("VETHD_ENGINE", "auto")
+"""The engine of every daemon that a test starts. "auto": what the daemon takes by itself."""
+
+ENGINES = ("asyncio", "uring") if FORCED == "auto" else (FORCED,)
+"""What a test of engines runs on."""
+
+
+def need(name: str) -> None:
+    """Refuse to go on where an engine cannot run: in CI that is a failure, elsewhere the test is skipped."""
+    why = uring.why_not() if name == "uring" else None
+    if why is not None:
+        say = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        say(f"no engine {name}: {why}")
+
+
+def make(name: str, loop: asyncio.AbstractEventLoop, workers: int = 1, spin_us: int = 50) -> Engine:
+    """Make the engine of that name; workers and spin_us are nothing to asyncio."""
+    need(name)
+    if name == "asyncio":
+        return AsyncioEngine(loop)
+    return uring.UringEngine(loop, workers, spin_us)
