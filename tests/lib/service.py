@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.lib.backends import ENGINE
 from tests.lib.daemon import UnixConnection
 from tests.lib.systemd_box import REPO, SystemdBox, visible_to_services
 from tests.lib.wait import wait_until
@@ -26,6 +27,7 @@ class Service:
         box.output(str(REPO / "tools" / "install-units"), str(VETHD))
         box.output("systemd-sysusers")
         self.drop_in("where", visible_to_services())
+        self.configure("")
 
     def drop_in(self, name: str, service: str) -> None:
         """Add lines to the unit's [Service] section."""
@@ -33,8 +35,8 @@ class Service:
         self.box.output("systemctl", "daemon-reload")
 
     def configure(self, pairs: str) -> None:
-        """Replace the configuration."""
-        self.box.write(CONFIG, pairs)
+        """Replace the configuration: the engine that the tests run on, then pairs."""
+        self.box.write(CONFIG, f'engine = "{ENGINE}"\n{pairs}')
 
     def start(self) -> None:
         """Start the service, which systemd says is done at READY=1."""

@@ -135,3 +135,37 @@ def test_stop_takes_the_devices_away(service: Service) -> None:
     box.output("systemctl", "stop", "vethd.service", "vethd.socket", "vethd-fd.socket")
     gone = lambda: box.run("ip", "-n", "red", "link", "show", "va").returncode == 1  # noqa: E731
     wait_until(gone, BACK_S, "the device is gone")
+
+
+def test_counters_go_on_frame_by_frame(service: Service) -> None:
+    """Frames that were written together, and frames that died in the daemon, are as many after a restart as before."""
+    box = service.box
+    send = "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.connect(('10.6.0.2', 7))\n"
+    send += "for n in range(32): s.send(bytes(100))"
+
+    def burst(*then: str) -> None:
+        box.output("kill", "-STOP", str(service.pid))
+        box.output("ip", "netns", "exec", "red", "python3", "-c", send)
+        if then:
+            box.output(*then)
+        box.output("kill", "-CONT", str(service.pid))
+
+    def counted() -> list[dict[str, Any]]:
+        keys = ("read", "read_bytes", "forwarded", "forwarded_bytes", "in_flight", "write_errors")
+        stats = service.get("/v1/stats")
+        engine = [{key: count for key, count in end["drops"].items() if "kernel" not in key} for end in stats]
+        return [{key: end[key] for key in keys} | drops for end, drops in zip(stats, engine, strict=True)]
+
+    for netns in ("red", "blue"):
+        box.output("ip", "netns", "exec", netns, "sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1")
+    first = counted()[0]["read"]
+    burst()
+    wait_until(lambda: counted()[0]["forwarded"] >= first + 32, BACK_S, "a burst arrived")
+    burst("ip", "-n", "blue", "link", "set", "vb", "down")
+    wait_until(lambda: counted()[0]["read"] >= first + 64, BACK_S, "a burst was read")
+    before = counted()
+    assert sum(before[0].get(reason, 0) for reason in ("peer_down", "no_carrier", "stale")) >= 32
+    pid = service.pid
+    box.output("systemctl", "restart", "vethd.service")
+    back(service, pid)
+    assert counted() == before

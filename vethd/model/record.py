@@ -25,7 +25,8 @@ _HEAD = struct.Struct("=8sII")
 class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
     """One end: the names of its queues' fds in the store, what was published there, and its drops.
 
-    drops is indexed by Drop. What was read and forwarded is not here: the kernel's own counters on the devices know.
+    drops is indexed by Drop, dropped_bytes is what they come to. What was read is not here: the device's own counters
+    know.
     """
 
     fds: list[str]
@@ -33,6 +34,7 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
     altname: str
     own_alias: bool
     drops: list[int]
+    dropped_bytes: int = 0
     write_errors: dict[int, int]
     kernel_drops: KernelDrops
 

@@ -71,6 +71,7 @@ def _end_record(pair: LivePair, side: Side) -> EndRecord:
         altname=link.altname,
         own_alias=link.own_alias,
         drops=list(counters.drops),
+        dropped_bytes=counters.read_bytes - counters.forwarded_bytes,
         write_errors=counters.write_errors,
         kernel_drops=link.drops,
     )

@@ -102,7 +102,7 @@ class LivePair:
         self._state = PairState([End.UP if link.state.up else End.DOWN for link in self.links])
         self.wire = self._join(record.spec, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
         for side in Side:
-            self._base[side] = resumed_counters(record.ends[side], self.links[side], self.links[side.other])
+            self._base[side] = resumed_counters(record.ends[side], self.links[side])
             self._owner.desk.placed(self.links[side].place.key, self, side)
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
             self._feed(Event(Kind.CARRIER, side, int(self.links[side].state.carrier)))

@@ -7,20 +7,19 @@ from vethd.model.record import EndRecord
 from vethd.pairs.link import Link
 
 
-def resumed_counters(record: EndRecord, sender: Link, receiver: Link) -> Counters:
-    """Give a direction's counters as a predecessor left them.
+def resumed_counters(record: EndRecord, sender: Link) -> Counters:
+    """Give the counters of what sender sent, as a predecessor left them.
 
-    The kernel counts a frame as sent when it is read, and as received when it is written: after a kill, too. What
-    was read and not written, and died uncounted with the process, is not invented: read is what is accounted for.
+    The kernel counts a frame as sent when it is read: after a kill, too. What the receiver counted is no measure of
+    what was forwarded, as coalesced frames are one there; it is what was read and not dropped. What a killed process
+    dropped since it last wrote its record, and the batch that it held, count as forwarded.
     """
-    forwarded = receiver.state.counters
-    drops = tuple(record.drops)
-    lost_bytes = max(sender.state.counters.tx_bytes - forwarded.rx_bytes, 0) if any(drops) else 0
+    sent, drops = sender.state.counters, tuple(record.drops)
     return Counters(
-        read=forwarded.rx_packets + sum(drops),
-        read_bytes=forwarded.rx_bytes + lost_bytes,
-        forwarded=forwarded.rx_packets,
-        forwarded_bytes=forwarded.rx_bytes,
+        read=sent.tx_packets,
+        read_bytes=sent.tx_bytes,
+        forwarded=sent.tx_packets - sum(drops),
+        forwarded_bytes=sent.tx_bytes - record.dropped_bytes,
         drops=drops,
         write_errors=record.write_errors,
     )
