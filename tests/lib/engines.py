@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
+from types import ModuleType
 
 import pytest
 
@@ -32,3 +34,9 @@ def make(name: str, loop: asyncio.AbstractEventLoop, workers: int = 1, spin_us: 
     if name == "asyncio":
         return AsyncioEngine(loop)
     return uring.UringEngine(loop, workers, spin_us)
+
+
+def native() -> ModuleType:
+    """Give vethd.datapath._uring, which need not be built everywhere."""
+    need("uring")
+    return importlib.import_module("vethd.datapath._uring")
