@@ -19,9 +19,11 @@ from tests.benchmarks import machine
 from tests.benchmarks.contest import Plan, compete
 from tests.benchmarks.contestants import Engine, contestant, everybody
 from tests.benchmarks.data import Run
+from tests.benchmarks.extra import Extra, Setting
+from tests.benchmarks.extras import EXTRAS
 from tests.benchmarks.line import Contestant, Peer
 from tests.benchmarks.measures import FULL, MEASURES, QUICK, Measure
-from tests.benchmarks.tables import contest_table
+from tests.benchmarks.tables import contest_table, text
 from tests.benchmarks.traffic import compiled
 
 ROUNDS, QUICK_ROUNDS = 5, 1
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
         parser.exit(1, "benchmarks make namespaces and TAP devices: run them as root, with /dev/net/tun\n")
     try:
-        measures = _chosen(said.only)
+        measures, extras = _chosen(said.only)
         taking = [contestant(name) for name in said.contestants or everybody()]
     except ValueError as error:
         parser.error(str(error))
@@ -61,16 +63,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     with unwinding(), tempfile.TemporaryDirectory(prefix="vethd-bench-") as directory:
         compiled(Path(directory))
         plans = [plan(each, measures, rounds, all_named=bool(said.contestants)) for each in taking]
-        compete(plans, run, QUICK if said.quick else FULL, Path(directory), save)
+        if measures:
+            compete(plans, run, QUICK if said.quick else FULL, Path(directory), save)
+            print(f"\n{contest_table(run)}", flush=True)
+        engines = [each.name for each in taking if isinstance(each, Engine) and not each.settings]
+        for extra in extras:
+            print(f"\n{extra.name}", flush=True)
+            run.extras[extra.name] = extra.measure(Setting(engines, Path(directory), said.quick))
+            for table in extra.tables(run.extras[extra.name]):
+                print(f"\n{text(table.head, table.rows)}", flush=True)
+            save()
     save()
-    print(f"\n{contest_table(run)}\n{run.seconds:.0f} s, load average {run.load_before} before, {run.load_after} after")
+    print(f"\n{run.seconds:.0f} s, load average {run.load_before} before, {run.load_after} after")
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m tests.benchmarks",
         description="Measure vethd beside the kernel's veth and other programs.",
-        epilog=f"Measures: {', '.join(each.name for each in MEASURES)}. "
+        epilog=f"Measures: {', '.join(each.name for each in (*MEASURES, *EXTRAS))}. "
         f"Contestants: {', '.join(everybody())}, and engines with lines of their config, as in "
         "uring:gro=off+spin_us=0.",
     )
@@ -96,12 +107,13 @@ def plan(who: Contestant, measures: Sequence[Measure], rounds: int, *, all_named
     return Plan(who, rounds, measures)
 
 
-def _chosen(names: Sequence[str] | None) -> list[Measure]:
-    known = {measure.name: measure for measure in MEASURES}
+def _chosen(names: Sequence[str] | None) -> tuple[list[Measure], list[Extra]]:
+    known = [each.name for each in (*MEASURES, *EXTRAS)]
     unknown = [name for name in names or () if name not in known]
     if unknown:
         raise ValueError(f"no measure {unknown[0]!r}: one of {', '.join(known)}")
-    return [known[name] for name in names or known]
+    wanted = names or known
+    return [each for each in MEASURES if each.name in wanted], [each for each in EXTRAS if each.name in wanted]
 
 
 @contextlib.contextmanager

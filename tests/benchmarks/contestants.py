@@ -7,13 +7,12 @@ the colon are lines of its daemon's config.
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import Any
 
+from tests.benchmarks.accounts import audit
 from tests.benchmarks.line import Contestant, Line, Place
 from tests.benchmarks.peers import PEERS
 from tests.lib.backends import KernelVeth, Vethd
 from tests.lib.lab import Lab
-from tests.lib.wait import wait_until
 from vethd.datapath.engines import ENGINES
 
 REAL_ENGINES = tuple(name for name in ENGINES if name != "auto")
@@ -57,22 +56,7 @@ class Engine(Contestant):
     def prove(self, line: Line) -> None:
         """Check, from the API's counters, that every frame that was read came to an end that has a name."""
         super().prove(line)
-        for end in (line.wire.a, line.wire.b):
-            path = self.backend.daemon.link_path(end.name, end.netns.name, "/stats")
-
-            def settled(path: str = path) -> Any:
-                status, stats = self.backend.daemon.request("GET", path)
-                assert status == 200, stats
-                _balanced(stats)
-                return stats if not stats["in_flight"] else None
-
-            wait_until(settled, what="nothing in flight")
-
-
-def _balanced(stats: dict[str, Any]) -> None:
-    drops = sum(count for reason, count in stats["drops"].items() if not reason.startswith("kernel_"))
-    accounted = stats["forwarded"] + drops + stats["in_flight"]
-    assert stats["read"] == accounted, f"{stats['read']} frames read, {accounted} accounted for: {stats}"
+        audit(self.backend.daemon, line.wire)
 
 
 def started(engine: str, place: Place, settings: dict[str, str]) -> Vethd:

@@ -18,8 +18,11 @@ from typing import NamedTuple
 
 import msgspec
 
-from tests.benchmarks.common import Benchmark, Options, Result, benches, in_turn, inside, main, median, p99, span, table
+from tests.benchmarks.data import median
+from tests.benchmarks.extra import Extra, Setting, Table, in_turn, inside, labs, p99, span
+from tests.benchmarks.tables import Cell
 from tests.lib import rtnl
+from tests.lib.backends import Vethd
 from tests.lib.daemon import Daemon
 from tests.lib.netns import Netns
 from tests.lib.rtnl import Rtnl, nest, text, u32
@@ -29,6 +32,9 @@ from vethd.model.spec import LinkSpec, PairSpec
 
 BASE = "ip link add"
 MS = 1e3
+ROUNDS, QUICK_ROUNDS = 40, 8
+
+Found = dict[str, dict[str, list[float]]]  # by place, by way: seconds
 
 
 class Place(NamedTuple):
@@ -111,31 +117,39 @@ def _run(commands: list[list[str]]) -> None:
         subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
 
 
-def run(said: Options) -> Result:
-    """Measure."""
-    tables, figures = {}, {}
-    with benches() as (kernel, _, daemon), contextlib.ExitStack() as stack:
-        home = kernel.backend.home
+def measure(setting: Setting) -> Found:
+    """Measure every way at every place, by turns."""
+    found: Found = {}
+    with labs(setting, "auto") as sides, contextlib.ExitStack() as stack:
+        lab = sides["auto"]
+        assert isinstance(lab.backend, Vethd)
+        home = lab.backend.home
         stack.enter_context(inside(home))
-        a, b = kernel.netns("a"), kernel.netns("b")
+        a, b = lab.netns("a"), lab.netns("b")
         places = (
             Place("both ends in the daemon's namespace", None, None),
-            Place("one end in another namespace", None, b),
-            Place("both ends in other namespaces", a, b),
+            Place("one end elsewhere", None, b),
+            Place("both ends elsewhere", a, b),
         )
         for place in places:
             with contextlib.ExitStack() as sockets:
-                found = in_turn(said.rounds, Maker(place, daemon, home, sockets).ways())
-            base = median(found[BASE])
-            rows: list[list[str | float]] = [
-                [way, median(times) * MS, p99(times) * MS, median(times) / base] for way, times in found.items()
-            ]
-            tables[place.name] = table(["ms", "median", "p99", f"times {BASE}"], rows)
-            figures[place.name] = found
-    return Result(tables, figures)
+                maker = Maker(place, lab.backend.daemon, home, sockets)
+                found[place.name] = in_turn(QUICK_ROUNDS if setting.quick else ROUNDS, maker.ways())
+    return found
 
 
-BENCHMARK = Benchmark("creation", __doc__ or "", run, rounds=40, quick_rounds=8)
+def tables(found: Found) -> list[Table]:
+    """Give the medians in milliseconds, and how many times `ip link add` that is."""
+    ways = list(dict.fromkeys(way for times in found.values() for way in times))
+    head = ["ms", *(text for place in found for text in (place, "p99", f"times {BASE}"))]
+    rows: list[list[Cell]] = []
+    for way in ways:
+        row: list[Cell] = [way]
+        for times in found.values():
+            taken = times.get(way, [])
+            row += [median(taken) * MS, p99(taken) * MS, median(taken) / median(times[BASE])]
+        rows.append(row)
+    return [Table("creation", head, rows)]
 
-if __name__ == "__main__":
-    main(BENCHMARK)
+
+EXTRA = Extra("creation", ("creation",), measure, tables)

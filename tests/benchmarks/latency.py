@@ -12,17 +12,12 @@ import errno
 import time
 from collections.abc import Callable, Iterator
 
-from tests.benchmarks.common import (
-    Benchmark,
-    Options,
-    Result,
-    benches,
-    main,
-    median,
-    p99,
-    table,
-)
+from tests.benchmarks.accounts import audit
+from tests.benchmarks.data import median
+from tests.benchmarks.extra import Extra, Setting, Table, labs, p99
+from tests.benchmarks.tables import Cell
 from tests.lib import rtnl
+from tests.lib.backends import Vethd
 from tests.lib.frames import VLAN_HLEN, sized
 from tests.lib.lab import Lab
 from tests.lib.packet import PacketSocket
@@ -35,6 +30,9 @@ LOOK_S = 50e-6  # between two looks: a core left free for whoever has to act
 GIVE_UP_S = 5.0
 WIDE, NARROW = 1500, 1400
 LIMIT = 14 + VLAN_HLEN  # what a frame may have beside its receiver's MTU
+ROUNDS, QUICK_ROUNDS, SLICES = 100, 12, 4
+
+Found = dict[str, dict[str, dict[str, list[float]]]]  # idle or under load, by side, by change: seconds
 
 
 class Bench:
@@ -66,6 +64,8 @@ class Bench:
             near.wait(lambda link: link.stats.tx_bytes > before + (1 << 24), what="traffic")
             yield
             assert client.process.poll() is None, client.output()
+        if isinstance(self.lab.backend, Vethd):
+            audit(self.lab.backend.daemon, self.busy)
 
     def narrower(self) -> float:
         """Lower the receiver's MTU: until a frame that was short enough is dropped."""
@@ -159,30 +159,35 @@ def cycle(bench: Bench) -> dict[str, float]:
     }
 
 
-def run(said: Options) -> Result:
-    """Measure."""
-    tables: dict[str, str] = {}
-    figures: dict[str, dict[str, dict[str, list[float]]]] = {}
-    with benches() as (kernel, ours, _), contextlib.ExitStack() as stack:
-        sides = {"kernel": Bench(kernel, stack), "vethd": Bench(ours, stack)}
-        for title, loaded in (("idle", False), ("under one TCP flow at full speed", True)):
-            found: dict[str, list[dict[str, float]]] = {name: [] for name in sides}
+def measure(setting: Setting) -> Found:
+    """Measure every side, idle and under load."""
+    rounds = QUICK_ROUNDS if setting.quick else ROUNDS
+    found: Found = {}
+    with labs(setting, *setting.engines) as sides, contextlib.ExitStack() as stack:
+        benches = {name: Bench(lab, stack) for name, lab in sides.items()}
+        for title, loaded in (("idle", False), ("under one TCP flow", True)):
+            cycles: dict[str, list[dict[str, float]]] = {name: [] for name in benches}
             # in slices, by turns: the other side's load would be in the way
-            for _ in range(slices := 4):
-                for name, bench in sides.items():
+            for _ in range(SLICES):
+                for name, bench in benches.items():
                     with bench.load() if loaded else contextlib.nullcontext():
-                        found[name] += [cycle(bench) for _ in range(said.rounds // slices)]
-            times = {name: {what: [each[what] for each in all_] for what in all_[0]} for name, all_ in found.items()}
-            rows: list[list[str | float]] = [
-                [what, *(figure(times[name][what]) * MS for name in sides for figure in (median, p99))]
-                for what in times["kernel"]
-            ]
-            tables[title] = table(["ms", "kernel median", "p99", "vethd median", "p99"], rows)
-            figures[title] = times
-    return Result(tables, figures)
+                        cycles[name] += [cycle(bench) for _ in range(rounds // SLICES)]
+            found[title] = {
+                name: {what: [each[what] for each in all_] for what in all_[0]} for name, all_ in cycles.items()
+            }
+    return found
 
 
-BENCHMARK = Benchmark("latency", __doc__ or "", run, rounds=100, quick_rounds=20)
+def tables(found: Found) -> list[Table]:
+    """Give the medians and 99th percentiles in milliseconds."""
+    columns = [(title, name) for title, sides in found.items() for name in sides]
+    whats = list(dict.fromkeys(what for sides in found.values() for times in sides.values() for what in times))
+    head = ["ms", *(text for title, name in columns for text in (f"{name}, {title}", "p99"))]
+    rows: list[list[Cell]] = []
+    for what in whats:
+        times = [found[title][name].get(what, []) for title, name in columns]
+        rows.append([what, *(figure(each) * MS for each in times for figure in (median, p99))])
+    return [Table("latency", head, rows)]
 
-if __name__ == "__main__":
-    main(BENCHMARK)
+
+EXTRA = Extra("latency", ("latency",), measure, tables)

@@ -1,146 +1,156 @@
-"""A thousand pairs in one daemon: how long until all are up, what they cost while idle, how long until all are gone.
+"""Many pairs in one daemon: what a busy one carries beside the idle ones, what they cost, how long they take.
 
-Beside it the same thousand as kernel veths, made by rtnetlink. Moves between namespaces are what costs most in the
-second table: two a pair, an rcu_barrier each.
+Beside it as many veths of the kernel's, made by rtnetlink. The idle pairs are in the daemon's own namespace, all up.
+The last table is of pairs between two other namespaces: there each end has to be moved, an rcu_barrier each.
 """
 
 from __future__ import annotations
 
-import contextlib
+import math
 import time
-from typing import NamedTuple
+from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Any
 
-from tests.benchmarks.common import Benchmark, Options, Result, benches, cpu_s, inside, main, rss_mib, span, table
-from tests.lib import rtnl
-from tests.lib.daemon import Daemon
+from tests.benchmarks.accounts import audit
+from tests.benchmarks.crowd import Crowd
+from tests.benchmarks.data import median
+from tests.benchmarks.extra import KERNEL, Extra, Setting, Table, labs, span
+from tests.benchmarks.line import Line
+from tests.benchmarks.machine import cpu_s, rss_mib
+from tests.benchmarks.measures import MEASURES, QUICK
+from tests.benchmarks.tables import Cell
+from tests.benchmarks.traffic import Traffic
+from tests.lib.backends import Vethd
 from tests.lib.lab import Lab
-from tests.lib.netns import Netns
-from tests.lib.rtnl import Rtnl, nest, text
-from tests.lib.wait import wait_until
-from vethd.control.client import Client
-from vethd.model.spec import LinkSpec, PairSpec
+from tests.lib.sockets import ping
 
-PAIRS, QUICK_PAIRS = 1000, 200
-IDLE_S = 10.0
-GROUP = 7
-DEADLINE_S = 300.0
+STAGES, QUICK_STAGES = (1, 10, 100, 1000), (1, 10, 50)
+ROUNDS, QUICK_ROUNDS = 3, 1
+BUSY = ("tcp1", "udp64", "rr")
+IDLE_S = 5.0
+KIB_IN_MIB = 1024
+TITLES = {"tcp1": "TCP, Gbit/s", "udp64": "UDP 64 B lossless, thousand/s", "rr": "UDP round trip p50, us"}
 
-
-class Figures(NamedTuple):
-    """What a number of pairs takes and costs; NaN where a side has no such thing."""
-
-    all_up_s: float
-    ms_a_pair: float
-    idle_cpu_percent: float
-    rss_mib: float
-    descriptors: float
-    deleted_s: float
+Stage = dict[str, Any]
+Sides = dict[str, list[Stage]]
 
 
-def carriers(sockets: list[Rtnl]) -> int:
-    """Count the links of ours that have carrier."""
-    return sum(link.carrier for sock in sockets for link in sock.links() if link.group == GROUP)
+class Side:
+    """One side: a busy line, and a crowd of idle pairs around it."""
+
+    def __init__(self, name: str, lab: Lab, setting: Setting, stack: ExitStack) -> None:
+        """Draw the busy line."""
+        self.name = name
+        self.lab = lab
+        self.crowd = Crowd(lab, stack)
+        near, far = lab.netns("a"), lab.netns("b")
+        wire = lab.pair(near, far)
+        wire.up()
+        ends = wire.addresses()
+        self.pid = lab.backend.daemon.pid if isinstance(lab.backend, Vethd) else 0
+        self.line = Line(wire, [self.pid] if self.pid else [], *ends)
+        self.line.traffic = Traffic(setting.directory / "traffic", near, far, *ends)
+        self.line.traffic.pids = self.line.pids
+        ping(near, ends[0], far, ends[1])
+
+    def grow(self, pairs: int) -> Stage:
+        """Have so many pairs, the busy one counted; tell what that took and what they cost."""
+        added = pairs - 1 - self.crowd.count
+        took = span(lambda: self.crowd.grow(added)) if added else 0.0
+        stage: Stage = {"pairs": pairs, "added": added, "added_s": took, **{key: [] for key in BUSY}}
+        if isinstance(self.lab.backend, Vethd):
+            self.crowd.settled(self.pid)
+            before = cpu_s(self.pid)
+            time.sleep(IDLE_S)  # the measurement itself: what it uses while nothing happens
+            daemon = self.lab.backend.daemon
+            stage |= {"idle_cpu_s": cpu_s(self.pid) - before, "rss_mib": rss_mib(self.pid), "fds": daemon.fd_count()}
+        return stage
 
 
-def ends(sockets: list[Rtnl]) -> int:
-    """Count the links of ours."""
-    return sum(link.group == GROUP for sock in sockets for link in sock.links())
+def measure(setting: Setting) -> dict[str, Any]:
+    """Measure stage by stage, the sides by turns."""
+    found: dict[str, Any] = {"sides": {}, "elsewhere": {}}
+    stages = QUICK_STAGES if setting.quick else STAGES
+    with labs(setting, *setting.engines) as benches, ExitStack() as stack:
+        sides = [Side(name, lab, setting, stack) for name, lab in benches.items()]
+        found["sides"] = {side.name: {"stages": []} for side in sides}
+        for pairs in stages:
+            now = {side.name: side.grow(pairs) for side in sides}
+            for number in range(QUICK_ROUNDS if setting.quick else ROUNDS):
+                _busy(number, sides, now)
+            for side in sides:
+                found["sides"][side.name]["stages"].append(now[side.name])
+                told = ", ".join(f"{key} {median(now[side.name][key]):.4g}" for key in BUSY)
+                print(f"scale, {pairs} pairs, {side.name}: {told}", flush=True)
+        for side in sides:
+            found["sides"][side.name]["deleted_s"] = span(side.crowd.clear)
+    with labs(setting, "auto") as benches, ExitStack() as stack:
+        for name, lab in benches.items():
+            crowd = Crowd(lab, stack, lab.netns("a"), lab.netns("b"))
+            made = span(lambda crowd=crowd: crowd.grow(stages[-1]))  # type: ignore[misc]
+            found["elsewhere"][name] = {"pairs": stages[-1], "added_s": made, "deleted_s": span(crowd.clear)}
+    return found
 
 
-def spec(n: int, near: Netns, far: Netns) -> PairSpec:
-    """Give the n-th pair; both ends in one namespace are in the daemon's own."""
-    near_ns, far_ns = (None, None) if near is far else (near.name, far.name)
-    peer = LinkSpec(name=f"vb{n}", netns=far_ns, group=GROUP, up=True)
-    return PairSpec(name=f"va{n}", netns=near_ns, group=GROUP, up=True, peer=peer)
+def _busy(number: int, sides: Sequence[Side], now: dict[str, Stage]) -> None:
+    shift = number % len(sides)
+    for measure_ in MEASURES:
+        if measure_.name not in BUSY:
+            continue
+        for side in [*sides[shift:], *sides[:shift]]:
+            now[side.name][measure_.name].append(next(iter(measure_.run(side.line, QUICK).values())))
+            if isinstance(side.lab.backend, Vethd):
+                audit(side.lab.backend.daemon, side.line.wire)
 
 
-def of_vethd(daemon: Daemon, count: int, near: Netns, far: Netns, sockets: list[Rtnl]) -> Figures:
-    """Measure a daemon."""
-    client = Client(str(daemon.socket), timeout_s=DEADLINE_S)
-    ids: list[str] = []
-
-    def make() -> None:
-        ids.extend(client.create(spec(n, near, far)).id for n in range(count))
-        wait_until(lambda: carriers(sockets) == 2 * count, DEADLINE_S, "every carrier")
-
-    all_up_s = span(make)
-    settled(daemon.pid)
-    before = cpu_s(daemon.pid)
-    time.sleep(IDLE_S)  # the measurement itself: what it uses while nothing happens
-    idle = (cpu_s(daemon.pid) - before) / IDLE_S * 100
-    rss, descriptors = rss_mib(daemon.pid), daemon.fd_count()
-
-    def delete() -> None:
-        for each in ids:
-            client.delete(each)
-        wait_until(lambda: not ends(sockets), DEADLINE_S, "every end gone")
-
-    return Figures(all_up_s, all_up_s / count * 1e3, idle, rss, descriptors, span(delete))
+def tables(found: dict[str, Any]) -> list[Table]:
+    """Give what the busy pair carries, what pairs cost, and how long they take."""
+    sides: Sides = {name: side["stages"] for name, side in found["sides"].items()}
+    busy: list[list[Cell]] = [
+        [_pairs(stages), *(median(each[key]) for key in BUSY for each in stages.values())]
+        for stages in _by_stage(sides)
+    ]
+    took: list[list[Cell]] = []
+    for name, stages in sides.items():
+        where = f"{name}, {stages[-1]['pairs'] - 1:,} in the daemon's namespace"
+        took.append([where, sum(each["added_s"] for each in stages), found["sides"][name]["deleted_s"]])
+    for name, each in found["elsewhere"].items():
+        took.append([f"{name}, {each['pairs']:,} between two others", each["added_s"], each["deleted_s"]])
+    return [
+        Table("scale", ["pairs", *(f"{name}, {TITLES[key]}" for key in BUSY for name in sides)], busy),
+        _cost(sides),
+        Table("scale_time", ["", "made and up, s", "deleted, s"], took),
+    ]
 
 
-def of_kernel(lab: Lab, count: int, near: Netns, far: Netns, sockets: list[Rtnl]) -> Figures:
-    """Measure the kernel's veth."""
-
-    def make() -> None:
-        for n in range(count):
-            peer = LinkSpec(name=f"vb{n}", netns=str(far.path), group=GROUP)
-            lab.backend.newlink(PairSpec(name=f"va{n}", netns=str(near.path), group=GROUP, peer=peer))
-            up(sockets[0], f"va{n}")
-            up(sockets[-1], f"vb{n}")
-        wait_until(lambda: carriers(sockets) == 2 * count, DEADLINE_S, "every carrier")
-
-    def delete() -> None:
-        for n in range(count):
-            sockets[0].request(rtnl.RTM_DELLINK, 0, rtnl.ifinfomsg() + nest([(rtnl.IFLA_IFNAME, text(f"va{n}"))]))
-        wait_until(lambda: not ends(sockets), DEADLINE_S, "every end gone")
-
-    nan = float("nan")
-    all_up_s = span(make)
-    return Figures(all_up_s, all_up_s / count * 1e3, nan, nan, nan, span(delete))
-
-
-def up(sock: Rtnl, name: str) -> None:
-    """Set a link up."""
-    body = rtnl.ifinfomsg(0, rtnl.IFF_UP, rtnl.IFF_UP) + nest([(rtnl.IFLA_IFNAME, text(name))])
-    sock.request(rtnl.RTM_NEWLINK, 0, body)
+def _cost(sides: Sides) -> Table:
+    engines = [name for name in sides if name != KERNEL]
+    own = ["MiB", "KiB a pair", f"CPU s in {IDLE_S:.0f} s idle", "descriptors"]
+    head = [
+        "pairs",
+        *(f"{name}, made a second" for name in sides),
+        *(f"{name}, {text}" for name in engines for text in own),
+    ]
+    rows: list[list[Cell]] = []
+    for stages in _by_stage(sides):
+        row: list[Cell] = [_pairs(stages)]
+        row += [each["added"] / each["added_s"] if each["added"] else math.nan for each in stages.values()]
+        for name in engines:
+            each, first = stages[name], sides[name][0]
+            pairs = each["pairs"] - first["pairs"]
+            more = (each["rss_mib"] - first["rss_mib"]) * KIB_IN_MIB / pairs if pairs else math.nan
+            row += [each["rss_mib"], more, each["idle_cpu_s"], each["fds"]]
+        rows.append(row)
+    return Table("scale_cost", head, rows)
 
 
-def settled(pid: int) -> None:
-    """Wait until a process has done what creation left it to do: no CPU tick for half a second."""
-    last, since = cpu_s(pid), time.monotonic()
-
-    def still() -> bool:
-        nonlocal last, since
-        now = cpu_s(pid)
-        if now != last:
-            last, since = now, time.monotonic()
-        return time.monotonic() - since > 0.5
-
-    wait_until(still, 60, "the daemon at rest")
+def _by_stage(sides: Sides) -> list[dict[str, Stage]]:
+    return [{name: stages[number] for name, stages in sides.items()} for number in range(len(sides[KERNEL]))]
 
 
-def run(said: Options) -> Result:
-    """Measure."""
-    count = QUICK_PAIRS if said.quick else PAIRS
-    tables, figures = {}, {}
-    with benches() as (kernel, _, daemon), contextlib.ExitStack() as stack:
-        home = kernel.backend.home
-        stack.enter_context(inside(home))
-        a, b = kernel.netns("a"), kernel.netns("b")
-        for title, near, far in (("in the daemon's namespace", home, home), ("between two others", a, b)):
-            with contextlib.ExitStack() as opened:
-                sockets = [opened.enter_context(Rtnl(netns)) for netns in dict.fromkeys((near, far))]
-                found = {
-                    "kernel": of_kernel(kernel, count, near, far, sockets),
-                    "vethd": of_vethd(daemon, count, near, far, sockets),
-                }
-            rows: list[list[str | float]] = [[name, *values] for name, values in found.items()]
-            tables[f"{count} pairs {title}"] = table(["", *Figures._fields], rows)
-            figures[title] = {name: values._asdict() for name, values in found.items()}
-    return Result(tables, {"pairs": count, **figures})
+def _pairs(stages: dict[str, Stage]) -> str:
+    return f"{stages[KERNEL]['pairs']:,}"
 
 
-BENCHMARK = Benchmark("scale", __doc__ or "", run, rounds=1, quick_rounds=1)
-
-if __name__ == "__main__":
-    main(BENCHMARK)
+EXTRA = Extra("scale", ("scale", "scale_cost", "scale_time"), measure, tables)

@@ -1,0 +1,149 @@
+"""Writes a page's tables from the file of a run, and its plots: `python -m tests.benchmarks.report FILE`.
+
+In the page a table stands between <!-- bench:NAME --> and <!-- /bench:NAME -->; what is outside is written by hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import targets
+from tests.benchmarks.data import Entrant, Figure, Run
+from tests.benchmarks.extras import EXTRAS
+from tests.benchmarks.peers import PEERS
+from tests.benchmarks.tables import Cell, markdown
+
+DOCS = Path(__file__).parents[2] / "docs"
+KERNEL = "kernel"
+PEER_FIGURES = ("tcp1", "udp64", "udp64_over", "ping", "rr_p50", "tcp1_cpu", "udp64_cpu", "idle")
+GRO_OFF = ":gro=off"
+MARK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench:\2 -->)", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the tables into the page and the plots beside it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.report", description=main.__doc__)
+    parser.add_argument("file", type=Path, help="what `python -m tests.benchmarks --json FILE` wrote")
+    parser.add_argument("--page", type=Path, default=DOCS / "performance.md", help="[default: docs/performance.md]")
+    parser.add_argument("--plots", type=Path, default=DOCS / "img", metavar="DIRECTORY", help="[default: docs/img]")
+    said = parser.parse_args(argv)
+    run = Run.load(said.file)
+    write(run, said.page)
+    try:
+        from tests.benchmarks import plots  # noqa: PLC0415 - tables can be had without matplotlib
+    except ImportError as error:
+        parser.exit(1, f"{said.page} is written, but no plot: {error.name} is missing (pip install '.[bench]')\n")
+    print(f"written: {said.page}", *(f"         {path}" for path in plots.draw(run, said.plots)), sep="\n")
+
+
+def write(run: Run, page: Path) -> None:
+    """Put a run's tables where the page has their marks. Raises ValueError for a mark that names none."""
+    found = blocks(run)
+
+    def filled(match: re.Match[str]) -> str:
+        if match[2] not in found:
+            raise ValueError(f"{page}: no table {match[2]!r}: one of {', '.join(found)}")
+        return f"{match[1]}{found[match[2]] or 'Not measured in this run.'}\n{match[3]}"
+
+    page.write_text(MARK.sub(filled, page.read_text()))
+
+
+def blocks(run: Run) -> dict[str, str]:
+    """Give all tables as Markdown by their names; "" where the run has no figures for one."""
+    found = {name: block(run) for name, block in BLOCKS.items()}
+    for extra in EXTRAS:
+        figures = run.extras.get(extra.name)
+        shown = extra.tables(figures) if figures else []
+        found |= dict.fromkeys(extra.titles, "") | {table.title: markdown(table.head, table.rows) for table in shown}
+    return found
+
+
+def _machine(run: Run) -> str:
+    what: dict[str, Any] = run.machine
+    versions = ", ".join(f"{each.title} {each.version}" for each in run.entrants if each.version)
+    machine = (
+        f"Linux {what['kernel']}, {what['cpus']} x {what['cpu']}, {what['memory_gib']} GiB, Python {what['python']}"
+    )
+    load = f"load average {run.load_before} before and {run.load_after} after"
+    when = f"begun {run.started}, {run.rounds} rounds, {run.seconds / 60:.0f} minutes, {load}"
+    return f"{machine}{'; ' if versions else ''}{versions}; {when}: `{run.command}`."
+
+
+def _contest(run: Run) -> str:
+    return _table(run, run.figures, _taking(run, lambda each: ":" not in each.name and not _is_peer(each)))
+
+
+def _gro(run: Run) -> str:
+    pairs = _taking(run, lambda each: each.name.endswith(GRO_OFF))
+    rows: list[list[Cell]] = []
+    for figure in run.figures:
+        row: list[Cell] = [figure.title]
+        for off in pairs:
+            on = off.name.removesuffix(GRO_OFF)
+            row += [run.ratio(on, KERNEL, figure.key), run.ratio(off.name, KERNEL, figure.key)]
+        if any(not math.isnan(float(value)) for value in row[1:]):
+            rows.append(row)
+    head = ["times veth", *(f"{each.name.removesuffix(GRO_OFF)}, {how}" for each in pairs for how in ("on", "off"))]
+    return markdown(head, rows) if pairs and rows else ""
+
+
+def _peers(run: Run) -> str:
+    taking = _taking(run, lambda each: ":" not in each.name)
+    figures = [figure for figure in run.figures if figure.key in PEER_FIGURES]
+    if not any(map(_is_peer, taking)):
+        return ""
+    rows: list[list[Cell]] = [
+        [figure.title, *(run.median(each.name, figure.key) for each in taking)] for figure in figures
+    ]
+    return markdown(["medians", *(each.title for each in taking)], rows)
+
+
+def _absent(run: Run) -> str:
+    return "\n".join(f"- {each.title}: {each.absent}" for each in run.entrants if each.absent) or "Everybody took part."
+
+
+def _targets(run: Run) -> str:
+    return markdown(["", "floor", "aim", "reached", ""], targets.rows(run))
+
+
+def _table(run: Run, figures: Sequence[Figure], taking: Sequence[Entrant]) -> str:
+    others = [each for each in taking if each.name != KERNEL]
+    rows: list[list[Cell]] = []
+    for figure in figures:
+        row: list[Cell] = [figure.title, run.median(KERNEL, figure.key)]
+        for each in others:
+            row += [run.median(each.name, figure.key), run.ratio(each.name, KERNEL, figure.key)]
+        if any(not math.isnan(float(value)) for value in row[1:]):
+            rows.append(row)
+    return (
+        markdown(["", "kernel veth", *(text for each in others for text in (each.title, "ratio"))], rows)
+        if rows
+        else ""
+    )
+
+
+def _taking(run: Run, wanted: Callable[[Entrant], bool]) -> list[Entrant]:
+    measured = {sample.contestant for sample in run.samples}
+    return [each for each in run.entrants if each.name in measured and wanted(each)]
+
+
+def _is_peer(entrant: Entrant) -> bool:
+    return entrant.name in {peer.name for peer in PEERS}
+
+
+BLOCKS: dict[str, Callable[[Run], str]] = {
+    "machine": _machine,
+    "targets": _targets,
+    "contest": _contest,
+    "gro": _gro,
+    "peers": _peers,
+    "absent": _absent,
+}
+
+if __name__ == "__main__":
+    main()
