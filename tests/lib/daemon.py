@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from urllib.parse import quote
 from tests.lib.netns import Netns
 from tests.lib.wait import wait_until
 
+PROGRAM = (sys.executable, "-m", "vethd.daemon.main")
 START_S = 20.0
 STOP_S = 10.0
 
@@ -38,14 +40,14 @@ class UnixConnection(http.client.HTTPConnection):
 class Daemon:
     """One vethd process, its socket and log in a directory of the caller's."""
 
-    def __init__(self, directory: Path, home: Netns, engine: str, *args: str) -> None:
-        """Start it in the namespace home and wait for its health.
+    def __init__(self, directory: Path, home: Netns, engine: str, *args: str, program: Sequence[str] = PROGRAM) -> None:
+        """Start it in the namespace home and wait for its health; program is how it is called.
 
         Raises AssertionError with its log where it does not get well.
         """
         self.socket = directory / "vethd.sock"
         self.log = directory / "vethd.log"
-        argv = [sys.executable, "-m", "vethd.daemon.main", "--socket", str(self.socket), "--engine", engine, *args]
+        argv = [*program, "--socket", str(self.socket), "--engine", engine, *args]
         with self.log.open("wb") as log:
             # a process group of its own: Ctrl-C is for the tests, which then end it in their order
             start = partial(subprocess.Popen[bytes], stdin=subprocess.DEVNULL, stdout=log, stderr=log, process_group=0)

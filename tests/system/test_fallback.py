@@ -1,0 +1,186 @@
+"""Where the native engine cannot run, "auto" takes the other and says so once, and "uring" is refused with the reason.
+
+It cannot where it was not built, as on a machine without a compiler, and where the kernel has no io_uring or forbids
+it. The sysctl kernel.io_uring_disabled forbids with the EPERM that a seccomp filter gives here; it is the whole
+machine's, and no test touches it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.lib.daemon import Daemon
+from tests.lib.lab import Lab
+from tests.lib.site import Site, up
+from tests.lib.site import site as make_site
+from tests.lib.sockets import ping
+from tests.lib.wait import wait_until
+from vethd.control import Client
+
+REPO = Path(__file__).resolve().parents[2]
+SOURCE = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "vethd")
+LAUNCHER = REPO / "tests" / "lib" / "without_uring.py"
+MAIN = "from vethd.datapath import engines; engines.AUTO_TAKES_URING = True; from vethd.daemon.main import main; main()"
+BUILD_S = 120.0
+END_S = 10.0
+TOLD = "uring cannot run here: asyncio forwards"
+
+Place = tuple[Site, Lab]
+Argv = tuple[str, ...]
+
+pytestmark = pytest.mark.usefixtures("root")
+
+
+def vethd(tree: Path) -> Argv:
+    """Give the command line of the vethd in tree."""
+    return ("env", f"PYTHONPATH={tree}", sys.executable, "-P", "-c", MAIN)
+
+
+def forbidden(code: int) -> Argv:
+    """Give the command line of a vethd for which io_uring's system calls fail with code."""
+    return (sys.executable, str(LAUNCHER), str(code), *vethd(REPO))
+
+
+def build(directory: Path, *command: str, **env: str) -> None:
+    """Run a command of Python's in a copy of the source, made in directory, with no network and no downloads."""
+    source = directory / "source"
+    if not source.exists():
+        source.mkdir()
+        for name in SOURCE:
+            copy = partial(shutil.copytree, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.c"))
+            (copy if (REPO / name).is_dir() else shutil.copy)(REPO / name, source / name)
+    argv = [sys.executable, *command]
+    done = subprocess.run(
+        argv, cwd=source, env=os.environ | env, capture_output=True, text=True, timeout=BUILD_S, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give what pip installs where the compiler fails."""
+    directory = tmp_path_factory.mktemp("unbuilt")
+    target = directory / "installed"
+    pip = ("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target), ".")
+    build(directory, *pip, CC="/bin/false")
+    return target
+
+
+@pytest.fixture(params=["not built", "EPERM", "ENOSYS"])
+def program(request: pytest.FixtureRequest) -> tuple[Argv, str]:
+    """Give how to call a vethd that has no uring, and words of the reason."""
+    if request.param == "not built":
+        return vethd(request.getfixturevalue("unbuilt")), "the native engine is not built"
+    words = {"EPERM": "io_uring is forbidden here", "ENOSYS": "this kernel has no io_uring"}
+    return forbidden(getattr(errno, request.param)), words[request.param]
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Place]:
+    with make_site(tmp_path) as made:
+        yield made
+
+
+def told(log: Path) -> list[str]:
+    """Give the reasons that a log tells, one each time."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line["reason"] for line in lines if line["event"] == TOLD]
+
+
+def test_auto_forwards_and_says_once_why_by_asyncio(place: Place, program: tuple[Argv, str]) -> None:
+    site, lab = place
+    argv, words = program
+    site.daemon = Daemon(site.directory, site.home, "auto", "--config", str(site.config), program=argv)
+    site.running = True
+    engine = Client(str(site.socket)).engine()
+    assert (engine.name, engine.workers, engine.spin_us) == ("asyncio", 0, None)
+    assert engine.fallback.startswith(words)
+    wire = lab.pair(lab.netns("a"), lab.netns("b"))
+    wire.up()
+    near, far = wire.addresses()
+    ping(wire.a.netns, near, wire.b.netns, far)
+    site.hang_up()
+    assert told(site.daemon.log) == [engine.fallback]
+
+
+def test_the_foreground_says_it_once(place: Place, program: tuple[Argv, str]) -> None:
+    site, lab = place
+    argv, words = program
+    a, b = lab.netns("a"), lab.netns("b")
+    log = site.directory / "pair.log"
+    with log.open("wb") as out:
+        streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+        command = [*argv, "--engine", "auto", "pair", f"va@{a.name}", f"vb@{b.name}"]
+        process = site.home.run(partial(subprocess.Popen[bytes], process_group=0, **streams), command)
+    try:
+        wait_until(lambda: '"forwarding"' in log.read_text(), 20.0, "the word that it forwards")
+        near, far = up(lab.wire(a, b))
+        ping(a, near, b, far)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(END_S) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert [reason.startswith(words) for reason in told(log)] == [True]
+
+
+@pytest.mark.parametrize("args", [(), ("pair", "va", "vb")], ids=["daemon", "pair"])
+def test_uring_is_refused_in_one_sentence(place: Place, program: tuple[Argv, str], args: Argv) -> None:
+    site, _ = place
+    argv, words = program
+    command = [*argv, "--engine", "uring", "--socket", str(site.socket), *args]
+    done = site.home.run(subprocess.run, command, capture_output=True, text=True, timeout=END_S, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"vethd: engine uring: {words}")
+    assert len(done.stderr.splitlines()) == 1
+    assert not site.socket.exists()
+    assert site.home.names() == set()
+
+
+def test_a_config_that_asks_for_uring_is_no_wrong_one(place: Place, program: tuple[Argv, str]) -> None:
+    site, _ = place
+    site.configure('engine = "uring"')
+    done = subprocess.run(
+        [*program[0], "--config", str(site.config), "--check-config"], capture_output=True, timeout=END_S, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_what_is_distributed(tmp_path: Path) -> None:
+    """The wheel has the engine and not its source, the source distribution the source and nothing that was made."""
+    pip = ("-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(tmp_path), ".")
+    build(tmp_path, *pip)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name.removeprefix("vethd/datapath/") for name in archive.namelist() if "/_" in name}
+        archive.extractall(tmp_path / "wheel")  # noqa: S202 - made a moment ago
+    native = {name for name in names if name.startswith("_") and not name.startswith("__")}
+    assert {name.split(".", 1)[0] for name in native} == {"_uring"}
+    assert {name.rpartition(".")[2] for name in native} == {"so", "pyi"}
+    ask = "from vethd.datapath import uring; print(uring.__file__); print(uring.why_not())"
+    argv = [sys.executable, "-P", "-c", ask]
+    env = os.environ | {"PYTHONPATH": str(tmp_path / "wheel")}
+    answer = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout.split("\n")
+    assert answer == [str(tmp_path / "wheel" / "vethd" / "datapath" / "uring.py"), "None", ""]
+
+    build(tmp_path, "-c", f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})")
+    (sdist,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        inside = {name.partition("/")[2] for name in archive.getnames()}
+    sources = {str(path.relative_to(REPO)) for path in (REPO / "vethd" / "datapath").glob("*.p[xy][xdi]")}
+    assert {"vethd/datapath/_uring.pyx", "vethd/datapath/_uring.pyi"} <= sources
+    assert sources | {"setup.py", "pyproject.toml"} <= inside
+    assert not [name for name in inside if name.endswith((".c", ".so", ".o"))]
