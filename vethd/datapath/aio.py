@@ -124,13 +124,9 @@ class _Direction:
         batch = Batch(self.buffers.whole, self.buffers.views, lengths, self.vnet_hdr_len)
         number = 0
         while number < len(lengths):
-            following = batch.follow(number)
-            if following > number:
-                number = following
-            elif self._refused(self.buffers.whole[number], lengths[number]):
-                number += 1
-            else:
-                number = batch.add(number)
+            if not self._refused(self.buffers.whole[number], lengths[number]):
+                batch.add(number)
+            number = batch.follow(number + 1)
         return batch.written()
 
     def _refused(self, buffer: bytearray, length: int) -> bool:

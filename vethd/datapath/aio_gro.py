@@ -1,38 +1,45 @@
 """Coalescing in the asyncio engine: model.gro over buffers that stay where they were read.
 
-Theory of operation. What costs in Python is to look at a frame at all, so most are looked at once, as one number.
-Between two segments that one super-frame is cut into, the headers, read as one big integer from the virtio_net_hdr
-to the end of UDP or TCP, differ by a constant: the IP id is one more, the IP checksum one less, the sequence number
-one payload more. So an open flow holds the number that its next full segment must be, and a run of segments costs a
-conversion, a comparison and an addition each; no field is taken apart. A header that is as expected also has the
+Theory of operation. What costs in Python is to take a header apart, so most are looked at whole: as one big integer,
+from the virtio_net_hdr to the end of UDP or TCP. Between two full segments that one super-frame is cut into, it
+differs by a constant: the IP id is one more, the IP checksum one less, the sequence number one payload more. An open
+flow is found by the number that its next full segment must have (Batch.known), and takes a run of them with a
+conversion, a comparison and an addition each. Who has the header that is expected, and the length, also has the
 verdict of the one before. Where the id wraps around or the checksum passes 0 the constant is another: `room` ends
 the run before that, and the long way sets up the next one.
 
-The long way is for all else: it writes down the header that the kernel would give the next segment
-(_Flow.header(), which also makes the super-frame's) and compares. Payloads are touched by nothing but the one join
-that makes what is written.
+The long way is for all else. It takes the frame apart (_parsed()), computes the number that the header of the flow's
+next segment would have in its place, short or with PSH (_Flow.header()), and compares. The super-frame's header is
+such a number, too. Payloads are touched by nothing but the one join that makes what is written.
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
 
-from vethd.model.gro import FLOWS, SUPER_MAX, UDP_SEGMENTS_MAX, adjusted, ip_check
+from vethd.model.gro import FLOWS, SUPER_MAX, UDP_SEGMENTS_MAX, adjusted
+from vethd.model.verdict import ETH_HLEN
 from vethd.model.vnet import F_NEEDS_CSUM, FIELDS, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_LEN
 
 _IPV4, _IPV6 = 0x0800, 0x86DD
-_FRAGMENT = 0x3FFF  # of IPv4's fragment field: MF and the offset
 _TCP, _UDP = 6, 17
-_ACK, _ACK_PSH = 0x10, 0x18
+_ACK, _PSH = 0x10, 0x08
 _L4_IPV4, _L4_IPV6 = 34, 54  # where UDP's or TCP's header begins in a frame without IP options or extensions
-_key_ipv4 = struct.Struct("!B2x12s").unpack_from  # at byte 23: protocol, addresses and ports
-_key_ipv6 = struct.Struct("!Bx36s").unpack_from  # at byte 20
+_FRAGMENT = 0x3FFF  # of IPv4's fragment field: MF and the offset
+_CANDIDATE = bytes((F_NEEDS_CSUM, GSO_NONE))  # what the virtio_net_hdr begins with of what may coalesce
+_ID_UP_CHECK_DOWN = (1 << 48) - 1  # the id ends 6 bytes before the checksum
+_NONE = -1  # no header's number
+
+# from Ethernet on; the last is the addresses and ports
+_ipv4 = struct.Struct("!B11xHBxHHHxBH12s").unpack_from  # MAC, type, version, length, id, fragment, protocol, checksum
+_ipv6 = struct.Struct("!B11xHBx2xHBx36s").unpack_from  # MAC, type, version, length, protocol
+_csum = struct.Struct("=HH").unpack_from  # csum_start, csum_offset
 _u16 = struct.Struct("!H").unpack_from
 _number = int.from_bytes
 
-Key = tuple[Any, ...]  # as struct gives it
+Key = tuple[int, bytes]  # protocol; addresses and ports
+Parsed = tuple[Key, int, int, int, int]  # where UDP or TCP begins, and the payload; IPv4's id and checksum
 
 
 class Batch:
@@ -47,44 +54,59 @@ class Batch:
         self.lengths = lengths
         self.vnet = vnet_hdr_len
         self.table: dict[Key, _Flow] = {}  # in the order of opening
+        self.known: dict[int, _Flow] = {}  # by the headers that they wait for; of old ones the flow knows better
+        self.ends: list[int] = []  # how long those headers are
         self.out: list[memoryview | _Flow] = []
 
     def follow(self, number: int) -> int:
-        """Take frame number, and those behind it, as far as a flow goes on as before; give the first not taken.
+        """Take frames from number on as long as their headers tell all; give the first that is not taken.
 
         What is taken here passes the verdict as what it follows did.
         """
-        if not self.table:
-            return number
-        # of a frame without a flow this is no key, and of a short one an older frame's; no header follows then
-        flow = self.table.get(_key(self.whole[number], self.vnet))
-        return number if flow is None else flow.run(number)
+        whole, lengths, known, ends = self.whole, self.lengths, self.known, self.ends
+        for at in range(number, len(lengths)):
+            for end in ends:
+                header = _number(whole[at][:end], "big")
+                flow = known.get(header)
+                if flow is None or lengths[at] != flow.length:
+                    continue
+                if header == flow.expected:
+                    flow.members.append(at)
+                    flow.room -= 1
+                    if flow.room:
+                        flow.expected = header = header + flow.step
+                        known[header] = flow
+                    else:
+                        flow.expected = _NONE
+                    break
+                if header == flow.first and len(flow.members) == 1:
+                    self._again(flow, at)
+                    break
+            else:
+                return at
+        return len(lengths)
 
-    def add(self, number: int) -> int:
-        """Take frame number, which passed the verdict, and what follows it; give the first not taken."""
+    def add(self, number: int) -> None:
+        """Take frame number, which passed the verdict."""
         buffer = self.whole[number]
-        if not self.table and (buffer[0] != F_NEEDS_CSUM or buffer[1] != GSO_NONE):
-            return self._alone(number)  # nothing to close, nothing to open
-        l4 = _l4_of(buffer, self.vnet, self.lengths[number])
-        if not l4:
-            self.table.clear()
-            return self._alone(number)
-        key = _key(buffer, self.vnet)
-        flow = self.table.get(key)
-        if flow is None or not flow.joined(number):
-            self.table.pop(key, None)
-            end = _payload_of(buffer, self.vnet, l4, self.lengths[number])
-            if not end:
-                return self._alone(number)
-            flow = _Flow(self, number, l4, end)
-            self.out.append(flow)
-            if flow.open:
-                if len(self.table) == FLOWS:
-                    del self.table[next(iter(self.table))]
-                self.table[key] = flow
-        elif not flow.open:
-            del self.table[key]
-        return flow.run(number + 1)
+        length = self.lengths[number]
+        parsed = None
+        if self.table or buffer.startswith(_CANDIDATE):  # else there is nothing to close and nothing to open
+            parsed = _parsed(buffer, self.vnet, length)
+            if parsed is None:
+                self.table.clear()
+                self.known.clear()
+        if parsed is not None:
+            key, l4, end, ip_id, ip_check = parsed
+            flow = self.table.get(key)
+            if flow is not None:
+                if end == flow.end and flow.joined(number, ip_id, ip_check):
+                    return
+                flow.close()
+            if end and not (key[0] == _TCP and buffer[l4 + 13] & _PSH):
+                self._open(number, parsed)
+                return
+        self.out.append(self.views[number][:length])
 
     def written(self) -> Iterator[tuple[bytes | memoryview, int, int]]:
         """Give what to write, how many frames each is, and how many bytes those had without a virtio_net_hdr."""
@@ -92,177 +114,172 @@ class Batch:
             if isinstance(item, memoryview):
                 yield item, 1, len(item) - self.vnet
             else:
-                yield item.packed(), item.count, item.total + (item.count - 1) * (item.end - self.vnet)
+                yield item.written()
 
-    def _alone(self, number: int) -> int:
-        self.out.append(self.views[number][: self.lengths[number]])
-        return number + 1
+    def _open(self, number: int, parsed: Parsed) -> None:
+        if len(self.table) == FLOWS:
+            next(iter(self.table.values())).close()
+        flow = _Flow(self, number, parsed)
+        if flow.end not in self.ends:
+            self.ends.append(flow.end)
+        self.table[flow.key] = flow
+        self.out.append(flow)
+
+    def _again(self, flow: _Flow, number: int) -> None:
+        """Open a flow anew with the header that it has, as where the id is always 0: that joins nothing."""
+        self.out[flow.place] = flow.lone()
+        flow.place = len(self.out)
+        flow.members[0] = number
+        self.out.append(flow)
+        self.table[flow.key] = self.table.pop(flow.key)
 
 
 class _Flow:
-    """A super-frame that may take more: its first segment, in its buffer, and the payloads behind it.
+    """A super-frame that takes more: the numbers of the frames that it is made of.
 
-    Positions count from the virtio_net_hdr, as the buffer does.
+    Positions count from the virtio_net_hdr, as the buffers do.
     """
 
     __slots__ = (
-        "batch", "buffer", "count", "end", "expected", "gso_size", "ipv4", "l4", "length", "open", "parts", "push",
-        "room", "step", "tcp", "total", "view", "vnet",
+        "batch", "end", "expected", "first", "gso_size", "ip_check", "ip_id", "ipv4", "key", "l4", "last", "length",
+        "members", "place", "push", "room", "step", "tcp",
     )  # fmt: skip
 
-    def __init__(self, batch: Batch, number: int, l4: int, end: int) -> None:
-        """Open with a candidate, whose header of UDP or TCP begins at l4 and whose payload at end."""
+    def __init__(self, batch: Batch, number: int, parsed: Parsed) -> None:
+        """Open with a candidate."""
         self.batch = batch
-        self.buffer = buffer = batch.whole[number]
-        self.view = batch.views[number]
-        self.vnet = vnet = batch.vnet
-        self.length = length = batch.lengths[number]
-        self.l4 = l4
-        self.end = end
-        self.ipv4 = l4 == vnet + _L4_IPV4
-        self.tcp = buffer[vnet + 23 if self.ipv4 else vnet + 20] == _TCP
-        self.gso_size = length - end
-        self.count = 1
-        self.total = length - vnet  # bytes of the super-frame so far
-        self.parts: list[memoryview] = []
-        self.push = self.tcp and buffer[l4 + 13] == _ACK_PSH
-        self.open = not self.push
-        step = 0
-        if self.ipv4:  # the id is at 18, the checksum at 24
-            step = (1 << 8 * (end - vnet - 20)) - (1 << 8 * (end - vnet - 26))
-        if self.tcp:  # the sequence number is at 4 of TCP
-            step += self.gso_size << 8 * (end - l4 - 8)
-        self.step = step
-        self.expected, self.room = self._next(buffer)
+        self.key, self.l4, self.end, self.ip_id, self.ip_check = key, l4, end, ip_id, ip_check = parsed
+        self.length = batch.lengths[number]  # of a frame with a full segment; 0 once it takes no more
+        self.place = len(batch.out)
+        self.ipv4 = l4 == batch.vnet + _L4_IPV4
+        self.tcp = key[0] == _TCP
+        self.gso_size = self.last = self.length - end  # last: bytes of payload in the last segment
+        self.members = [number]
+        self.push = False
+        self.first = header = _number(batch.whole[number][:end], "big")
+        self.step = _ID_UP_CHECK_DOWN << 8 * (end - batch.vnet - 26) if self.ipv4 else 0
+        if self.tcp:
+            self.step += self.gso_size << 8 * (end - l4 - 8)
+        batch.known[header] = self
+        self._expect(header, ip_id, ip_check)
 
-    def run(self, number: int) -> int:
-        """Take full segments from frame number on; give the first that is none."""
-        whole, lengths = self.batch.whole, self.batch.lengths
-        length, end, expected, step = self.length, self.end, self.expected, self.step
-        stop = min(number + self.room, len(lengths))
-        at = number
-        while at < stop and lengths[at] == length and _number(whole[at][:end], "big") == expected:
-            expected += step
-            at += 1
-        if at > number:
-            taken = at - number
-            self.expected = expected
-            self.room -= taken
-            self.count += taken
-            self.total += taken * self.gso_size
-            self.parts += [view[end:length] for view in self.batch.views[number:at]]
-        return at
-
-    def joined(self, number: int) -> bool:
-        """Take frame number if it is the next, full or not; open says whether more may follow."""
-        first, vnet, l4, end = self.buffer, self.vnet, self.l4, self.end
+    def joined(self, number: int, ip_id: int, ip_check: int) -> bool:
+        """Take frame number, a candidate, if it is the next segment; close where nothing can follow it."""
+        count = len(self.members)
+        size = self.batch.lengths[number] - self.end
+        if size > self.gso_size or (self.ipv4 and ip_id != self.ip_id + count & 0xFFFF):
+            return False
+        if self._bytes() + size > SUPER_MAX or (count == UDP_SEGMENTS_MAX and not self.tcp):
+            return False
         buffer = self.batch.whole[number]
-        length = self.batch.lengths[number]
-        size = length - end
-        if not 0 < size <= self.gso_size or self.total + size > SUPER_MAX:
+        push = self.tcp and bool(buffer[self.l4 + 13] & _PSH)
+        header = _number(buffer[: self.end], "big")
+        # hdr_len and gso_size, at 2 in the virtio_net_hdr, mean nothing without GSO
+        if (header ^ self._header(count, size, push=push)) & ~(0xFFFFFFFF << 8 * (self.end - 6)):
             return False
-        if not self.tcp and self.count == UDP_SEGMENTS_MAX:
-            return False
-        # what most often is another, before a header is made to compare with: the id, ack and options
-        if self.ipv4 and _u16(buffer, vnet + 18)[0] != (_u16(first, vnet + 18)[0] + self.count) & 0xFFFF:
-            return False
-        if buffer[l4 + 8 : l4 + 12] != first[l4 + 8 : l4 + 12] and self.tcp:
-            return False
-        if buffer[0] != F_NEEDS_CSUM or buffer[1] != GSO_NONE or buffer[6:vnet] != first[6:vnet]:
-            return False
-        push = self.tcp and buffer[l4 + 13] == _ACK_PSH
-        if buffer[vnet:end] != self._header(self.count, size, push=push):
-            return False
-        self.count += 1
-        self.total += size
-        self.parts.append(self.batch.views[number][end:length])
+        self.members.append(number)
+        self.last = size
         self.push = push
-        self.open = size == self.gso_size and not push
-        self.expected, self.room = self._next(buffer)
+        if push or size < self.gso_size:
+            self.close()
+        else:
+            self._expect(header, ip_id, ip_check)
         return True
 
-    def packed(self) -> bytes | memoryview:
-        """Give the super-frame, or the frame that nobody joined."""
-        if self.count == 1:
-            return self.view[: self.length]
-        payload = self.view[self.end : self.length]
-        header = self._header(0, self.total - (self.end - self.vnet), push=self.push)
-        gso_type = (GSO_TCPV4 if self.ipv4 else GSO_TCPV6) if self.tcp else GSO_UDP_L4
-        start, offset = self.l4 - self.vnet, 16 if self.tcp else 6
-        vnet = FIELDS.pack(F_NEEDS_CSUM, gso_type, self.end - self.vnet, self.gso_size, start, offset)
-        return b"".join((vnet, self.buffer[HDR_LEN : self.vnet], header, payload, *self.parts))
+    def close(self) -> None:
+        """Take no more."""
+        self.length = 0
+        del self.batch.table[self.key]
 
-    def _next(self, last: bytearray) -> tuple[int, int]:
-        """Give the number of the full segment behind last, and how many such may come until something wraps."""
-        room = (SUPER_MAX - self.total) // self.gso_size if self.open else 0
+    def lone(self) -> memoryview:
+        """Give the first frame as it is."""
+        return self.batch.views[self.members[0]][: self.end + self.gso_size]
+
+    def written(self) -> tuple[bytes | memoryview, int, int]:
+        """See Batch.written()."""
+        vnet, end, views, members = self.batch.vnet, self.end, self.batch.views, self.members
+        count = len(members)
+        if count == 1:
+            return self.lone(), 1, end + self.gso_size - vnet
+        gso_type = (GSO_TCPV4 if self.ipv4 else GSO_TCPV6) if self.tcp else GSO_UDP_L4
+        fields = FIELDS.pack(F_NEEDS_CSUM, gso_type, end - vnet, self.gso_size, self.l4 - vnet, 16 if self.tcp else 6)
+        payload = count * self.gso_size - self.gso_size + self.last
+        header = self._header(0, payload, push=self.push).to_bytes(end, "big")
+        parts: list[bytes | memoryview] = [fields, header[HDR_LEN:]]
+        full = end + self.gso_size
+        parts += [views[number][end:full] for number in members]
+        parts[-1] = views[members[-1]][end : end + self.last]
+        return b"".join(parts), count, count * (end - vnet) + payload
+
+    def _bytes(self) -> int:
+        """Give how long the super-frame is, as long as all its segments are full."""
+        return self.end - self.batch.vnet + len(self.members) * self.gso_size
+
+    def _expect(self, header: int, ip_id: int, ip_check: int) -> None:
+        """Wait for the full segment behind that header, and for as many as can come before something wraps."""
+        room = (SUPER_MAX - self._bytes()) // self.gso_size
         if self.ipv4:
-            room = min(room, 0xFFFF - _u16(last, self.vnet + 18)[0], _u16(last, self.vnet + 24)[0])
+            room = min(room, 0xFFFF - ip_id, ip_check)
         if self.tcp:
-            seq = int.from_bytes(last[self.l4 + 4 : self.l4 + 8], "big")
+            seq = header >> 8 * (self.end - self.l4 - 8) & 0xFFFFFFFF
             room = min(room, (0xFFFFFFFF - seq) // self.gso_size)
         else:
-            room = min(room, UDP_SEGMENTS_MAX - self.count)
-        return _number(last[: self.end], "big") + self.step, room
+            room = min(room, UDP_SEGMENTS_MAX - len(self.members))
+        self.room = room
+        self.expected = header + self.step if room else _NONE
+        self.batch.known[self.expected] = self
 
-    def _header(self, nth: int, size: int, *, push: bool) -> bytearray:
-        """Give the header, from Ethernet's on, of the nth segment with a payload of size bytes."""
-        header = self.buffer[self.vnet : self.end]
-        l4 = self.l4 - self.vnet
+    def _header(self, nth: int, size: int, *, push: bool) -> int:
+        """Give the header of the nth segment with a payload of size bytes; 0 and all of it: the super-frame's."""
+        header = self.first
+        grown = size - self.gso_size
+        ip, l4 = 8 * (self.end - self.batch.vnet), 8 * (self.end - self.l4)  # bits from where they begin
         if self.ipv4:
-            ip_id = (_u16(header, 18)[0] + nth) & 0xFFFF
-            header[16:20] = (self.end - self.vnet - 14 + size).to_bytes(2, "big") + ip_id.to_bytes(2, "big")
-            header[24:26] = ip_check(header[14:34]).to_bytes(2, "big")
+            up = (self.ip_id + nth & 0xFFFF) - self.ip_id
+            check = (self.ip_check - up - grown) % 0xFFFF  # of a sum in one's complement, and of the two zeros 0
+            header += (grown << ip - 144) + (up << ip - 160) + (check - self.ip_check << ip - 208)
         else:
-            header[18:20] = (self.end - self.l4 + size).to_bytes(2, "big")
-        check_at = l4 + (16 if self.tcp else 6)
-        l4_len = self.end - self.l4
-        check = adjusted(_u16(header, check_at)[0], l4_len + self.gso_size, l4_len + size)
-        header[check_at : check_at + 2] = check.to_bytes(2, "big")
-        if self.tcp:
-            seq = int.from_bytes(header[l4 + 4 : l4 + 8], "big") + nth * self.gso_size
-            header[l4 + 4 : l4 + 8] = (seq & 0xFFFFFFFF).to_bytes(4, "big")
-            header[l4 + 13] = _ACK_PSH if push else _ACK
-        else:
-            header[l4 + 4 : l4 + 6] = (l4_len + size).to_bytes(2, "big")
-        return header
+            header += grown << ip - 160
+        at = l4 - 144 if self.tcp else l4 - 64
+        l4_len = self.end - self.l4 + self.gso_size
+        check = self.first >> at & 0xFFFF
+        header += adjusted(check, l4_len, l4_len + grown) - check << at
+        if not self.tcp:
+            return header + (grown << l4 - 48)
+        seq = self.first >> l4 - 64 & 0xFFFFFFFF
+        header += (seq + nth * self.gso_size & 0xFFFFFFFF) - seq << l4 - 64
+        return header | (_PSH << l4 - 112 if push else 0)
 
 
-def _key(buffer: bytearray, vnet: int) -> Key:
-    """Give what is protocol, addresses and ports, if the frame has a flow."""
-    return _key_ipv4(buffer, vnet + 23) if buffer[vnet + 12] == _IPV4 >> 8 else _key_ipv6(buffer, vnet + 20)
-
-
-def _l4_of(buffer: bytearray, vnet: int, length: int) -> int:
-    """Give where the ports of a frame are that has a flow; 0 where it has none. See model.gro flow_of()."""
-    (ethertype,) = _u16(buffer, vnet + 12)
-    if ethertype == _IPV4 and length >= vnet + _L4_IPV4 + 4:
-        plain = buffer[vnet + 14] == 0x45 and not _u16(buffer, vnet + 20)[0] & _FRAGMENT
-        return vnet + _L4_IPV4 if plain and buffer[vnet + 23] in (_TCP, _UDP) else 0
-    if ethertype == _IPV6 and length >= vnet + _L4_IPV6 + 4:
-        plain = buffer[vnet + 14] >> 4 == 6
-        return vnet + _L4_IPV6 if plain and buffer[vnet + 20] in (_TCP, _UDP) else 0
-    return 0
-
-
-def _payload_of(buffer: bytearray, vnet: int, l4: int, length: int) -> int:
-    """Give where the payload of a frame begins that may coalesce, 0 where it may not. See model.gro."""
-    flags, gso_type, _, _, start, offset = FIELDS.unpack_from(buffer)
-    if flags != F_NEEDS_CSUM or gso_type != GSO_NONE or start != l4 - vnet or buffer[vnet] & 1:
-        return 0
-    if start == _L4_IPV4:
-        # a sum in one's complement is a remainder: right is 0, and of the two zeros the kernel writes 0
-        right = int.from_bytes(buffer[vnet + 14 : l4], "big") % 0xFFFF == 0 and _u16(buffer, vnet + 24)[0] != 0xFFFF
-        if _u16(buffer, vnet + 16)[0] != length - vnet - 14 or not right:
-            return 0
-        tcp = buffer[vnet + 23] == _TCP
+def _parsed(buffer: bytearray, vnet: int, length: int) -> Parsed | None:
+    """Take a frame apart; None where it has no flow. Where it is no candidate, its payload begins nowhere: at 0."""
+    ipv4 = buffer[vnet + 12] == _IPV4 >> 8
+    ip_id = ip_check = end = 0
+    if ipv4:
+        mac, ethertype, version, total, ip_id, fragment, proto, ip_check, ports = _ipv4(buffer, vnet)
+        l4, begin = vnet + _L4_IPV4, vnet + ETH_HLEN  # begin: of what IP's length counts
+        if ethertype != _IPV4 or version != 0x45 or fragment & _FRAGMENT:
+            return None
     else:
-        if _u16(buffer, vnet + 18)[0] != length - l4:
-            return 0
-        tcp = buffer[vnet + 20] == _TCP
-    if not tcp:
-        udp = offset == 6 and length > l4 + 8 and _u16(buffer, l4 + 4)[0] == length - l4
-        return l4 + 8 if udp else 0
-    if offset != 16 or length <= l4 + 20 or buffer[l4 + 13] not in (_ACK, _ACK_PSH) or _u16(buffer, l4 + 18)[0]:
-        return 0
+        mac, ethertype, version, total, proto, ports = _ipv6(buffer, vnet)
+        l4 = begin = vnet + _L4_IPV6
+        if ethertype != _IPV6 or version >> 4 != 6:
+            return None
+    if proto not in (_TCP, _UDP) or length < l4 + 4:
+        return None
+    if total == length - begin and not mac & 1 and buffer.startswith(_CANDIDATE):
+        end = _payload(buffer, vnet, l4, length, proto)
+        # a sum in one's complement is a remainder: right is 0, and of the two zeros the kernel writes 0
+        if end and ipv4 and (ip_check == 0xFFFF or _number(buffer[begin:l4], "big") % 0xFFFF):
+            end = 0
+    return (proto, ports), l4, end, ip_id, ip_check
+
+
+def _payload(buffer: bytearray, vnet: int, l4: int, length: int, proto: int) -> int:
+    """Give where the payload begins of UDP or TCP that may coalesce, 0 where it may not."""
+    if proto == _UDP:
+        fine = _csum(buffer, 6) == (l4 - vnet, 6) and length > l4 + 8 and _u16(buffer, l4 + 4)[0] == length - l4
+        return l4 + 8 if fine else 0
     end = l4 + (buffer[l4 + 12] >> 4) * 4
-    return end if l4 + 20 <= end < length else 0
+    fine = l4 + 20 <= end < length and buffer[l4 + 13] & ~_PSH == _ACK and _csum(buffer, 6) == (l4 - vnet, 16)
+    return end if fine and not _u16(buffer, l4 + 18)[0] else 0
