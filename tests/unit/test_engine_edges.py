@@ -1,19 +1,21 @@
-"""The asyncio engine where no verdict decides: queues, errors of a write, death, fairness, closing."""
+"""Every engine where no verdict decides: queues, fairness, drying, closing. Tests without `engine` are of asyncio's."""
 
 from __future__ import annotations
 
-import errno
-import os
+import asyncio
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass
-from io import FileIO
+import time
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
+from tests.lib.engines import make
 from tests.lib.sockwire import LOOPS, LoopFactory, bench, frame
+from tests.lib.wait import DEADLINE_S
 from vethd.datapath import aio
 from vethd.datapath.aio import BATCH
+from vethd.datapath.engine import Engine, Wire
 from vethd.model.drops import Drop
 from vethd.model.vnet import VnetHdr
 
@@ -23,103 +25,45 @@ def factory(request: pytest.FixtureRequest) -> LoopFactory:
     return LOOPS[request.param]
 
 
-def fine(_fd: int) -> None:
-    """Let a read or a write be what it is."""
-
-
-@dataclass
-class Faults:
-    """What is called before every read and every write of a device: it may raise."""
-
-    before_read: Callable[[int], None] = fine
-    before_write: Callable[[int], None] = fine
-
-
-@pytest.fixture
-def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    """Give the faults of all wires that are made from now on."""
-    faults = Faults()
-
-    class Faulty(FileIO):
-        def readinto(self, buffer: bytearray) -> int | None:  # type: ignore[override]
-            faults.before_read(self.fileno())
-            return super().readinto(buffer)
-
-        def write(self, data: memoryview) -> int | None:  # type: ignore[override]
-            faults.before_write(self.fileno())
-            return super().write(data)
-
-    monkeypatch.setattr(aio, "FileIO", Faulty)
-    return faults
-
-
-def test_new_wire_is_closed_and_knows_no_length(factory: LoopFactory) -> None:
-    with bench(factory) as it:
+def test_new_wire_is_closed_and_knows_no_length(factory: LoopFactory, engine: str) -> None:
+    with bench(factory, engine=engine) as it:
         it.devices[0][0].send(frame(60))
-        it.until(lambda: it.counters(0).read == 1)
+        it.settle(1)
         assert it.counters(0).drops[Drop.NO_CARRIER] == 1
         it.wire.set_gate(0, None)
         it.devices[0][0].send(frame(60))
-        it.until(lambda: it.counters(0).read == 2)
+        it.settle(2)
         assert it.counters(0).drops[Drop.OVERSIZE] == 1
         assert it.received(1) == []
 
 
-def test_super_frame_passes_whole(factory: LoopFactory) -> None:
+def test_super_frame_passes_whole(factory: LoopFactory, engine: str) -> None:
     """65,226 bytes is what TCP hands over; nothing is cut."""
-    with bench(factory) as it:
+    with bench(factory, engine=engine) as it:
         it.open()
         big = frame(65226, 7, VnetHdr(1, 1, 66, 1448, 34, 16))
         it.devices[0][0].send(big)
-        it.until(lambda: it.counters(0).read == 1)
+        it.settle(1)
         assert it.received(1) == [big]
         assert it.counters(0).forwarded_bytes == 65226
 
 
 @pytest.mark.parametrize("queues", [(1, 1), (4, 4), (4, 2), (2, 4), (3, 1)])
-def test_flow_stays_on_its_queue(factory: LoopFactory, queues: tuple[int, int]) -> None:
+def test_flow_stays_on_its_queue(factory: LoopFactory, engine: str, queues: tuple[int, int]) -> None:
     """What comes in by queue n goes out by queue n, counted round where the other end has fewer; in order."""
-    with bench(factory, queues) as it:
+    with bench(factory, queues, engine=engine, workers=2) as it:
         it.open()
         for side in (0, 1):
             sent = {q: [frame(60 + q, n) for n in range(20)] for q in range(queues[side])}
             for n in range(20):
                 for q, flow in sent.items():
                     it.devices[side][q].send(flow[n])
-            it.until(lambda side=side: it.counters(side).read == 20 * queues[side])  # type: ignore[misc]
+            it.settle(*(20 * queues[n] for n in range(side + 1)))
             for out in range(queues[1 - side]):
                 got = it.received(1 - side, out)
                 for q, flow in sent.items():
                     mine = [data for data in got if len(data) == 10 + 60 + q]
                     assert mine == (flow if q % queues[1 - side] == out else [])
-
-
-def test_full_receiver_is_a_write_error_with_its_errno(factory: LoopFactory) -> None:
-    """Frames that found no room are gone and counted; the engine neither waits nor tries again."""
-    with bench(factory) as it:
-        it.open()
-        it.fds[1][0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
-        for n in range(100):
-            it.devices[0][0].send(frame(1000, n))
-        it.until(lambda: it.counters(0).read == 100)
-        counters = it.counters(0)
-        assert counters.forwarded > 0
-        assert counters.write_errors == {errno.EAGAIN: 100 - counters.forwarded}
-        assert it.received(1) == [frame(1000, n) for n in range(counters.forwarded)]
-        it.devices[0][0].send(frame(100, 9))
-        it.until(lambda: it.counters(0).read == 101)
-        assert it.received(1) == [frame(100, 9)]
-
-
-def test_receiver_that_hung_up_is_a_write_error_with_its_errno(factory: LoopFactory) -> None:
-    with bench(factory, kind=socket.SOCK_DGRAM) as it:
-        it.open()
-        it.devices[1][0].close()
-        for _ in range(3):
-            it.devices[0][0].send(frame(60))
-        it.until(lambda: it.counters(0).read == 3)
-        assert it.counters(0).write_errors == {errno.ECONNREFUSED: 1, errno.ENOTCONN: 2}
-        assert it.died == []
 
 
 def test_two_full_directions_take_turns(factory: LoopFactory) -> None:
@@ -173,9 +117,9 @@ def test_many_wires_take_turns(factory: LoopFactory) -> None:
             sock.close()
 
 
-def test_closed_wire_touches_nothing(factory: LoopFactory) -> None:
+def test_closed_wire_touches_nothing(factory: LoopFactory, engine: str) -> None:
     """Not even a frame that was waiting when it closed; and its fds may be somebody else's at once."""
-    with bench(factory) as it:
+    with bench(factory, engine=engine) as it:
         it.open()
         it.devices[0][0].send(frame(60, 1))
         it.wire.close()
@@ -195,9 +139,127 @@ def test_closed_wire_touches_nothing(factory: LoopFactory) -> None:
         assert it.died == []
 
 
-def test_dry_reads_all_that_waits(factory: LoopFactory) -> None:
+class Drain:
+    """Wires whose senders wait in sockets and whose frames all end in one socket, which the test reads."""
+
+    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
+        self.engine = engine
+        self.loop = loop
+        self.socks: list[socket.socket] = []
+        self.end, self.sink = self._pair()
+        self.wires: list[Wire] = []
+        self.got: list[int] = []
+
+    def _pair(self) -> tuple[socket.socket, socket.socket]:
+        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for sock in pair:
+            sock.setblocking(False)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
+        self.socks += pair
+        return pair
+
+    def wire(self, *queues: tuple[int, int]) -> None:
+        """Make a wire of a sender of several queues; in each wait count frames of length bytes: (count, length)."""
+        fds = []
+        for count, length in queues:
+            device, fd = self._pair()
+            for _ in range(count):
+                device.send(frame(length))
+            fds.append(fd.fileno())
+        wire = self.engine.join((fds, [self.sink.fileno()]), 10, lambda _: None, (None, None))
+        wire.set_limit(0, 65535)
+        self.wires.append(wire)
+
+    def lengths(self, count: int) -> list[int]:
+        """Let the engine run until count frames came; give their lengths."""
+        end = time.monotonic() + DEADLINE_S
+        while len(self.got) < count:
+            assert time.monotonic() < end, f"{len(self.got)} of {count} frames"
+            self.loop.call_soon(self.loop.stop)
+            self.loop.run_forever()
+            with suppress(BlockingIOError):
+                while True:
+                    self.got.append(len(self.end.recv(1 << 17)) - 10)
+        return self.got
+
+    def close(self) -> None:
+        """Close all."""
+        self.engine.close()
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+        for sock in self.socks:
+            sock.close()
+
+
+@pytest.fixture
+def drain(engine: str) -> Iterator[Drain]:
+    """Give what shows the order in which frames were written: a device that every queue and wire can be joined to."""
+    loop = asyncio.SelectorEventLoop()
+    it = Drain(make(engine, loop), loop)
+    yield it
+    it.close()
+
+
+def longest_run(lengths: list[int], of: int, until: int) -> int:
+    """Give how many frames of one length came in a row, at most, before the last of the other."""
+    last = max(at for at, length in enumerate(lengths) if length == until)
+    return max(len(run) for run in "".join("x" if length == of else " " for length in lengths[:last]).split(" "))
+
+
+def test_queues_take_turns(drain: Drain) -> None:
+    drain.wire((300, 60), (300, 61))
+    lengths = drain.lengths(600)
+    assert longest_run(lengths, 60, 61) <= 2 * BATCH
+    assert longest_run(lengths, 61, 60) <= 2 * BATCH
+
+
+def test_wires_take_turns(drain: Drain) -> None:
+    """A wire at full speed delays another's only frame by little more than a batch."""
+    drain.wire((400, 60))
+    drain.wire((1, 61))
+    assert drain.lengths(401).index(61) <= 2 * BATCH
+
+
+def test_turns_are_of_bytes_too(drain: Drain) -> None:
+    """A queue of super-frames takes no more than 256 KB at a time from one of small frames."""
+    drain.wire((60, 60_000), (500, 60))
+    lengths = drain.lengths(560)
+    assert longest_run(lengths, 60_000, 60) <= 2 * (256 << 10) // 60_000 + 1
+
+
+def test_close_loses_nothing(factory: LoopFactory, engine: str) -> None:
+    """What was read is written; the rest stays where it was. Wherever it is closed, nothing is in flight then."""
+    for turns in range(4):
+        with bench(factory, engine=engine) as it:
+            it.open()
+            sent = [frame(60, n) for n in range(256)]
+            for _ in range(turns):
+                it.turn()
+            for data in sent:
+                it.devices[0][0].send(data)
+            for _ in range(turns):
+                it.turn()
+            it.wire.close()
+            assert it.counters(0).in_flight == 0
+            written = it.received(1)
+            assert it.counters(0).forwarded == len(written)
+            assert written + it.received(0, of=it.fds) == sent
+
+
+def test_engine_closes_its_wires(factory: LoopFactory, engine: str) -> None:
+    with bench(factory, engine=engine) as it:
+        it.open()
+        it.turn()
+        it.engine.close()
+        it.devices[0][0].send(frame(60))
+        it.turn()
+        assert it.received(0, of=it.fds) == [frame(60)]
+        it.engine.close()
+
+
+def test_dry_reads_all_that_waits(factory: LoopFactory, engine: str) -> None:
     """Without a turn of the loop, more than one batch of it, and says so."""
-    with bench(factory) as it:
+    with bench(factory, engine=engine) as it:
         it.open()
         for n in range(5 * BATCH):
             it.devices[0][0].send(frame(60, n % 256))
@@ -205,82 +267,3 @@ def test_dry_reads_all_that_waits(factory: LoopFactory) -> None:
         assert it.counters(0).forwarded == 5 * BATCH
         assert it.received(1) == [frame(60, n % 256) for n in range(5 * BATCH)]
         assert it.wire.dry(1)
-
-
-@pytest.mark.parametrize(
-    ("code", "drop"),
-    [
-        (errno.EIO, Drop.PEER_DOWN),
-        (errno.EINVAL, Drop.BAD_VNET_HEADER),
-        (errno.EBADFD, Drop.NO_PEER),
-        (errno.EBADF, Drop.NO_PEER),
-        (errno.ENOBUFS, Drop.WRITE_ERROR),
-        (errno.ENOMEM, Drop.WRITE_ERROR),
-        (errno.EAGAIN, Drop.WRITE_ERROR),
-    ],
-)
-def test_errno_of_a_write_names_the_drop(faults: Faults, code: int, drop: Drop) -> None:
-    """The second of three frames fails; its neighbours are none the wiser."""
-    results = iter((None, code, None))
-
-    def before_write(_fd: int) -> None:
-        failure = next(results)
-        if failure is not None:
-            raise OSError(failure, os.strerror(failure))
-
-    with bench() as it:
-        it.open()
-        faults.before_write = before_write
-        for n in range(3):
-            it.devices[0][0].send(frame(60, n))
-        it.until(lambda: it.counters(0).read == 3)
-        counters = it.counters(0)
-        assert it.received(1) == [frame(60, 0), frame(60, 2)]
-        assert counters.drops[drop] == 1
-        assert counters.write_errors == ({code: 1} if drop is Drop.WRITE_ERROR else {})
-        assert it.died == []
-
-
-@pytest.mark.parametrize("code", [errno.EBADFD, errno.EFAULT])
-def test_read_that_says_gone_is_told_once(faults: Faults, factory: LoopFactory, code: int) -> None:
-    """What was read before it is judged; then nobody asks that device again, and the other end goes on."""
-    with bench(factory) as it:
-        it.open()
-        asked: list[int] = []
-
-        def before_read(fd: int) -> None:
-            asked.append(fd)
-            if fd == near and len(asked) > 1:
-                raise OSError(code, os.strerror(code))
-
-        near = it.fds[0][0].fileno()
-        faults.before_read = before_read
-        it.devices[0][0].send(frame(60, 1))
-        it.devices[0][0].send(frame(60, 2))
-        it.until(lambda: bool(it.died))
-        for _ in range(5):
-            it.turn()
-        assert it.died == [0]
-        assert asked == [near, near]
-        assert it.received(1) == [frame(60, 1)]
-        it.devices[1][0].send(frame(60, 3))
-        it.until(lambda: it.counters(1).read == 1)
-        assert it.wire.dry(0), "asked again, it is gone again"
-        it.turn()
-        assert it.died == [0]
-
-
-def test_read_that_fails_otherwise_is_no_death(faults: Faults) -> None:
-    with bench() as it:
-        it.open()
-        failures = [errno.ENOMEM, errno.EINTR]
-
-        def before_read(_fd: int) -> None:
-            if failures:
-                raise OSError(failures.pop(), "for once")
-
-        faults.before_read = before_read
-        it.devices[0][0].send(frame(60, 1))
-        it.until(lambda: it.counters(0).read == 1)
-        assert it.received(1) == [frame(60, 1)]
-        assert it.died == []

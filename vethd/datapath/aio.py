@@ -244,7 +244,11 @@ class AsyncioWire:
         self._stop_reading(side)
         if not self._gone[side]:
             self._gone[side] = True
-            self._loop.call_soon(self._died, side)
+            self._loop.call_soon(self._tell, side)
+
+    def _tell(self, side: int) -> None:
+        if self._fds[side]:  # else closed meanwhile
+            self._died(side)
 
     def _stop_reading(self, side: int) -> None:
         for fd in self._fds[side]:

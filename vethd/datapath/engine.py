@@ -70,7 +70,7 @@ class Wire(Protocol):
         """Read what side has queued, up to a budget; tell whether nothing is left."""
 
     def close(self) -> None:
-        """Stop reading. No frame is touched after it returns. Twice is once."""
+        """Stop reading. After it returned no frame is touched, and nobody hears of a death. Twice is once."""
 
 
 class Engine(Protocol):
