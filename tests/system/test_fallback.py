@@ -137,6 +137,18 @@ def test_the_foreground_says_it_once(place: Place, program: tuple[Argv, str]) ->
     assert [reason.startswith(words) for reason in told(log)] == [True]
 
 
+@pytest.mark.parametrize(("code", "detail"), [(errno.EPERM, "forbidden (Operation not"), (errno.ENOSYS, "has none")])
+def test_doctor_says_it(code: int, detail: str) -> None:
+    doctor = "from vethd.control.main import main; main()"
+    argv = [sys.executable, str(LAUNCHER), str(code), *vethd(REPO)[:-1], doctor, "doctor", "--json"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=END_S, check=True)
+    checks = {check["name"]: check for check in json.loads(done.stdout)}
+    for name in ("io_uring", "engine uring"):
+        assert (checks[name]["ok"], checks[name]["required"]) == (False, False)
+    assert detail in checks["io_uring"]["detail"]
+    assert bool(checks["io_uring"]["advice"]) == (code == errno.EPERM)
+
+
 @pytest.mark.parametrize("args", [(), ("pair", "va", "vb")], ids=["daemon", "pair"])
 def test_uring_is_refused_in_one_sentence(place: Place, program: tuple[Argv, str], args: Argv) -> None:
     site, _ = place

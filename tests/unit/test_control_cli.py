@@ -19,6 +19,7 @@ from click.testing import CliRunner, Result
 
 from tests.lib.fake_daemon import HOME, FakeDaemon, link_info, link_stats, pair_info
 from vethd.control import apply as apply_module
+from vethd.control.doctor import engine_check
 from vethd.control.main import cli, main
 from vethd.control.options import HELP
 from vethd.control.show import pairs_table, stats_table
@@ -489,17 +490,31 @@ TUN = Check(name="/dev/net/tun", ok=True, required=True, detail="opens", advice=
 )
 def test_doctor(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, check: Check, state: str, status: int) -> None:
     monkeypatch.setattr("vethd.kernel.probe.probe", lambda: [check])
+    monkeypatch.setattr("vethd.datapath.uring.why_not", lambda: None)
     for socket, reachable in ((daemon.path, True), (daemon.path + ".none", False)):
         result = CliRunner().invoke(cli, ["--socket", socket, "doctor"])
         assert result.exit_code == status
         lines = result.stdout.splitlines()
         assert lines[1].split() == ["/dev/net/tun", state, "opens", *(check.advice.split() or ["-"])]
-        assert lines[2].split()[1] == ("ok" if reachable else "note")
-        assert ("vethd 1.2.3, pid 7, engine asyncio, 1 pairs" in lines[2]) == reachable
-        assert ("; not uring: it is not built" in lines[2]) == reachable
+        assert lines[2].split()[:3] == ["engine", "uring", "ok"]
+        assert lines[3].split()[1] == ("ok" if reachable else "note")
+        assert ("vethd 1.2.3, pid 7, engine asyncio, 1 pairs" in lines[3]) == reachable
+        assert ("; not uring: it is not built" in lines[3]) == reachable
         as_json = CliRunner().invoke(cli, ["--socket", socket, "doctor", "--json"])
         assert as_json.exit_code == status
         assert msgspec.json.decode(as_json.stdout, type=list[Check])[0] == check
+
+
+@pytest.mark.parametrize(
+    ("reason", "advice"),
+    [("the native engine is not built (x)", "install a C compiler"), ("io_uring is forbidden here", "")],
+)
+def test_doctor_on_the_native_engine(monkeypatch: pytest.MonkeyPatch, reason: str, advice: str) -> None:
+    monkeypatch.setattr("vethd.datapath.uring.why_not", lambda: reason)
+    check = engine_check()
+    assert (check.ok, check.required, check.detail) == (False, False, reason)
+    assert check.advice.startswith(advice)
+    assert bool(check.advice) == bool(advice)
 
 
 # --- completion

@@ -30,13 +30,26 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
     """
     from vethd.kernel.probe import probe  # noqa: PLC0415  loads what no other command needs
 
-    checks = [*probe(), daemon_check(Client(client_of(ctx).socket, TIMEOUT_S))]
+    checks = [*probe(), engine_check(), daemon_check(Client(client_of(ctx).socket, TIMEOUT_S))]
     if as_json:
         echo_json(checks)
     else:
         show_table(checks_table(checks))
     if any(check.required and not check.ok for check in checks):
         ctx.exit(1)
+
+
+def engine_check() -> Check:
+    """Try whether the native engine can run; a machine where it cannot is no worse than slower."""
+    from vethd.datapath.uring import why_not  # noqa: PLC0415  as above
+    from vethd.kernel.probe import Check  # noqa: PLC0415  as above
+
+    reason = why_not()
+    if reason is None:
+        return Check(name="engine uring", ok=True, required=False, detail="built, and it can run here")
+    unbuilt = "not built" in reason
+    advice = "install a C compiler and Python.h, then vethd again; asyncio does without" if unbuilt else ""
+    return Check(name="engine uring", ok=False, required=False, detail=reason, advice=advice)
 
 
 def daemon_check(client: Client) -> Check:
