@@ -15,7 +15,8 @@ SETS := test
 endif
 
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint unit bench man clean packages-demo packages-test packages-heavy
+.PHONY: help setup demo test test-all lint unit bench bench-quick bench-page man clean
+.PHONY: packages-demo packages-test packages-heavy packages-bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -48,8 +49,15 @@ lint: $(READY) ## check style, format and types
 	@$(BIN)/mypy --no-error-summary
 	@tools/shlint
 
-bench: packages-test $(BUILT) ## measure beside the kernel's veth and print the figures
-	@exec $(BIN)/python -m tests.benchmarks
+bench: packages-test packages-bench $(BUILT) ## measure beside veth and other programs, into build/bench.json (QUICK=1: short)
+	@mkdir -p build
+	@exec $(BIN)/python -m tests.benchmarks --json build/bench.json $(if $(QUICK),--quick) $(BENCH)
+
+bench-quick: ## as bench, in two minutes
+	@$(MAKE) --no-print-directory bench QUICK=1
+
+bench-page: $(READY) ## write the tables and plots of docs/performance.md from build/bench.json
+	@exec $(BIN)/python -m tests.benchmarks.report build/bench.json
 
 man: $(READY) ## make the man pages in build/man, from the commands' help
 	@exec $(BIN)/python tools/man.py build/man
@@ -58,5 +66,5 @@ clean: ## remove what the other targets made
 	rm -rf .venv build dist *.egg-info vethd/datapath/_uring.c vethd/datapath/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-packages-demo packages-test packages-heavy: packages-%:
+packages-demo packages-test packages-heavy packages-bench: packages-%:
 	@tools/packages $*

@@ -85,6 +85,7 @@ def _round(number: int, seats: list[Seat], run: Run, length: Length) -> None:
                 _dismiss(seat, seats, run, f"{measure.name}: {_reason(error)}")
                 continue
             name = seat.contestant.name
+            figures = {key: float(f"{value:.6g}") for key, value in figures.items()}
             run.samples.append(Sample(round=number, measure=measure.name, contestant=name, figures=figures))
             told.append(f"{name} {next(iter(figures.values()), float('nan')):.4g}")
         print(f"round {number + 1}, {measure.name}: {', '.join(told)}", flush=True)

@@ -72,7 +72,7 @@ class Run(msgspec.Struct, kw_only=True):
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""
         beside = path.with_name(path.name + ".new")
-        beside.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1) + b"\n")
+        beside.write_bytes(msgspec.json.encode(self) + b"\n")
         beside.replace(path)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Writes a page's tables from the file of a run, and its plots: `python -m tests.benchmarks.report FILE`.
+"""Writes a page's tables and plots from the file of a run: `python -m tests.benchmarks.report FILE`.
 
 In the page a table stands between <!-- bench:NAME --> and <!-- /bench:NAME -->; what is outside is written by hand.
 """
@@ -26,7 +26,7 @@ MARK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench:\2 -->)", re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the tables into the page and the plots beside it."""
+    """Write the tables into the page, the data beside it, and the plots."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.report", description=main.__doc__)
     parser.add_argument("file", type=Path, help="what `python -m tests.benchmarks --json FILE` wrote")
     parser.add_argument("--page", type=Path, default=DOCS / "performance.md", help="[default: docs/performance.md]")
@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     said = parser.parse_args(argv)
     run = Run.load(said.file)
     write(run, said.page)
+    run.save(said.page.with_suffix(".json"))
     try:
         from tests.benchmarks import plots  # noqa: PLC0415 - tables can be had without matplotlib
     except ImportError as error:

@@ -1,0 +1,166 @@
+"""The benchmarks' arithmetic, on links whose capacity is known, and counters that do not add up."""
+
+from __future__ import annotations
+
+import math
+from itertools import count
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from tests.benchmarks import accounts, targets
+from tests.benchmarks.data import Entrant, Figure, Run, Sample
+from tests.benchmarks.lossless import NARROW, search
+from tests.benchmarks.machine import describe
+from tests.benchmarks.report import blocks, write
+from tests.benchmarks.tables import cell, markdown
+from tests.benchmarks.traffic import UdpResult
+from tests.lib.daemon import Daemon
+from tests.lib.lab import End, Wire
+from tests.lib.netns import Netns
+
+SENDER = 500_000.0
+
+
+def trial(rate: float, capacity: float, lost: int = 0) -> UdpResult:
+    """Send for one second what a sender can, over a link that carries capacity and loses lost besides."""
+    sent = min(rate or SENDER, SENDER)
+    received = int(min(sent, capacity)) - lost
+    return UdpResult(int(sent), 0, received, 0, 0, 0, 1.0, 1.0, 0.5)
+
+
+@pytest.mark.parametrize("capacity", [1_000.0, 47_000.0, 120_000.0, 333_333.0, 499_000.0])
+def test_the_search_finds_what_a_link_carries(capacity: float) -> None:
+    best = search(lambda rate: trial(rate, capacity)).best
+    assert best is not None
+    assert capacity / NARROW**2 <= best.rate <= capacity
+
+
+def test_a_link_that_is_faster_than_the_sender_takes_two_trials() -> None:
+    calls = count()
+    found = search(lambda rate: (next(calls), trial(rate, 2 * SENDER))[1])
+    assert found.best is not None
+    assert found.best.rate == SENDER
+    assert next(calls) == 2
+
+
+def test_one_hiccup_in_three_trials_is_forgiven_and_steady_loss_is_not() -> None:
+    calls = count()
+
+    def hiccups(rate: float) -> UdpResult:
+        return trial(rate, 200_000, lost=5_000 if next(calls) % 3 == 0 else 0)
+
+    best = search(hiccups).best
+    assert best is not None
+    assert best.rate > 200_000 / NARROW**3
+    assert search(lambda rate: trial(rate, 200_000, lost=int((rate or SENDER) * 0.002) + 1)).best is None
+
+
+def test_a_backlog_that_is_delivered_late_does_not_count_as_rate() -> None:
+    late = UdpResult(1000, 0, 1000, 0, 0, 0, send_s=1.0, receive_s=2.0, cpu_s=0.0)
+    assert late.loss == 0
+    assert late.rate == 500
+
+
+class StubDaemon:
+    """Answers with the counters that it was given, one after the other, the last again and again."""
+
+    def __init__(self, *answers: dict[str, Any]) -> None:
+        """Prepare the answers."""
+        self.answers = list(answers)
+
+    link_path = Daemon.link_path
+
+    def request(self, method: str, path: str) -> tuple[int, dict[str, Any]]:
+        """Give the next answer."""
+        assert (method, "/stats" in path) == ("GET", True)
+        return 200, self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+
+
+def stats(read: int, forwarded: int, in_flight: int, **drops: int) -> dict[str, Any]:
+    return {"read": read, "forwarded": forwarded, "in_flight": in_flight, "drops": drops}
+
+
+WIRE = Wire(End(Netns("a"), "va"), End(Netns("b"), "vb"))
+
+
+def audit(*answers: dict[str, Any]) -> None:
+    accounts.audit(cast("Daemon", StubDaemon(*answers)), WIRE)
+
+
+def test_counters_that_add_up_pass_and_what_the_kernel_dropped_was_never_read() -> None:
+    audit(stats(10, 7, 0, oversize=2, stale=1, kernel_queue_full=99))
+
+
+def test_frames_in_flight_are_waited_for() -> None:
+    audit(stats(10, 7, 3), stats(10, 10, 0))
+
+
+@pytest.mark.parametrize("off", [stats(10, 9, 0), stats(10, 10, 1), stats(10, 9, 0, kernel_queue_full=1)])
+def test_counters_that_do_not_add_up_fail(off: dict[str, Any]) -> None:
+    with pytest.raises(AssertionError, match="10 frames read"):
+        audit(off)
+
+
+def a_run(**samples: list[float]) -> Run:
+    """Give a run of tcp1 alone, a round after the other."""
+    run = Run(command="here", started="now", rounds=3, quick=False, load_before=0.5, machine=describe())
+    run.figures = [Figure(key="tcp1", title="TCP")]
+    for name, values in samples.items():
+        run.entrants.append(Entrant(name=name, title=name))
+        run.samples += [
+            Sample(round=n, measure="tcp1", contestant=name, figures={"tcp1": value}) for n, value in enumerate(values)
+        ]
+    return run
+
+
+def test_a_ratio_is_of_neighbours_in_time() -> None:
+    run = a_run(kernel=[10, 20, 40], uring=[5, 20, 20])
+    assert run.median("uring", "tcp1") == 20
+    assert run.ratio("uring", "kernel", "tcp1") == 0.5
+    assert math.isnan(run.ratio("socat", "kernel", "tcp1"))
+
+
+def test_targets_tell_floor_aim_and_what_was_not_measured() -> None:
+    def verdicts(uring: float) -> list[object]:
+        return [
+            row[-1] for row in targets.rows(a_run(kernel=[10], uring=[uring], socat=[1])) if "TCP 1 flow" in str(row)
+        ]
+
+    assert verdicts(7.4) == ["missed", "not measured", "missed", "not measured"]
+    assert verdicts(8) == ["floor reached", "not measured", "aim reached", "not measured"]
+    assert verdicts(10)[0] == "aim reached"
+
+
+def test_a_page_keeps_its_prose_and_knows_its_tables(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("Before.\n<!-- bench:targets -->\nold\n<!-- /bench:targets -->\nAfter.\n")
+    write(run := a_run(kernel=[10], uring=[9]), page)
+    assert (
+        page.read_text()
+        == f"Before.\n<!-- bench:targets -->\n{blocks(run)['targets']}\n<!-- /bench:targets -->\nAfter.\n"
+    )
+    assert "| uring, TCP 1 flow, times veth | ≥ 0.75 | ≥ 1 | 0.9 | floor reached |" in page.read_text()
+    page.write_text("<!-- bench:nonsense -->\n<!-- /bench:nonsense -->\n")
+    with pytest.raises(ValueError, match="no table 'nonsense'"):
+        write(run, page)
+
+
+def test_a_run_survives_its_file(tmp_path: Path) -> None:
+    run = a_run(kernel=[1.5])
+    run.save(tmp_path / "run.json")
+    assert Run.load(tmp_path / "run.json") == run
+
+
+def test_numbers_have_three_digits_and_none_is_a_dash() -> None:
+    assert [cell(value) for value in (0.12345, 12.345, 123.45, 1234.5, math.nan, 7, "text")] == [
+        "0.123",
+        "12.3",
+        "123",
+        "1,234",
+        "-",
+        "7",
+        "text",
+    ]
+    assert markdown(["a", "b"], [["x", 0.5]]) == "| a | b |\n| --- | --- |\n| x | 0.5 |"
