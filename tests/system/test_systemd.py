@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.lib.service import ACTIVE_S, CONTROL, VETHD, Service
+from tests.lib.service import ACTIVE_S, CONFIG, CONTROL, VETHD, Service
 from tests.lib.systemd_box import (
     REPO,
     SystemdBox,
@@ -84,6 +84,24 @@ def test_runs_as_its_user_with_three_capabilities(service: Service) -> None:
         assert int(status[kind], 16) == CAPABILITIES, kind
     assert status["NoNewPrivs"] == "1"
     assert status["Seccomp"] == "2"
+
+
+def test_the_sandbox_allows_the_native_engine(service: Service) -> None:
+    service.box.write(CONFIG, f'engine = "uring"\n{TWO_NETNS}')
+    make_netns(service.box)
+    service.start()
+    engine = service.get("/v1/engine")
+    assert (engine["name"], engine["fallback"]) == ("uring", "")
+    service.wait_pairs(lambda pairs: pairs["va"]["state"] == "alive")
+    service.ping()
+
+
+def test_a_sandbox_that_forbids_it(service: Service) -> None:
+    """Somebody's drop-in: what was asked for cannot be had, and the start fails in words."""
+    service.drop_in("no-uring", "SystemCallFilter=~@aio\nRestart=no\n")
+    service.box.write(CONFIG, 'engine = "uring"\n')
+    assert service.box.run("systemctl", "start", "vethd.service").returncode == 1
+    assert "vethd: engine uring: io_uring is forbidden here" in service.box.journal()
 
 
 def test_tells_systemd_how_it_is(service: Service) -> None:
