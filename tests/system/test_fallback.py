@@ -32,7 +32,12 @@ from vethd.control import Client
 
 REPO = Path(__file__).resolve().parents[2]
 SOURCE = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "vethd")
-LAUNCHER = REPO / "tests" / "lib" / "without_uring.py"
+FORBID = """
+import os, sys
+from tests.lib.seccomp import IO_URING_SETUP, forbid
+forbid(IO_URING_SETUP, int(sys.argv[1]))
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
 MAIN = "from vethd.datapath import engines; engines.AUTO_TAKES_URING = True; from vethd.daemon.main import main; main()"
 BUILD_S = 120.0
 END_S = 10.0
@@ -44,14 +49,19 @@ Argv = tuple[str, ...]
 pytestmark = pytest.mark.usefixtures("root")
 
 
+def python(tree: Path, script: str) -> Argv:
+    """Give the command line of a script that imports from tree."""
+    return ("env", f"PYTHONPATH={tree}", sys.executable, "-P", "-c", script)
+
+
 def vethd(tree: Path) -> Argv:
     """Give the command line of the vethd in tree."""
-    return ("env", f"PYTHONPATH={tree}", sys.executable, "-P", "-c", MAIN)
+    return python(tree, MAIN)
 
 
 def forbidden(code: int) -> Argv:
-    """Give the command line of a vethd for which io_uring's system calls fail with code."""
-    return (sys.executable, str(LAUNCHER), str(code), *vethd(REPO))
+    """Give the command line of a vethd for which io_uring_setup() fails with code."""
+    return (*python(REPO, FORBID), str(code), *vethd(REPO))
 
 
 def build(directory: Path, *command: str, **env: str) -> None:
@@ -139,8 +149,8 @@ def test_the_foreground_says_it_once(place: Place, program: tuple[Argv, str]) ->
 
 @pytest.mark.parametrize(("code", "detail"), [(errno.EPERM, "forbidden (Operation not"), (errno.ENOSYS, "has none")])
 def test_doctor_says_it(code: int, detail: str) -> None:
-    doctor = "from vethd.control.main import main; main()"
-    argv = [sys.executable, str(LAUNCHER), str(code), *vethd(REPO)[:-1], doctor, "doctor", "--json"]
+    doctor = python(REPO, "from vethd.control.main import main; main()")
+    argv = [*python(REPO, FORBID), str(code), *doctor, "doctor", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=END_S, check=True)
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     for name in ("io_uring", "engine uring"):
