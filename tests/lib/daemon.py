@@ -8,7 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,17 @@ class Daemon:
         """Give the log's end, for a failure's text."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
+    @contextmanager
+    def stopped(self) -> Iterator[None]:
+        """Have it do nothing meanwhile: no thread of it runs, and what is sent waits in the devices."""
+        states = [path / "stat" for path in Path(f"/proc/{self.pid}/task").iterdir()]
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            wait_until(lambda: all(_state(path) == "T" for path in states), what="the standstill of all threads")
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
+
     def stop(self) -> None:
         """Ask it to go and wait. Raises AssertionError where it does not go, or not with 0, or logged a traceback."""
         self.process.send_signal(signal.SIGTERM)
@@ -111,3 +123,11 @@ class Daemon:
             return self.request("GET", "/v1/health")[0] == 200
         except (FileNotFoundError, ConnectionRefusedError):
             return False
+
+
+def _state(stat: Path) -> str:
+    """Give the letter of a thread's state; one that ended meanwhile does nothing either."""
+    try:
+        return stat.read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "T"

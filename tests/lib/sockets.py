@@ -6,7 +6,8 @@ import contextlib
 import selectors
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tests.lib.netns import Netns
 from tests.lib.wait import DEADLINE_S
@@ -53,35 +54,51 @@ def tcp_transfer(a: Netns, b: Netns, b_ip: str, payload: bytes, deadline_s: floa
 
     Raises AssertionError after deadline_s.
     """
-    received = bytearray()
-    unsent = memoryview(payload)
+    return tcp_transfers(a, b, b_ip, [payload], deadline_s)[0]
+
+
+def tcp_transfers(a: Netns, b: Netns, b_ip: str, payloads: Sequence[bytes], deadline_s: float = 20.0) -> list[bytes]:
+    """Send each payload over a connection of its own from a to b, all at once; give what b received of each.
+
+    Raises AssertionError after deadline_s.
+    """
+    received: dict[Any, bytearray] = {}
+    unsent: dict[socket.socket, memoryview] = {}
+    left = len(payloads)
     end = time.monotonic() + deadline_s
     with contextlib.ExitStack() as stack:
         listener = stack.enter_context(b.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM))
         listener.bind((b_ip, 0))
-        listener.listen()
-        client = stack.enter_context(a.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM))
-        client.setblocking(False)
-        client.connect_ex(listener.getsockname())
+        listener.listen(len(payloads))
         selector = stack.enter_context(selectors.DefaultSelector())
         selector.register(listener, selectors.EVENT_READ)
-        selector.register(client, selectors.EVENT_WRITE)
-        while True:
+        for payload in payloads:
+            client = stack.enter_context(a.run(socket.socket, socket.AF_INET, socket.SOCK_STREAM))
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+            selector.register(client, selectors.EVENT_WRITE)
+            unsent[client] = memoryview(payload)
+        names = [client.getsockname() for client in unsent]
+        while left:
             events = selector.select(max(end - time.monotonic(), 0))
-            assert events, f"{len(received)} of {len(payload)} bytes within {deadline_s} s"
+            assert events, (
+                f"{sum(map(len, received.values()))} of {sum(map(len, payloads))} bytes within {deadline_s} s"
+            )
             for key, _ in events:
-                if key.fileobj is listener:
-                    server, _ = listener.accept()
+                sock: Any = key.fileobj
+                if sock is listener:
+                    server, name = listener.accept()
                     stack.enter_context(server).setblocking(False)
-                    selector.register(server, selectors.EVENT_READ)
-                    selector.unregister(listener)
-                elif key.fileobj is client:
-                    unsent = unsent[client.send(unsent) :] if unsent else unsent
-                    if not unsent:
-                        selector.unregister(client)
-                        client.shutdown(socket.SHUT_WR)
+                    selector.register(server, selectors.EVENT_READ, received.setdefault(name, bytearray()))
+                elif sock in unsent:
+                    rest = unsent[sock]
+                    unsent[sock] = rest[sock.send(rest) :] if rest else rest
+                    if not unsent[sock]:
+                        selector.unregister(sock)
+                        sock.shutdown(socket.SHUT_WR)
+                elif data := sock.recv(CHUNK):
+                    key.data.extend(data)
                 else:
-                    data = server.recv(CHUNK)
-                    if not data:
-                        return bytes(received)
-                    received += data
+                    selector.unregister(sock)
+                    left -= 1
+    return [bytes(received[name]) for name in names]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import signal
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -59,12 +58,9 @@ def coalesces(site: Site, wire: Wire, addresses: tuple[str, str]) -> bool:
         exchange(left, right, b"hello")  # ARP is done, and nobody else speaks
         payloads = [f"{next(_numbers):0100d}".encode() for _ in range(BURST)]
         before = wire.b.link.stats.rx_packets
-        site.daemon.process.send_signal(signal.SIGSTOP)
-        try:
+        with site.daemon.stopped():
             for payload in payloads:
                 left.send(payload)
-        finally:
-            site.daemon.process.send_signal(signal.SIGCONT)
         assert [right.recv(1 << 16) for _ in payloads] == payloads
         frames = wire.b.link.stats.rx_packets - before
     assert 0 < frames <= BURST
