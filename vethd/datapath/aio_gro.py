@@ -48,7 +48,7 @@ class Batch:
     def __init__(
         self, whole: Sequence[bytearray], views: Sequence[memoryview], lengths: Sequence[int], vnet_hdr_len: int
     ) -> None:
-        """Begin; the frames are the first lengths[n] bytes of the buffers, which views are of."""
+        """Begin with frames that are the first lengths[n] bytes of the buffers, which views are of."""
         self.whole = whole
         self.views = views
         self.lengths = lengths
@@ -64,27 +64,31 @@ class Batch:
         What is taken here passes the verdict as what it follows did.
         """
         whole, lengths, known, ends = self.whole, self.lengths, self.known, self.ends
-        for at in range(number, len(lengths)):
+        stop = len(lengths)
+        last = None
+        while number < stop:
             for end in ends:
-                header = _number(whole[at][:end], "big")
+                header = _number(whole[number][:end], "big")
                 flow = known.get(header)
-                if flow is None or lengths[at] != flow.length:
+                if flow is None or lengths[number] != flow.length:
                     continue
                 if header == flow.expected:
-                    flow.members.append(at)
-                    flow.room -= 1
-                    if flow.room:
-                        flow.expected = header = header + flow.step
-                        known[header] = flow
+                    if flow is last:  # a run, likely
+                        number = flow.run(whole, lengths, number)
                     else:
-                        flow.expected = _NONE
+                        flow.members.append(number)
+                        flow.room -= 1
+                        flow.expected = header + flow.step if flow.room else _NONE
+                        number += 1
+                    known[flow.expected] = last = flow
                     break
                 if header == flow.first and len(flow.members) == 1:
-                    self._again(flow, at)
+                    self._again(flow, number)
+                    number += 1
                     break
             else:
-                return at
-        return len(lengths)
+                break
+        return number
 
     def add(self, number: int) -> None:
         """Take frame number, which passed the verdict."""
@@ -97,37 +101,49 @@ class Batch:
                 self.table.clear()
                 self.known.clear()
         if parsed is not None:
-            key, l4, end, ip_id, ip_check = parsed
+            key, l4, end = parsed[:3]
             flow = self.table.get(key)
             if flow is not None:
-                if end == flow.end and flow.joined(number, ip_id, ip_check):
+                joined = flow.joined(number, buffer, length - end, parsed)
+                if joined and flow.length:
+                    self.known[flow.expected] = flow
+                else:
+                    self._close(flow)
+                if joined:
                     return
-                flow.close()
             if end and not (key[0] == _TCP and buffer[l4 + 13] & _PSH):
-                self._open(number, parsed)
+                self._open(_Flow(self.vnet, number, buffer, length, parsed))
                 return
         self.out.append(self.views[number][:length])
 
     def written(self) -> Iterator[tuple[bytes | memoryview, int, int]]:
         """Give what to write, how many frames each is, and how many bytes those had without a virtio_net_hdr."""
+        views, vnet = self.views, self.vnet
         for item in self.out:
             if isinstance(item, memoryview):
-                yield item, 1, len(item) - self.vnet
+                yield item, 1, len(item) - vnet
+            elif len(item.members) == 1:
+                yield views[item.members[0]][: item.full], 1, item.full - vnet
             else:
-                yield item.written()
+                yield item.packed(views)
 
-    def _open(self, number: int, parsed: Parsed) -> None:
+    def _open(self, flow: _Flow) -> None:
         if len(self.table) == FLOWS:
-            next(iter(self.table.values())).close()
-        flow = _Flow(self, number, parsed)
+            self._close(next(iter(self.table.values())))
+        flow.place = len(self.out)
+        self.out.append(flow)
+        self.table[flow.key] = flow
+        self.known[flow.first] = self.known[flow.expected] = flow
         if flow.end not in self.ends:
             self.ends.append(flow.end)
-        self.table[flow.key] = flow
-        self.out.append(flow)
+
+    def _close(self, flow: _Flow) -> None:
+        flow.length = 0
+        del self.table[flow.key]
 
     def _again(self, flow: _Flow, number: int) -> None:
         """Open a flow anew with the header that it has, as where the id is always 0: that joins nothing."""
-        self.out[flow.place] = flow.lone()
+        self.out[flow.place] = self.views[flow.members[0]][: flow.full]
         flow.place = len(self.out)
         flow.members[0] = number
         self.out.append(flow)
@@ -135,85 +151,82 @@ class Batch:
 
 
 class _Flow:
-    """A super-frame that takes more: the numbers of the frames that it is made of.
-
-    Positions count from the virtio_net_hdr, as the buffers do.
-    """
+    """A super-frame that takes more: the numbers of its frames. Positions count from the virtio_net_hdr."""
 
     __slots__ = (
-        "batch", "end", "expected", "first", "gso_size", "ip_check", "ip_id", "ipv4", "key", "l4", "last", "length",
-        "members", "place", "push", "room", "step", "tcp",
+        "end", "expected", "first", "full", "gso_size", "ip_check", "ip_id", "ipv4", "key", "l4", "last", "length",
+        "members", "place", "push", "room", "step", "tcp", "vnet",
     )  # fmt: skip
+    expected: int
 
-    def __init__(self, batch: Batch, number: int, parsed: Parsed) -> None:
-        """Open with a candidate."""
-        self.batch = batch
+    def __init__(self, vnet: int, number: int, buffer: bytearray, length: int, parsed: Parsed) -> None:
+        """Open with a candidate that has no PSH."""
+        self.vnet = vnet
         self.key, self.l4, self.end, self.ip_id, self.ip_check = key, l4, end, ip_id, ip_check = parsed
-        self.length = batch.lengths[number]  # of a frame with a full segment; 0 once it takes no more
-        self.place = len(batch.out)
-        self.ipv4 = l4 == batch.vnet + _L4_IPV4
-        self.tcp = key[0] == _TCP
-        self.gso_size = self.last = self.length - end  # last: bytes of payload in the last segment
+        self.full = self.length = length  # of a frame with a full segment; length becomes 0 where no more may join
+        self.gso_size = self.last = size = length - end  # last: bytes of payload in the last segment
         self.members = [number]
         self.push = False
-        self.first = header = _number(batch.whole[number][:end], "big")
-        self.step = _ID_UP_CHECK_DOWN << 8 * (end - batch.vnet - 26) if self.ipv4 else 0
+        self.place = 0
+        self.first = header = _number(buffer[:end], "big")
+        self.ipv4 = l4 == vnet + _L4_IPV4
+        self.tcp = key[0] == _TCP
+        self.step = _ID_UP_CHECK_DOWN << 8 * (end - vnet - 26) if self.ipv4 else 0
         if self.tcp:
-            self.step += self.gso_size << 8 * (end - l4 - 8)
-        batch.known[header] = self
+            self.step += size << 8 * (end - l4 - 8)
         self._expect(header, ip_id, ip_check)
 
-    def joined(self, number: int, ip_id: int, ip_check: int) -> bool:
-        """Take frame number, a candidate, if it is the next segment; close where nothing can follow it."""
+    def run(self, whole: Sequence[bytearray], lengths: Sequence[int], number: int) -> int:
+        """Take full segments from number on; give the first frame that is none."""
+        length, end, expected, step = self.length, self.end, self.expected, self.step
+        stop = min(number + self.room, len(lengths))
+        at = number
+        while at < stop and lengths[at] == length and _number(whole[at][:end], "big") == expected:
+            expected += step
+            at += 1
+        self.members += range(number, at)
+        self.room -= at - number
+        self.expected = expected if self.room else _NONE
+        return at
+
+    def joined(self, number: int, buffer: bytearray, size: int, parsed: Parsed) -> bool:
+        """Take a candidate of that payload if it is the next segment; length is 0 where nothing can follow it."""
         count = len(self.members)
-        size = self.batch.lengths[number] - self.end
-        if size > self.gso_size or (self.ipv4 and ip_id != self.ip_id + count & 0xFFFF):
+        _, l4, end, ip_id, ip_check = parsed
+        if end != self.end or size > self.gso_size or (self.ipv4 and ip_id != self.ip_id + count & 0xFFFF):
             return False
         if self._bytes() + size > SUPER_MAX or (count == UDP_SEGMENTS_MAX and not self.tcp):
             return False
-        buffer = self.batch.whole[number]
-        push = self.tcp and bool(buffer[self.l4 + 13] & _PSH)
-        header = _number(buffer[: self.end], "big")
+        push = self.tcp and bool(buffer[l4 + 13] & _PSH)
+        header = _number(buffer[:end], "big")
         # hdr_len and gso_size, at 2 in the virtio_net_hdr, mean nothing without GSO
-        if (header ^ self._header(count, size, push=push)) & ~(0xFFFFFFFF << 8 * (self.end - 6)):
+        if (header ^ self._header(count, size, push=push)) & ~(0xFFFFFFFF << 8 * (end - 6)):
             return False
         self.members.append(number)
         self.last = size
         self.push = push
         if push or size < self.gso_size:
-            self.close()
+            self.length, self.expected = 0, _NONE
         else:
             self._expect(header, ip_id, ip_check)
         return True
 
-    def close(self) -> None:
-        """Take no more."""
-        self.length = 0
-        del self.batch.table[self.key]
-
-    def lone(self) -> memoryview:
-        """Give the first frame as it is."""
-        return self.batch.views[self.members[0]][: self.end + self.gso_size]
-
-    def written(self) -> tuple[bytes | memoryview, int, int]:
+    def packed(self, views: Sequence[memoryview]) -> tuple[bytes, int, int]:
         """See Batch.written()."""
-        vnet, end, views, members = self.batch.vnet, self.end, self.batch.views, self.members
+        vnet, end, members = self.vnet, self.end, self.members
         count = len(members)
-        if count == 1:
-            return self.lone(), 1, end + self.gso_size - vnet
         gso_type = (GSO_TCPV4 if self.ipv4 else GSO_TCPV6) if self.tcp else GSO_UDP_L4
         fields = FIELDS.pack(F_NEEDS_CSUM, gso_type, end - vnet, self.gso_size, self.l4 - vnet, 16 if self.tcp else 6)
-        payload = count * self.gso_size - self.gso_size + self.last
+        payload = (count - 1) * self.gso_size + self.last
         header = self._header(0, payload, push=self.push).to_bytes(end, "big")
-        parts: list[bytes | memoryview] = [fields, header[HDR_LEN:]]
-        full = end + self.gso_size
-        parts += [views[number][end:full] for number in members]
+        full = self.full
+        parts: list[bytes | memoryview] = [views[number][end:full] for number in members]
         parts[-1] = views[members[-1]][end : end + self.last]
-        return b"".join(parts), count, count * (end - vnet) + payload
+        return b"".join((fields, header[HDR_LEN:], *parts)), count, count * (end - vnet) + payload
 
     def _bytes(self) -> int:
         """Give how long the super-frame is, as long as all its segments are full."""
-        return self.end - self.batch.vnet + len(self.members) * self.gso_size
+        return self.end - self.vnet + len(self.members) * self.gso_size
 
     def _expect(self, header: int, ip_id: int, ip_check: int) -> None:
         """Wait for the full segment behind that header, and for as many as can come before something wraps."""
@@ -227,13 +240,12 @@ class _Flow:
             room = min(room, UDP_SEGMENTS_MAX - len(self.members))
         self.room = room
         self.expected = header + self.step if room else _NONE
-        self.batch.known[self.expected] = self
 
     def _header(self, nth: int, size: int, *, push: bool) -> int:
         """Give the header of the nth segment with a payload of size bytes; 0 and all of it: the super-frame's."""
         header = self.first
         grown = size - self.gso_size
-        ip, l4 = 8 * (self.end - self.batch.vnet), 8 * (self.end - self.l4)  # bits from where they begin
+        ip, l4 = 8 * (self.end - self.vnet), 8 * (self.end - self.l4)  # bits from where they begin
         if self.ipv4:
             up = (self.ip_id + nth & 0xFFFF) - self.ip_id
             check = (self.ip_check - up - grown) % 0xFFFF  # of a sum in one's complement, and of the two zeros 0
