@@ -77,6 +77,8 @@ cdef struct Worker:
     int error, kick_fd, news_fd  # kick_fd wakes the worker, news_fd the loop
     bint stopping, kick_armed
     int64_t spin_ns, no_spin_until_ns, now_ns
+    int64_t window_ns, window_bytes  # when the running millisecond began, and what was read in it
+    bint bulk  # this one or the last had more than BULK_BYTES
     uint64_t rounds
     uint8_t *memory
     Buffer buffers[BUFFERS]

@@ -10,8 +10,9 @@ read and write the same fds itself, under the lock (drain()).
 A lane asks for twice as many reads when it got all that it asked for, for one more than it got otherwise, and never for more than
 TURN_BYTES of frames like its last ones: that is fair by frames and by bytes, and the lanes take turns in a circle.
 
-Spinning steals from whoever wants the CPU. It shows: a probe takes a microsecond or two, so one that took STOLEN_NS was preempted, and
-nobody spins for the next NO_SPIN_NS.
+Spinning is for requests and answers, and steals from whoever wants the CPU. So nobody spins while more than BULK_BYTES come in a
+millisecond: whoever sends so much does not wait for single answers (TCP loses a fifth to a worker that spins). And a probe takes
+a microsecond or two: one that took STOLEN_NS was preempted, and nobody spins for the next NO_SPIN_NS.
 """
 
 from libc.errno cimport EINTR, errno
@@ -33,6 +34,8 @@ from vethd.datapath._ring cimport (
 cdef enum:
     RING_ENTRIES = 512  # a round's 64 reads and 64 writes, and room for polls
     TURN_BYTES = 256 << 10  # four super-frames
+    BULK_BYTES = 128 << 10  # 1 Gbit/s
+    WINDOW_NS = 1_000_000
     STOLEN_NS = 30_000
     NO_SPIN_NS = 2_000_000
     POLLIN = 1
@@ -197,12 +200,13 @@ cdef inline uint32_t take(Worker *worker, Turn *turn, const uint32_t *asked) noe
         release(worker, asked[i])
     if gro:
         gro_end(&batch)
+    worker.window_bytes += size
     if gone:
         bury(worker, lane)
     elif got:
         lane.last_ns = worker.now_ns
         lane.depth = next_depth(got, turn.count, size)
-    elif worker.now_ns - lane.last_ns >= worker.spin_ns or worker.now_ns < worker.no_spin_until_ns:
+    elif worker.bulk or worker.now_ns - lane.last_ns >= worker.spin_ns or worker.now_ns < worker.no_spin_until_ns:
         arm(worker, lane)
     else:
         lane.depth = 1
@@ -221,6 +225,11 @@ cdef inline void run_round(Worker *worker) noexcept nogil:
     worker.rounds += 1
     for i in range(lanes):
         frames += take(worker, &turns[i], asked)
+    if worker.window_bytes > BULK_BYTES:
+        worker.bulk = True
+    if worker.now_ns - worker.window_ns >= WINDOW_NS:
+        worker.bulk = worker.window_bytes > BULK_BYTES
+        worker.window_ns, worker.window_bytes = worker.now_ns, 0
     if frames == 0 and worker.now_ns - before > STOLEN_NS:
         worker.no_spin_until_ns = worker.now_ns + NO_SPIN_NS
 
