@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
-import time
-from collections.abc import Iterator
-from contextlib import suppress
 
 import pytest
 
-from tests.lib.engines import make
 from tests.lib.sockwire import LOOPS, LoopFactory, bench, frame
-from tests.lib.wait import DEADLINE_S
 from vethd.datapath import aio
 from vethd.datapath.aio import BATCH
-from vethd.datapath.engine import Engine, Wire
 from vethd.model.drops import Drop
 from vethd.model.vnet import VnetHdr
 
@@ -137,94 +130,6 @@ def test_closed_wire_touches_nothing(factory: LoopFactory, engine: str) -> None:
         assert it.wire.dry(0)
         assert it.counters(0).read == 0
         assert it.died == []
-
-
-class Drain:
-    """Wires whose senders wait in sockets and whose frames all end in one socket, which the test reads."""
-
-    def __init__(self, engine: Engine, loop: asyncio.AbstractEventLoop) -> None:
-        self.engine = engine
-        self.loop = loop
-        self.socks: list[socket.socket] = []
-        self.end, self.sink = self._pair()
-        self.wires: list[Wire] = []
-        self.got: list[int] = []
-
-    def _pair(self) -> tuple[socket.socket, socket.socket]:
-        pair = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        for sock in pair:
-            sock.setblocking(False)
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8 << 20)
-        self.socks += pair
-        return pair
-
-    def wire(self, *queues: tuple[int, int]) -> None:
-        """Make a wire of a sender of several queues; in each wait count frames of length bytes: (count, length)."""
-        fds = []
-        for count, length in queues:
-            device, fd = self._pair()
-            for _ in range(count):
-                device.send(frame(length))
-            fds.append(fd.fileno())
-        wire = self.engine.join((fds, [self.sink.fileno()]), 10, lambda _: None, (None, None))
-        wire.set_limit(0, 65535)
-        self.wires.append(wire)
-
-    def lengths(self, count: int) -> list[int]:
-        """Let the engine run until count frames came; give their lengths."""
-        end = time.monotonic() + DEADLINE_S
-        while len(self.got) < count:
-            assert time.monotonic() < end, f"{len(self.got)} of {count} frames"
-            self.loop.call_soon(self.loop.stop)
-            self.loop.run_forever()
-            with suppress(BlockingIOError):
-                while True:
-                    self.got.append(len(self.end.recv(1 << 17)) - 10)
-        return self.got
-
-    def close(self) -> None:
-        """Close all."""
-        self.engine.close()
-        self.loop.run_until_complete(asyncio.sleep(0))
-        self.loop.close()
-        for sock in self.socks:
-            sock.close()
-
-
-@pytest.fixture
-def drain(engine: str) -> Iterator[Drain]:
-    """Give what shows the order in which frames were written: a device that every queue and wire can be joined to."""
-    loop = asyncio.SelectorEventLoop()
-    it = Drain(make(engine, loop), loop)
-    yield it
-    it.close()
-
-
-def longest_run(lengths: list[int], of: int, until: int) -> int:
-    """Give how many frames of one length came in a row, at most, before the last of the other."""
-    last = max(at for at, length in enumerate(lengths) if length == until)
-    return max(len(run) for run in "".join("x" if length == of else " " for length in lengths[:last]).split(" "))
-
-
-def test_queues_take_turns(drain: Drain) -> None:
-    drain.wire((300, 60), (300, 61))
-    lengths = drain.lengths(600)
-    assert longest_run(lengths, 60, 61) <= 2 * BATCH
-    assert longest_run(lengths, 61, 60) <= 2 * BATCH
-
-
-def test_wires_take_turns(drain: Drain) -> None:
-    """A wire at full speed delays another's only frame by little more than a batch."""
-    drain.wire((400, 60))
-    drain.wire((1, 61))
-    assert drain.lengths(401).index(61) <= 2 * BATCH
-
-
-def test_turns_are_of_bytes_too(drain: Drain) -> None:
-    """A queue of super-frames takes no more than 256 KB at a time from one of small frames."""
-    drain.wire((60, 60_000), (500, 60))
-    lengths = drain.lengths(560)
-    assert longest_run(lengths, 60_000, 60) <= 2 * (256 << 10) // 60_000 + 1
 
 
 def test_close_loses_nothing(factory: LoopFactory, engine: str) -> None:

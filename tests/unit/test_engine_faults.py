@@ -1,7 +1,7 @@
 """Every engine when a read or a write fails: what the errno is counted as, who is told of a death, who is not.
 
 The asyncio engine is given any errno at any place, by a FileIO that raises; the native one only such as the kernel
-really answers (tests/unit/test_native_lane.py and tests/system/test_engine_tap.py have more of those).
+really answers (tests/unit/test_native_errors.py and tests/system/test_engine_tap.py have more of those).
 """
 
 from __future__ import annotations

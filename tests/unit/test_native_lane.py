@@ -1,0 +1,154 @@
+"""A worker and its lanes alone: fairness, and closing in every state.
+
+A worker whose thread has not begun holds still, so that what waits when it begins is known.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lib import engines
+from tests.lib.sockwire import frame
+from tests.lib.wait import readable, wait_until
+from tests.lib.yard import OPEN, Yard, counters, settled
+from vethd.model.drops import Drop
+
+BATCH = 64  # _lane.pxd
+TURN_BYTES = 256 << 10  # _worker.pxd
+
+
+@pytest.fixture
+def yard() -> Iterator[Yard]:
+    it = Yard(engines.native())
+    yield it
+    it.close()
+
+
+# Fairness
+
+
+def lengths(yard: Yard, *waiting: list[int]) -> list[int]:
+    """Let frames of these lengths wait in a queue each, begin, and give the order in which they are written."""
+    end, sink = yard.pair()
+    for queue in waiting:
+        device, src = yard.pair()
+        yard.lane(src, sink)
+        for length in queue:
+            os.write(device, frame(length))
+    yard.begin()
+    got: list[int] = []
+
+    def all_of_them() -> bool:
+        while readable(end, 0):
+            got.append(len(os.read(end, 1 << 17)) - 10)
+        return len(got) == sum(map(len, waiting))
+
+    wait_until(all_of_them, wake=end)
+    return got
+
+
+def longest_run(order: list[int], of: int, until: int) -> int:
+    """Give how many frames of one length came in a row, at most, before the last one of the other length."""
+    last = max(at for at, length in enumerate(order) if length == until)
+    return max(map(len, "".join("x" if length == of else " " for length in order[:last]).split(" ")))
+
+
+def test_queues_take_turns(yard: Yard) -> None:
+    order = lengths(yard, [60] * 250, [61] * 250)
+    assert longest_run(order, 60, 61) <= BATCH
+    assert longest_run(order, 61, 60) <= BATCH
+
+
+def test_a_frame_waits_for_one_round(yard: Yard) -> None:
+    """Behind a queue at full speed, begun before it."""
+    order = lengths(yard, [60] * 250, [61])
+    assert order.index(61) <= BATCH
+
+
+def test_turns_are_of_bytes_too(yard: Yard) -> None:
+    """A queue of super-frames takes no more at a time from one of small frames."""
+    order = lengths(yard, [60_000] * 40, [60] * 250)
+    assert longest_run(order, 60_000, 60) <= TURN_BYTES // 60_000
+
+
+def test_a_lane_of_many_gets_its_turn(yard: Yard) -> None:
+    """More lanes than a round has reads: they go round in a circle."""
+    order = lengths(yard, *([60 + n] * 3 for n in range(100)))
+    assert sorted(order[:100]) == [60 + n for n in range(100)]
+
+
+# Closing
+
+
+def test_close_in_every_state(yard: Yard) -> None:
+    """Never begun, being read, polled, dead; and twice."""
+    device, src = yard.pair()
+    parked = yard.native.Lane(yard.worker, src, src, 10, 1, OPEN)
+    parked.close()
+    parked.start()
+    yard.begin()
+    for wait in (False, True, True):
+        lane = yard.lane(src, src, gate=int(Drop.NO_CARRIER))
+        if wait:
+            os.write(device, frame(60))
+            settled(lane, 1)
+            rounds = -1
+            while rounds != yard.worker.rounds:  # it spins for 50 us, then there are no more rounds
+                rounds = yard.worker.rounds
+                readable(src, 0.005)
+        lane.close()
+        lane.close()
+        lane.start()
+        assert lane.dry()
+        os.write(device, frame(60))
+        assert counters(lane).read == int(wait)
+        assert os.read(src, 1000) == frame(60), "nobody else reads it"
+
+
+def test_as_many_lanes_as_fill_the_ring_and_more(yard: Yard) -> None:
+    """Each is polled; each wakes; each is closed."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 4096), hard))
+    try:
+        end, sink = yard.pair()
+        devices = []
+        for tag in range(1200):
+            device, src = yard.pair()
+            devices.append(device)
+            yard.lane(src, sink, tag=tag)
+        yard.begin()
+        for times in (1, 2):
+            for lane in yard.lanes:
+                lane.set_trust(times == 2)
+            for n, device in enumerate(devices):
+                os.write(device, frame(60, n % 256))
+            for lane in yard.lanes:
+                assert settled(lane, times).forwarded == times
+                assert os.read(end, 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_lane_outlives_its_names(native_threads: None) -> None:  # noqa: ARG001
+    """Dropped without close(): what the worker has of it stays, and the process lives on."""
+    yard = Yard(engines.native())
+    device, src = yard.pair()
+    yard.lane(src, src, gate=int(Drop.NO_CARRIER))
+    yard.begin()
+    yard.lanes.clear()
+    os.write(device, frame(60))
+    wait_until(lambda: not readable(src, 0))
+    yard.close()
+
+
+@pytest.fixture
+def native_threads() -> Iterator[None]:
+    """Prove that no thread of a worker is left."""
+    before = set(threading.enumerate())
+    yield
+    assert set(threading.enumerate()) == before
