@@ -64,6 +64,7 @@ class _Thread:
         self._loop.remove_reader(self.worker.news_fd)
         self.worker.stop()
         self._thread.join()
+        self.worker.close()
 
 
 class UringWire:
