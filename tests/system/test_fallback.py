@@ -31,7 +31,7 @@ from tests.lib.wait import wait_until
 from vethd.control import Client
 
 REPO = Path(__file__).resolve().parents[2]
-SOURCE = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "vethd")
+SOURCE = ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "vethd", "tools")
 FORBID = """
 import os, sys
 from tests.lib.seccomp import IO_URING_SETUP, forbid
@@ -66,17 +66,25 @@ def forbidden(code: int) -> Argv:
 
 def build(directory: Path, *command: str, **env: str) -> None:
     """Run a command of Python's in a copy of the source, made in directory, with no network and no downloads."""
+    done = run_in(copy_of_source(directory), sys.executable, *command, **env)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def copy_of_source(directory: Path) -> Path:
+    """Give the copy of our source in directory, which is made the first time; nothing that was built is in it."""
     source = directory / "source"
     if not source.exists():
         source.mkdir()
         for name in SOURCE:
             copy = partial(shutil.copytree, ignore=shutil.ignore_patterns("__pycache__", "*.so", "*.c"))
             (copy if (REPO / name).is_dir() else shutil.copy)(REPO / name, source / name)
-    argv = [sys.executable, *command]
-    done = subprocess.run(
+    return source
+
+
+def run_in(source: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         argv, cwd=source, env=os.environ | env, capture_output=True, text=True, timeout=BUILD_S, check=False
     )
-    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +214,29 @@ def test_what_is_distributed(tmp_path: Path) -> None:
     assert {"vethd/datapath/_uring.pyx", "vethd/datapath/_uring.pyi"} <= sources
     assert sources | {"setup.py", "pyproject.toml"} <= inside
     assert not [name for name in inside if name.endswith((".c", ".so", ".o"))]
+
+
+def test_make_builds_what_changed_and_does_without_what_it_cannot(tmp_path: Path) -> None:
+    """tools/native: built once; no older one stays where a new one cannot be built; an error in the source is told."""
+    source = copy_of_source(tmp_path)
+    native = partial(run_in, source, "tools/native", sys.prefix, PYTHONPATH=str(source), PYTHONSAFEPATH="1")
+
+    def built() -> list[tuple[Path, int]]:
+        return [(path, path.stat().st_mtime_ns) for path in (source / "vethd" / "datapath").glob("*.so")]
+
+    done = native()
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    first = built()
+    assert len(first) == 1
+    assert native().returncode == 0
+    assert built() == first
+    (source / "vethd" / "datapath" / "_ring.pxd").touch()
+    done = native(CC="/bin/false")
+    assert (done.returncode, done.stderr, built()) == (0, "", [])
+    assert done.stdout.startswith("setup: the native engine could not be built, so vethd forwards by asyncio (")
+    assert len(done.stdout.splitlines()) == 1
+    with (source / "vethd" / "datapath" / "_uring.pyx").open("a") as file:
+        file.write("cdef int wrong(:\n")
+    done = native()
+    assert done.returncode == 1
+    assert done.stderr.endswith("setup: the native engine's source has an error (above)\n")

@@ -186,7 +186,7 @@ def test_saved_pair_comes_back(place: Place) -> None:
     site, lab = place
     a, b = lab.netns("a"), lab.netns("b")
     site.start()
-    site.post({**spec(a.name, b.name), "rx_checksum": "trust", "group": 7})
+    site.post({**spec(a.name, b.name), "rx_checksum": "trust", "gro": False, "group": 7})
     wire = lab.wire(a, b)
     wire.b.up()
     wire.a.set("mtu 1400", "txqueuelen 77")
@@ -201,7 +201,7 @@ def test_saved_pair_comes_back(place: Place) -> None:
     assert (a.names(), b.names()) == (set(), set())
     site.start()
     pair = site.wait_state("va", "alive")
-    assert (pair["source"], pair["rx_checksum"]) == ("saved", "trust")
+    assert (pair["source"], pair["rx_checksum"], pair["gro"]) == ("saved", "trust", False)
     for was, now in zip(before, (wire.a.link, wire.b.link), strict=True):
         for key in ("name", "address", "mtu", "txqueuelen", "group", "up"):
             assert getattr(now, key) == getattr(was, key), key

@@ -235,6 +235,25 @@ def test_an_option_wins_over_the_file_at_a_reload_too(tmp_path: Path, monkeypatc
     assert [len(it.pair) for it in seen] == [2, 0]
 
 
+@pytest.mark.parametrize(
+    ("argv", "text", "gro"),
+    [((), "", True), ((), "gro = false", False), (("--gro", "off"), "", False), (("--gro", "on"), "gro = false", True)],
+)
+def test_a_pair_in_the_foreground_is_as_the_option_says_or_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, argv: tuple[str, ...], text: str, gro: bool
+) -> None:
+    seen: list[PairSpec] = []
+
+    async def foreground(spec: PairSpec, _config: Config) -> None:
+        seen.append(spec)
+
+    monkeypatch.setattr(daemon_main, "_foreground", foreground)
+    monkeypatch.setattr(daemon_main, "need_machine", lambda: None)
+    args = ["--config", write(tmp_path, text), "pair", *argv, "va", "vb"]
+    assert CliRunner().invoke(daemon_main.cli, args, catch_exceptions=False).exit_code == 0
+    assert [spec.gro for spec in seen] == [gro]
+
+
 WRONG = [["--engine", "warp"], ["--log-level", "chatty"], ["--nonsense"], ["pair", "va"], ["pair", "--gro", "x"]]
 WRONG += [["--workers", "65"], ["--workers", "-1"], ["--spin-us", "1001"], ["--spin-us", "fast"]]
 

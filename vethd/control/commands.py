@@ -22,7 +22,7 @@ from vethd.model.spec import CREATE_ONLY, LinkSpec, PairSpec, RxChecksum
         *link_options(NEAR, without=("name",)),
         *link_options(PEER),
         rx_checksum_option(),
-        gro_option(),
+        gro_option("; unsaid, as the daemon has it for all pairs"),
     ]
 )
 @JSON
@@ -72,7 +72,7 @@ def delete(ctx: click.Context, name: str, netns: str | None) -> None:
         *link_options(NEAR, without=CREATE_ONLY),
         *link_options(PEER, without=CREATE_ONLY),
         rx_checksum_option(),
-        gro_option("default"),
+        gro_option("; default: as the daemon has it for all pairs", "default"),
         click.Option(["--in", "find_in"], metavar="NETNS", help="Namespace in which NAME is; unsaid, all."),
     ],
 )
@@ -115,7 +115,7 @@ def set_(
             metavar="N",
             help="How long a worker looks on for the next frame before it sleeps, in microseconds (uring).",
         ),
-        gro_option(),
+        gro_option(", for pairs that do not say"),
     ]
 )
 @JSON

@@ -50,9 +50,9 @@ def rx_checksum_option() -> click.Option:
     return click.Option(["--rx-checksum"], type=click.Choice(choices), help=text)
 
 
-def gro_option(*more: str) -> click.Option:
-    """Make --gro, an option of the pair: on, off, and what more it may be."""
-    text = "Whether frames of one flow are coalesced; unsaid, as the daemon has it for all pairs."
+def gro_option(text: str, *more: str) -> click.Option:
+    """Make --gro: on, off, and what more it may be; text goes on after what it is."""
+    text = f"Whether frames of one flow are coalesced{text}."
     return click.Option(["--gro"], type=click.Choice(("on", "off", *more)), callback=_on_or_off, help=text)
 
 

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 else:
     try:
         from vethd.datapath import _uring
-    except ImportError as error:  # not built, or built for another Python or another vethd
+    except ImportError as error:
         _uring = None
-        _MISSING = str(error)
+        if error.name != "vethd.datapath":  # it is there, and built for another Python or another C library
+            _MISSING = str(error)
 
 _OPEN = -1
 _REASONS = {
@@ -39,7 +40,7 @@ _REASONS = {
 def why_not() -> str | None:
     """Say in one sentence why the engine cannot run here; None where it can. Blocks for microseconds."""
     if _uring is None:
-        return f"the native engine is not built ({_MISSING})"
+        return "the native engine is not built" + (f" ({_MISSING})" if _MISSING else "")
     code = _uring.probe()
     return _REASONS.get(code, f"io_uring does not work here ({symbol(code)})") if code else None
 
