@@ -23,7 +23,7 @@ from tests.benchmarks.extra import Extra, Setting
 from tests.benchmarks.extras import EXTRAS
 from tests.benchmarks.line import Contestant, Peer
 from tests.benchmarks.measures import FULL, MEASURES, QUICK, Measure
-from tests.benchmarks.tables import contest_table, text
+from tests.benchmarks.tables import contest_tables, text
 from tests.benchmarks.traffic import compiled
 
 ROUNDS, QUICK_ROUNDS = 5, 1
@@ -62,10 +62,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     with unwinding(), tempfile.TemporaryDirectory(prefix="vethd-bench-") as directory:
         compiled(Path(directory))
-        plans = [plan(each, measures, rounds, all_named=bool(said.contestants)) for each in taking]
+        plans = [
+            Plan(each, rounds, measures) if said.contestants else plan(each, measures, rounds, quick=said.quick)
+            for each in taking
+        ]
         if measures:
             compete(plans, run, QUICK if said.quick else FULL, Path(directory), save)
-            print(f"\n{contest_table(run)}", flush=True)
+            print(f"\n{contest_tables(run)}", flush=True)
         engines = [each.name for each in taking if isinstance(each, Engine) and not each.settings]
         for extra in extras:
             print(f"\n{extra.name}", flush=True)
@@ -98,12 +101,13 @@ def _words(text: str) -> list[str]:
     return text.split(",")
 
 
-def plan(who: Contestant, measures: Sequence[Measure], rounds: int, *, all_named: bool) -> Plan:
-    """Say how often a contestant takes part: whom nobody asked for by name, where that is of interest."""
-    if not all_named and isinstance(who, Peer):
-        return Plan(who, min(rounds, PEER_ROUNDS), measures)
-    if not all_named and isinstance(who, Engine) and who.settings:
-        return Plan(who, min(rounds, GRO_OFF_ROUNDS), [each for each in measures if each.about_gro])
+def plan(who: Contestant, measures: Sequence[Measure], rounds: int, *, quick: bool) -> Plan:
+    """Say how often, and in what, a contestant takes part that nobody asked for by name."""
+    if isinstance(who, Peer):
+        return Plan(who, min(rounds, PEER_ROUNDS), [each for each in measures if each.brief or not quick])
+    if isinstance(who, Engine) and who.settings:
+        taking = [each for each in measures if each.about_gro and (each.brief or not quick)]
+        return Plan(who, min(rounds, GRO_OFF_ROUNDS), taking)
     return Plan(who, rounds, measures)
 
 

@@ -45,7 +45,8 @@ def compete(plans: Sequence[Plan], run: Run, length: Length, directory: Path, sa
     AssertionError where the kernel or vethd fails.
     """
     with ExitStack() as stack:
-        seats = [seat for plan in plans if (seat := _seat(plan, run, directory, stack)) is not None]
+        wanted = [plan for plan in plans if plan.measures]
+        seats = [seat for plan in wanted if (seat := _seat(plan, run, directory, stack)) is not None]
         for number in range(max((seat.rounds for seat in seats), default=0)):
             _round(number, seats, run, length)
             saved()
@@ -87,7 +88,7 @@ def _round(number: int, seats: list[Seat], run: Run, length: Length) -> None:
             name = seat.contestant.name
             figures = {key: float(f"{value:.6g}") for key, value in figures.items()}
             run.samples.append(Sample(round=number, measure=measure.name, contestant=name, figures=figures))
-            told.append(f"{name} {next(iter(figures.values()), float('nan')):.4g}")
+            told += [f"{name} {value:.4g}" for value in [*figures.values()][:1]]
         print(f"round {number + 1}, {measure.name}: {', '.join(told)}", flush=True)
 
 

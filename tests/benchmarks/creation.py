@@ -32,7 +32,7 @@ from vethd.model.spec import LinkSpec, PairSpec
 
 BASE = "ip link add"
 MS = 1e3
-ROUNDS, QUICK_ROUNDS = 40, 8
+ROUNDS, QUICK_ROUNDS = 40, 4
 
 Found = dict[str, dict[str, list[float]]]  # by place, by way: seconds
 

@@ -30,7 +30,7 @@ LOOK_S = 50e-6  # between two looks: a core left free for whoever has to act
 GIVE_UP_S = 5.0
 WIDE, NARROW = 1500, 1400
 LIMIT = 14 + VLAN_HLEN  # what a frame may have beside its receiver's MTU
-ROUNDS, QUICK_ROUNDS, SLICES = 100, 12, 4
+ROUNDS, QUICK_ROUNDS, SLICES = 100, 8, 4
 
 Found = dict[str, dict[str, dict[str, list[float]]]]  # idle or under load, by side, by change: seconds
 

@@ -12,7 +12,6 @@ from typing import NamedTuple
 from tests.benchmarks.traffic import UdpResult
 
 LOSS = 0.001
-NARROW = 1.04  # the search ends with two rates so near to each other
 STEPS = 9
 LEAST = 500.0  # datagrams a second
 
@@ -26,8 +25,11 @@ class Found(NamedTuple):
     overload: UdpResult
 
 
-def search(trial: Trial) -> Found:
-    """Search; trial(rate) sends at rate, trial(0) as fast as it goes."""
+def search(trial: Trial, narrow: float) -> Found:
+    """Search; trial(rate) sends at rate, trial(0) as fast as it goes.
+
+    It ends between a rate that holds and one that does not, where their ratio is narrow.
+    """
     overload = trial(0)
     best = _holds(trial, 0, overload)
     if best is not None:
@@ -42,7 +44,7 @@ def search(trial: Trial) -> Found:
             low = rate
             if best is None or held.rate > best.rate:
                 best = held
-        if high < low * NARROW or high < LEAST:
+        if high < low * narrow or high < LEAST:
             break
         rate = (low + high) / 2
     return Found(best, overload)

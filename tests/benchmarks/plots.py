@@ -18,7 +18,7 @@ from tests.benchmarks.data import Run, median  # noqa: E402
 
 KERNEL = "kernel"
 RATES = ("tcp1", "tcp4", "tcpboth", "tcpnogso", "udp64", "udp64x4", "udp1400", "udpgso")
-TIMES = ("ping", "pinga", "rr_p50", "rrload_p50")
+TIMES = ("ping", "pinga", "rr_p50", "rrapart_p50", "rrload_p50")
 BAR = 0.8
 PER_ROW_IN, WIDTH_IN = 0.42, 6.4
 

@@ -20,7 +20,7 @@ from tests.benchmarks.tables import Cell, markdown
 
 DOCS = Path(__file__).parents[2] / "docs"
 KERNEL = "kernel"
-PEER_FIGURES = ("tcp1", "udp64", "udp64_over", "ping", "rr_p50", "tcp1_cpu", "udp64_cpu", "idle")
+PEER_FIGURES = ("tcp1", "udp64", "udp64_over", "ping", "pinga", "rr_p50", "tcp1_cpu", "udp64_cpu", "idle")
 GRO_OFF = ":gro=off"
 MARK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench:\2 -->)", re.DOTALL)
 

@@ -8,23 +8,28 @@ from collections.abc import Sequence
 from tests.benchmarks.data import Run
 
 Cell = str | int | float
+ABREAST = 4  # more do not fit a terminal
 
 
-def contest_table(run: Run) -> str:
-    """Give the medians of all who took part, and their ratios to the first, round by round."""
+def contest_tables(run: Run) -> str:
+    """Give the medians of all who took part, a few a table, and their ratios to the first, round by round."""
     names = [each.name for each in run.entrants if any(sample.contestant == each.name for sample in run.samples)]
     if not names:
         return "nothing measured"
-    first = names[0]
-    head = ["medians", first, *(cell for name in names[1:] for cell in (name, "ratio"))]
+    first, others = names[0], names[1:]
+    groups = [others[n : n + ABREAST] for n in range(0, max(len(others), 1), ABREAST)]
+    return "\n\n".join(_contest_table(run, first, group) for group in groups)
+
+
+def _contest_table(run: Run, first: str, others: Sequence[str]) -> str:
     rows: list[list[Cell]] = []
     for figure in run.figures:
         row: list[Cell] = [figure.title, run.median(first, figure.key)]
-        for name in names[1:]:
+        for name in others:
             row += [run.median(name, figure.key), run.ratio(name, first, figure.key)]
-        if any(isinstance(cell, float) and not math.isnan(cell) for cell in row):
+        if any(isinstance(value, float) and not math.isnan(value) for value in row):
             rows.append(row)
-    return text(head, rows)
+    return text(["medians", first, *(value for name in others for value in (name, "ratio"))], rows)
 
 
 def text(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:

@@ -35,7 +35,7 @@ def targets() -> list[Target]:
         _against_veth(URING, "udp64", "UDP 64 B lossless", 1.1, 1.5),
         _against_veth(URING, "udp64x4", "UDP 64 B, 4 flows, lossless", 0.85, 1.2),
         _against_veth(URING, "udp1400", "UDP 1400 B lossless", 1.0, 1.3),
-        Target("uring, ping average, us", lambda run: run.median(URING, "ping"), 20, 12, more_is_better=False),
+        Target("uring, ping average, us", _median(URING, "pinga"), 20, 12, more_is_better=False),
         Target(
             "uring, UDP request and response, p50, times veth",
             _ratio(URING, KERNEL, "rr_p50"),
@@ -43,14 +43,12 @@ def targets() -> list[Target]:
             1,
             more_is_better=False,
         ),
-        Target(
-            "uring, CPU s per GB of TCP", lambda run: run.median(URING, "tcp1_cpu"), 0.38, 0.27, more_is_better=False
-        ),
+        Target("uring, CPU s per GB of TCP", _median(URING, "tcp1_cpu"), 0.38, 0.27, more_is_better=False),
         _against_veth(ASYNCIO, "tcp1", "TCP 1 flow", 0.65, 0.85),
         _against_veth(ASYNCIO, "udp64", "UDP 64 B lossless", 0.9, 1.1),
         _against_peers(URING, "tcp1", "TCP 1 flow", 8),
         _against_peers(URING, "udp64", "UDP 64 B lossless", 3),
-        _against_peers(URING, "ping", "ping average", 1, more_is_better=False),
+        _against_peers(URING, "pinga", "ping average", 1, more_is_better=False),
         _against_peers(URING, "rr_p50", "UDP request and response, p50", 1, more_is_better=False),
         _against_peers(ASYNCIO, "tcp1", "TCP 1 flow", 5),
     ]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.benchmarks import accounts, targets
 from tests.benchmarks.data import Entrant, Figure, Run, Sample
-from tests.benchmarks.lossless import NARROW, search
+from tests.benchmarks.lossless import search
 from tests.benchmarks.machine import describe
 from tests.benchmarks.report import blocks, write
 from tests.benchmarks.tables import cell, markdown
@@ -21,6 +21,7 @@ from tests.lib.lab import End, Wire
 from tests.lib.netns import Netns
 
 SENDER = 500_000.0
+NARROW = 1.04
 
 
 def trial(rate: float, capacity: float, lost: int = 0) -> UdpResult:
@@ -32,14 +33,14 @@ def trial(rate: float, capacity: float, lost: int = 0) -> UdpResult:
 
 @pytest.mark.parametrize("capacity", [1_000.0, 47_000.0, 120_000.0, 333_333.0, 499_000.0])
 def test_the_search_finds_what_a_link_carries(capacity: float) -> None:
-    best = search(lambda rate: trial(rate, capacity)).best
+    best = search(lambda rate: trial(rate, capacity), NARROW).best
     assert best is not None
     assert capacity / NARROW**2 <= best.rate <= capacity
 
 
 def test_a_link_that_is_faster_than_the_sender_takes_two_trials() -> None:
     calls = count()
-    found = search(lambda rate: (next(calls), trial(rate, 2 * SENDER))[1])
+    found = search(lambda rate: (next(calls), trial(rate, 2 * SENDER))[1], NARROW)
     assert found.best is not None
     assert found.best.rate == SENDER
     assert next(calls) == 2
@@ -51,10 +52,10 @@ def test_one_hiccup_in_three_trials_is_forgiven_and_steady_loss_is_not() -> None
     def hiccups(rate: float) -> UdpResult:
         return trial(rate, 200_000, lost=5_000 if next(calls) % 3 == 0 else 0)
 
-    best = search(hiccups).best
+    best = search(hiccups, NARROW).best
     assert best is not None
     assert best.rate > 200_000 / NARROW**3
-    assert search(lambda rate: trial(rate, 200_000, lost=int((rate or SENDER) * 0.002) + 1)).best is None
+    assert search(lambda rate: trial(rate, 200_000, lost=int((rate or SENDER) * 0.002) + 1), NARROW).best is None
 
 
 def test_a_backlog_that_is_delivered_late_does_not_count_as_rate() -> None:

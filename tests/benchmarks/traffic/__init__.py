@@ -87,9 +87,12 @@ class Traffic:
         said = {"seconds": seconds, "size": size, "rate": rate, "flows": flows, "segments": segments}
         return msgspec.json.decode(self._run("udp", said), type=UdpResult)
 
-    def rr(self, seconds: float, *, warmup: float, load: bool = False) -> RrResult:
-        """Send a datagram and wait for its answer, again and again; load is a TCP flow beside it, the same way."""
-        said = {"seconds": seconds, "warmup": warmup, "load": int(load)}
+    def rr(self, seconds: float, *, warmup: float, load: bool = False, apart: bool = False) -> RrResult:
+        """Send a datagram and wait for its answer, again and again.
+
+        load is a TCP flow beside it, the same way; apart pins the two to two CPUs, where there are two.
+        """
+        said = {"seconds": seconds, "warmup": warmup, "load": int(load), "apart": int(apart)}
         return msgspec.json.decode(self._run("rr", said), type=RrResult)
 
     def _run(self, kind: str, said: dict[str, float]) -> bytes:

@@ -3,6 +3,7 @@
 #include "traffic.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
@@ -16,6 +17,20 @@ static _Noreturn void answer(int fd, int size) {
     if (recv(fd, data, size, 0) < 0 || send(fd, data, size, 0) < 0)
       if (errno != ENOBUFS)
         fail("answer");
+}
+
+/* Keeps the caller on the nth CPU that it may use, where it may use more than n. */
+static void pin(int n) {
+  cpu_set_t may, one;
+  if (sched_getaffinity(0, sizeof may, &may))
+    fail("sched_getaffinity");
+  CPU_ZERO(&one);
+  for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+    if (CPU_ISSET(cpu, &may) && !n--) {
+      CPU_SET(cpu, &one);
+      if (sched_setaffinity(0, sizeof one, &one))
+        fail("sched_setaffinity");
+    }
 }
 
 static int less(const void *a, const void *b) {
@@ -33,8 +48,13 @@ void run_rr(const struct options *said, struct shared *shared) {
   struct timeval patience = {0, LOST_US};
   if (setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience))
     fail("SO_RCVTIMEO");
-  if (!spawn())
+  if (!spawn()) {
+    if (said->apart)
+      pin(1);
     answer(server, said->size);
+  }
+  if (said->apart)
+    pin(0);
   uint64_t *data = calloc(1, said->size), number = 0;
   uint32_t count = 0, lost = 0;
   double sum = 0, cpu = 0;

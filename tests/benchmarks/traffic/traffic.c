@@ -4,9 +4,10 @@
  *
  * near_ns, far_ns: paths of namespaces; near_ip, far_ip: addresses in them; seconds, warmup; flows; size; rate;
  * segments (udp: datagrams a UDP_SEGMENT send, 1 without); both=1 (tcp: both directions at once); load=1 (rr: beside
- * a TCP flow); pid=N, again and again: the forwarder's processes, whose CPU time is told. Writes one JSON object.
+ * a TCP flow); apart=1 (rr: each end on a CPU of its own); pid=N, again and again: the forwarder's processes, whose
+ * CPU time is told. Writes one JSON object.
  *
- * Senders and receivers are processes, not threads, and nothing is pinned: that is what programs look like. */
+ * Senders and receivers are processes, not threads, and nothing else is pinned: that is what programs look like. */
 #define _GNU_SOURCE
 #include "traffic.h"
 
@@ -118,6 +119,8 @@ static void take(struct options *said, const char *key, const char *value) {
     said->both = atoi(value);
   else if (!strcmp(key, "load"))
     said->load = atoi(value);
+  else if (!strcmp(key, "apart"))
+    said->apart = atoi(value);
   else if (!strcmp(key, "pid") && said->n_pids < MAX_PIDS)
     said->pids[said->n_pids++] = atoi(value);
   else {

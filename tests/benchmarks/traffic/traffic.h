@@ -13,7 +13,7 @@ enum { MAX_FLOWS = 16, MAX_PIDS = 16, MAX_SAMPLES = 1 << 18 };
 struct options {
   const char *near_ns, *far_ns, *near_ip, *far_ip;
   double seconds, warmup, rate;
-  int flows, size, segments, both, load;
+  int flows, size, segments, both, load, apart;
   pid_t pids[MAX_PIDS];
   int n_pids;
 };
