@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import FileIO
 
-from vethd.datapath.aio_gro import Batch
+from vethd.datapath.aio_gro import Coalescer
 from vethd.datapath.engine import Counters
 from vethd.model.drops import DROPS, Drop
 from vethd.model.verdict import ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN
@@ -62,10 +62,15 @@ class _Direction:
         self.gate = gate
         self.limit = 0
         self.trust = False
-        self.gro = False
+        self.gro: Coalescer | None = None
         self.read = self.read_bytes = self.forwarded = self.forwarded_bytes = 0
         self.drops = [0] * DROPS
         self.write_errors: dict[int, int] = {}
+
+    def set_gro(self, *, gro: bool) -> None:
+        """See Wire."""
+        if gro != (self.gro is not None):
+            self.gro = Coalescer(self.buffers.whole, self.buffers.views, self.vnet_hdr_len) if gro else None
 
     def pump(self, readinto: Readinto, write: Write) -> bool:
         """Move one batch; tell whether its source was dry. The loop's callback: must not raise."""
@@ -98,7 +103,8 @@ class _Direction:
             self.drops[self.gate] += len(lengths)
             return
         forwarded = forwarded_bytes = 0
-        for data, frames, size in self._passed(lengths) if len(lengths) == 1 or not self.gro else self._merged(lengths):
+        gro = self.gro if len(lengths) > 1 else None
+        for data, frames, size in self._passed(lengths) if gro is None else self._merged(lengths, gro):
             try:
                 written = write(data)
             except OSError as error:
@@ -119,15 +125,15 @@ class _Direction:
             if not self._refused(buffer, length):
                 yield view[:length], 1, length - self.vnet_hdr_len
 
-    def _merged(self, lengths: list[int]) -> Iterator[tuple[bytes | memoryview, int, int]]:
+    def _merged(self, lengths: list[int], gro: Coalescer) -> Iterator[tuple[bytes | memoryview, int, int]]:
         """Give what passes the verdict, coalesced: data, how many frames it is, and their bytes."""
-        batch = Batch(self.buffers.whole, self.buffers.views, lengths, self.vnet_hdr_len)
-        number = 0
+        gro.begin(lengths, self.limit)
+        number = gro.follow(0)
         while number < len(lengths):
             if not self._refused(self.buffers.whole[number], lengths[number]):
-                batch.add(number)
-            number = batch.follow(number + 1)
-        return batch.written()
+                gro.add(number)
+            number = gro.follow(number + 1)
+        return gro.written()
 
     def _refused(self, buffer: bytearray, length: int) -> bool:
         """Judge a frame; count it if it is dropped. The verdict of model.verdict, but for the gate."""
@@ -214,7 +220,7 @@ class AsyncioWire:
     def set_gro(self, *, gro: bool) -> None:
         """See Wire."""
         for direction in self._directions:
-            direction.gro = gro
+            direction.set_gro(gro=gro)
 
     def counters(self, side: int) -> Counters:
         """See Wire. Nothing is ever in flight between two callbacks of the loop."""
