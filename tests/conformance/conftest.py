@@ -1,4 +1,7 @@
-"""The two backends and the bench. VETHD_ENGINE says which engine vethd runs here (default asyncio)."""
+"""The backends and the bench: the kernel's veth, and vethd with every engine, with coalescing and without.
+
+VETHD_ENGINE leaves one engine of them.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,21 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lib.backends import ENGINE, Backend, KernelVeth, Vethd
+from tests.lib.backends import Backend, KernelVeth, Vethd
+from tests.lib.engines import ENGINES, need
 from tests.lib.lab import Lab, Wire
 from tests.lib.lab import lab as make_lab
 from tests.lib.leaks import PREFIX
 from tests.lib.netns import Netns
 
-VETHD = f"vethd-{ENGINE}"
+VETHDS = [f"vethd-{engine}{gro}" for engine in ENGINES for gro in ("", "-nogro")]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what coalescing is no part of and what takes long, where all that differs is coalescing."""
+    out = [item for item in items if item.get_closest_marker("without_frames") and "-nogro" in item.name]
+    config.hook.pytest_deselected(items=out)
+    items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(scope="session")
@@ -25,21 +36,18 @@ def home(request: pytest.FixtureRequest) -> Iterator[Netns]:
     netns.delete()
 
 
-@pytest.fixture(scope="session")
-def vethd(home: Netns, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vethd]:
-    """Give one daemon for the whole session."""
-    backend = Vethd(home, tmp_path_factory.mktemp("vethd"))
-    yield backend
-    backend.close()
-
-
-@pytest.fixture(scope="session", params=["kernel", VETHD])
-def backend(home: Netns, request: pytest.FixtureRequest) -> Backend:
-    """Give the kernel's own veth, then vethd."""
-    if request.param == "kernel":
-        return KernelVeth(home)
-    vethd: Vethd = request.getfixturevalue("vethd")
-    return vethd
+@pytest.fixture(scope="session", params=["kernel", *VETHDS])
+def backend(home: Netns, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
+    """Give the kernel's own veth, then every vethd: one daemon each, for all cases."""
+    name: str = request.param
+    if name == "kernel":
+        yield KernelVeth(home)
+        return
+    _, engine, *nogro = name.split("-")
+    need(engine)
+    vethd = Vethd(home, tmp_path_factory.mktemp(name), engine, gro=not nogro)
+    yield vethd
+    vethd.close()
 
 
 @pytest.fixture

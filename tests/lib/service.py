@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.lib.backends import ENGINE
 from tests.lib.daemon import UnixConnection
+from tests.lib.engines import ENGINE
 from tests.lib.systemd_box import REPO, SystemdBox, visible_to_services
 from tests.lib.wait import wait_until
 

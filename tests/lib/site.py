@@ -13,8 +13,9 @@ from typing import Any, Self
 
 import msgspec
 
-from tests.lib.backends import ENGINE, Backend, Vethd
+from tests.lib.backends import Backend, Vethd
 from tests.lib.daemon import Daemon, UnixConnection
+from tests.lib.engines import ENGINE
 from tests.lib.lab import Lab, Wire
 from tests.lib.leaks import PREFIX, Traces
 from tests.lib.netns import Netns

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.lib.backends import ENGINE, Backend, KernelVeth, Vethd
+from tests.lib.backends import Backend, KernelVeth, Vethd
+from tests.lib.engines import ENGINE
 from tests.lib.lab import Lab, Wire
 from tests.lib.lab import lab as make_lab
 from tests.lib.leaks import PREFIX

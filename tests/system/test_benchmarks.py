@@ -15,7 +15,7 @@ import pytest
 from tests.benchmarks import report
 from tests.benchmarks.data import Run
 from tests.benchmarks.tables import cell
-from tests.lib.backends import ENGINE
+from tests.lib.engines import ENGINE
 from tests.lib.leaks import Traces
 from tests.lib.netns import RUN_NETNS
 from tests.lib.wait import wait_until

@@ -16,8 +16,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from tests.lib.backends import ENGINE
 from tests.lib.daemon import UnixConnection
+from tests.lib.engines import ENGINE
 from tests.lib.lab import Lab, Wire
 from tests.lib.service import CONTROL, VETHD, Service
 from tests.lib.site import Site, toml_pair
