@@ -21,6 +21,7 @@ from tests.lib.systemd_box import (
     systemd_box_fixture,
 )
 from tests.lib.wait import readable, wait_until
+from vethd.datapath.engines import AUTO_TAKES_URING
 
 __all__ = ["systemd_box_fixture"]  # pytest knows it as systemd_box
 
@@ -102,6 +103,20 @@ def test_a_sandbox_that_forbids_it(service: Service) -> None:
     service.box.write(CONFIG, 'engine = "uring"\n')
     assert service.box.run("systemctl", "start", "vethd.service").returncode == 1
     assert "vethd: engine uring: io_uring is forbidden here" in service.box.journal()
+
+
+def test_auto_in_such_a_sandbox(service: Service) -> None:
+    """It forwards by asyncio, and the journal has the reason once, where auto would have taken uring."""
+    service.drop_in("no-uring", "SystemCallFilter=~@aio\n")
+    service.box.write(CONFIG, f'engine = "auto"\n{TWO_NETNS}')
+    make_netns(service.box)
+    service.start()
+    service.wait_pairs(lambda pairs: pairs["va"]["state"] == "alive")
+    service.ping()
+    engine = service.get("/v1/engine")
+    assert engine["name"] == "asyncio"
+    told = [line["reason"] for line in service.log() if "asyncio forwards" in line["event"]]
+    assert told == ([engine["fallback"]] if AUTO_TAKES_URING else [])
 
 
 def test_tells_systemd_how_it_is(service: Service) -> None:
