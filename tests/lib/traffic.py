@@ -1,9 +1,13 @@
-"""Batches for coalescers, by hypothesis: mostly flows that go on as they began, with everything that ends one."""
+"""Batches for coalescers, mostly of flows that go on as they began, with everything that ends one.
+
+batches() is hypothesis's, for one look; session() is long and at random, for what is remembered between looks.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from random import Random
 
 from hypothesis import strategies as st
 
@@ -101,6 +105,61 @@ def _next(draw: st.DrawFn, segment: Segment, n: int) -> tuple[bytes, Segment]:
         case 5:
             other = segment.but(payload=numbered(draw(st.sampled_from((0, 1, 2, 64, 65, 900, 1001, 1400))), n))
             return other.data(), other.after(segment.payload)
+    return segment.data(), segment.after()
+
+
+def session(random: Random, looks: int, vnet_hdr_len: int = VNET_LEN) -> Iterator[list[bytes]]:
+    """Give batches of 2 to 64 frames in which the same flows go on and on, and come back to where they were."""
+    current = random.sample(FLOWS, random.choice((1, 1, 2, 3, 8, FLOW_COUNT)))
+    oddity = random.choice((0.0, 0.02, 0.1, 0.4))
+    for _ in range(looks):
+        batch = []
+        for _ in range(random.choice((2, 3, 5, 16, 64))):
+            which = random.randrange(len(current))
+            segment = current[which].but(payload=numbered(len(current[which].payload), random.getrandbits(32)))
+            if random.random() < oddity:
+                data, current[which] = _odd(random, segment)
+            else:
+                data, current[which] = segment.data(), segment.after()
+            tail = (bytes([random.random() < 0.02]) + bytes(13))[: vnet_hdr_len - VNET_LEN]
+            batch.append(data[:VNET_LEN] + tail + data[VNET_LEN:])
+        yield batch
+
+
+def _odd(random: Random, segment: Segment) -> tuple[bytes, Segment]:
+    """Give a frame that is not what was to be expected, and what its flow goes on with."""
+    data = segment.data()
+    match random.randrange(9):
+        case 0:
+            return random.choice(OTHERS), segment
+        case 1:
+            return segment.but(**random.choice(CHANGES)).data(), segment.after()
+        case 2:
+            segment = segment.but(**random.choice(CHANGES))
+            return segment.data(), segment.after()
+        case 3:
+            flipped = bytearray(data)
+            bit = random.randrange(min(len(data), 100) * 8)
+            flipped[bit // 8] ^= 1 << bit % 8
+            return bytes(flipped), segment.after()
+        case 4:
+            cut_off = (
+                data[: random.randint(1, len(data))] if random.random() < 0.5 else data + bytes(random.randint(1, 8))
+            )
+            return cut_off, random.choice((segment, segment.after()))
+        case 5:
+            other = segment.but(payload=numbered(random.choice((0, 1, 2, 64, 65, 900, 1001, 1400)), 7))
+            return other.data(), random.choice((segment, other.after(segment.payload), other.after()))
+        case 6:  # what the sender's queue dropped
+            for _ in range(random.randint(1, 5)):
+                segment = segment.after()
+        case 7:  # once more
+            return data, segment
+        case 8:
+            seqs = (segment.seq, -len(segment.payload) % (1 << 32), (1 << 32) - 1, random.getrandbits(32))
+            segment = segment.but(
+                ip_id=random.choice((0, 0xFFFF, 0xFFFE, random.getrandbits(16))), seq=random.choice(seqs)
+            )
     return segment.data(), segment.after()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from tests.lib.segments import ACK, PSH, TCP, Segment
 from tests.lib.sockwire import Bench, bench, frame
-from tests.lib.traffic import batches
+from tests.lib.traffic import batches, session
 from vethd.datapath import aio
 from vethd.datapath.aio import BATCH
 from vethd.datapath.engine import Counters
@@ -85,7 +86,7 @@ def test_explained_can_fail() -> None:
 
 
 @pytest.mark.parametrize("vnet_hdr_len", [10, 24])
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_engine_coalesces_as_the_model(shared: Bench, engine: str, vnet_hdr_len: int, data: st.DataObject) -> None:
     trust = data.draw(st.booleans())
@@ -107,6 +108,26 @@ def test_engine_coalesces_as_the_model(shared: Bench, engine: str, vnet_hdr_len:
         size = sum(map(len, batch)) - vnet_hdr_len * len(batch)
         passed_size = sum(map(len, passed)) - vnet_hdr_len * len(passed)
         assert counters == Counters(len(batch), size, len(passed), passed_size, 0, tuple(drops), {})
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_flows_that_go_on_for_many_looks(shared: Bench, engine: str, seed: int) -> None:
+    """What an engine remembers of flows never decides what becomes of them; limits change in between."""
+    random = Random(seed)
+    vnet_hdr_len = random.choice((10, 24))
+    start(shared, vnet_hdr_len)
+    road = Road(None, forward_limit(1500), vnet_hdr_len=vnet_hdr_len)
+    for look in session(random, 40, vnet_hdr_len):
+        batch = look if ONE_LOOK[engine] else look[:DIVIDED_MAX]
+        if random.random() < 0.1:
+            road = road._replace(limit=random.choice((forward_limit(1500), 142, 150)))
+            shared.wire.set_limit(0, road.limit)
+        out = push(shared, batch)
+        passed = forwarded(batch, road)
+        if ONE_LOOK[engine]:
+            assert out == [one for one, _ in coalesce(passed, vnet_hdr_len)]
+        else:
+            assert explained(out, passed, vnet_hdr_len)
 
 
 def test_off_until_set(shared: Bench) -> None:

@@ -71,10 +71,10 @@ class Coalescer:
                     flow = self._skipped(last, header)
                 if flow is None or lengths[number] != flow.length:
                     continue
-                if header != flow.expected:  # it is flow.same
-                    if not flow.wraps:
-                        continue  # by its id it may be next all the same
-                    self._open(flow, header, number)
+                if header != flow.expected:
+                    if header != flow.now.first or len(flow.now.members) > 1:
+                        continue
+                    self._open(flow, header, number)  # the same once more is no next one
                     number += 1
                 elif flow.room and flow is last:  # a run, likely
                     del known[header]
@@ -167,13 +167,13 @@ class Coalescer:
             if length == flow.length:
                 if not flow.wraps:
                     self._wait(flow, flow.now.first)
-                if header == flow.now.first and flow.wraps:
+                if header == flow.expected or self._skipped(flow, header) is not None:
+                    self._wait(flow, header)
+                    return flow
+                if header == flow.now.first and flow.step:
                     self.known.pop(flow.same, None)
                     flow.same = header
                     self.known[header] = flow
-                    return flow
-                if self._skipped(flow, header) is not None:
-                    self._wait(flow, header)
                     return flow
             self.known.pop(flow.expected, None)
             self.known.pop(flow.same, None)
@@ -183,7 +183,7 @@ class Coalescer:
     def _skipped(self, flow: Flow, header: int) -> Flow | None:
         """Have a flow expect this header, if it comes some steps after what it does expect."""
         ahead = header - flow.expected
-        if not 0 <= ahead < flow.wraps * flow.step or ahead % flow.step:
+        if not 0 < ahead < flow.wraps * flow.step or ahead % flow.step:
             return None
         del self.known[flow.expected]
         flow.wraps -= ahead // flow.step
