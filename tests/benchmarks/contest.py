@@ -1,8 +1,8 @@
 """The contest: every measure on every line, by turns.
 
-All lines are drawn before the first round. In a round each measure goes from contestant to contestant, one after the
-other, and each round begins with another one: a busy or throttled machine is then busy for all, and what is compared
-are neighbours in time.
+All lines are drawn before the first round. In a round each measure goes from contestant to contestant, in every other
+round the other way around: a busy or throttled machine is then busy for all, what is compared are neighbours in time,
+and who comes first is not favoured.
 """
 
 from __future__ import annotations
@@ -75,9 +75,8 @@ def _round(number: int, seats: list[Seat], run: Run, length: Length) -> None:
         if measure.once and number:
             continue
         taking = [seat for seat in seats if number < seat.rounds and measure in seat.measures]
-        shift = number % max(len(taking), 1)
         told = []
-        for seat in taking[shift:] + taking[:shift]:
+        for seat in reversed(taking) if number % 2 else taking:
             try:
                 figures = _measure(seat, measure, length)
             except (AssertionError, OSError) as error:

@@ -175,7 +175,7 @@ MEASURES = (
     _ping_measure("ping", "ping, 1,000 a second", "-i", "0.001"),
     _ping_measure("pinga", "ping, one after the other", "-A"),
     _rr_measure("rr", "UDP request and response", partial(_rr, "rr"), brief=True),
-    _rr_measure("rrapart", "the same, on two CPUs", partial(_rr, "rrapart", apart=True)),
-    _rr_measure("rrload", "the same, beside a TCP flow", _rr_under_load),
+    _rr_measure("rrapart", "UDP request and response, on two CPUs", partial(_rr, "rrapart", apart=True)),
+    _rr_measure("rrload", "UDP request and response, beside TCP", _rr_under_load),
     Measure("idle", (IDLE,), _idle, brief=True, once=True),
 )

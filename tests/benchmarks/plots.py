@@ -9,10 +9,12 @@ import matplotlib as mpl
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "vethd"  # the same figures give the same file
+mpl.rcParams["svg.fonttype"] = "none"  # text stays text: small files
 mpl.rcParams["font.size"] = 8
 
 from matplotlib import pyplot as plt  # noqa: E402 - after the choice of its backend
 from matplotlib.figure import Figure  # noqa: E402 - as above
+from matplotlib.ticker import ScalarFormatter  # noqa: E402 - as above
 
 from tests.benchmarks.data import Run, median  # noqa: E402
 
@@ -50,12 +52,14 @@ def _bars(run: Run, keys: tuple[str, ...], label: str, path: Path) -> Path | Non
         bars = axes.barh(places, shown, height, label=name)
         axes.bar_label(bars, [f"{value:.2g}" if value else "" for value in shown], padding=2, fontsize=6)
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks([row + BAR / 2 - height / 2 for row in range(len(figures))], [figure.title for figure in figures])
+    titles = [figure.title.rpartition(", ")[0] for figure in figures]  # a ratio has no unit
+    axes.set_yticks([row + (BAR - height) / 2 for row in range(len(figures))], titles)
     axes.invert_yaxis()
     axes.set_xlabel(label)
     if keys is TIMES:
         axes.set_xscale("log")
-    axes.legend(frameon=False)
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=min(len(names), 4), columnspacing=1)
     return _save(picture, path)
 
 
@@ -71,10 +75,11 @@ def _scale(run: Run, path: Path) -> Path | None:
                 [each["pairs"] for each in stages], [median(each[key]) for each in stages], marker="o", label=name
             )
         axis.set_xscale("log")
+        axis.set_xticks([each["pairs"] for each in stages], [f"{each['pairs']:,}" for each in stages], minor=False)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("pairs")
         axis.set_ylabel(label)
-    axes[0].legend(frameon=False)
+    axes[0].legend(frameon=False, loc="lower left")
     return _save(picture, path)
 
 

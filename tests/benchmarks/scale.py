@@ -95,11 +95,10 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 def _busy(number: int, sides: Sequence[Side], now: dict[str, Stage]) -> None:
-    shift = number % len(sides)
     for measure_ in MEASURES:
         if measure_.name not in BUSY:
             continue
-        for side in [*sides[shift:], *sides[:shift]]:
+        for side in reversed(sides) if number % 2 else sides:
             now[side.name][measure_.name].append(next(iter(measure_.run(side.line, QUICK).values())))
             if isinstance(side.lab.backend, Vethd):
                 audit(side.lab.backend.daemon, side.line.wire)

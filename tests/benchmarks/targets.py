@@ -48,6 +48,7 @@ def targets() -> list[Target]:
         _against_veth(ASYNCIO, "udp64", "UDP 64 B lossless", 0.9, 1.1),
         _against_peers(URING, "tcp1", "TCP 1 flow", 8),
         _against_peers(URING, "udp64", "UDP 64 B lossless", 3),
+        _against_peers(URING, "udp64_over", "UDP 64 B under overload", 3),
         _against_peers(URING, "pinga", "ping average", 1, more_is_better=False),
         _against_peers(URING, "rr_p50", "UDP request and response, p50", 1, more_is_better=False),
         _against_peers(ASYNCIO, "tcp1", "TCP 1 flow", 5),
