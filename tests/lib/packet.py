@@ -17,6 +17,7 @@ PACKET_AUXDATA = 8
 PACKET_VNET_HDR = 15
 PACKET_IGNORE_OUTGOING = 23
 PACKET_MR_PROMISC = 1
+PACKET_OUTGOING = 4  # a packet's type
 SO_RCVBUFFORCE = 33
 ETH_P_ALL = 3
 TP_STATUS_CSUMNOTREADY = 1 << 3
@@ -41,18 +42,19 @@ class Captured(NamedTuple):
 
 
 class PacketSocket:
-    """A raw socket bound to one device; captures only what the device receives, whoever it is for.
+    """A raw socket bound to one device; captures what the device receives, whoever it is for, or else what it sends.
 
     It pins its namespace: close it before you wait for a namespace's death.
     """
 
-    def __init__(self, netns: Netns, ifname: str, *, vnet: bool = False) -> None:
-        """Open and bind; vnet puts a virtio_net_hdr before every frame, both ways."""
+    def __init__(self, netns: Netns, ifname: str, *, vnet: bool = False, outgoing: bool = False) -> None:
+        """Open and bind; vnet puts a virtio_net_hdr before every frame, both ways; outgoing captures what is sent."""
         self.vnet = vnet
+        self.outgoing = outgoing
         self.sock = netns.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
         self.sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         self.sock.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-        self.sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
+        self.sock.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, int(not outgoing))
         if vnet:
             self.sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
         self.sock.bind((ifname, ETH_P_ALL))
@@ -82,7 +84,10 @@ class PacketSocket:
 
     def take(self) -> Captured:
         """Take a frame that is there. Raises BlockingIOError where none is."""
-        data, ancillary, _, _ = self.sock.recvmsg((1 << 16) + 64, 256, socket.MSG_DONTWAIT)
+        while True:
+            data, ancillary, _, address = self.sock.recvmsg((1 << 16) + 64, 256, socket.MSG_DONTWAIT)
+            if (address[2] == PACKET_OUTGOING) is self.outgoing:
+                break
         vnet = Vnet.parse(data) if self.vnet else Vnet()
         frame = data[VNET_LEN:] if self.vnet else data
         status, tci, tpid = 0, 0, 0

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.lib.frames import Vnet
 from tests.lib.segments import ACK, PSH, TCP, Segment
 from tests.lib.sockwire import Bench, bench, frame
 from tests.lib.traffic import batches, session
@@ -198,6 +199,31 @@ def test_dropped_frame_between_two_is_no_barrier(shared: Bench, engine: str) -> 
     assert len(out) == 1 or not ONE_LOOK[engine]
     assert shared.counters(0).forwarded == 3
     assert sum(shared.counters(0).drops) == 2
+
+
+def test_dropped_frame_that_looks_like_a_later_segment_closes_nothing(shared: Bench, engine: str) -> None:
+    """Its header is one of the flow's next, but it is longer than that says, and than the limit."""
+    start(shared)
+    shared.wire.set_limit(0, 142)
+    run = U4.run(6)
+    out = push(shared, [*run[:3], run[4] + b"x", *run[3:]])
+    assert explained(out, run, 10)
+    assert len(out) == 1 or not ONE_LOOK[engine]
+
+
+def test_header_that_was_there_twice_may_be_next_when_ids_come_round(shared: Bench, engine: str) -> None:
+    """The ids went once around; what the virtio_net_hdr says of GSO, which there is none of, is another."""
+    start(shared)
+    ids = [(5, 0), (5, 0), (0xFFFF, 0), (0, 9), (4, 9), (5, 0)]
+    batch = [Vnet(1, 0, 0, said, 34, 6).pack() + U4.but(ip_id=ip_id).frame() for ip_id, said in ids]
+    out = push(shared, batch)
+    assert [len(data) - 10 for data in coalesced(batch)] == [142, 142, 242, 242]
+    assert out == coalesced(batch) or not ONE_LOOK[engine]
+
+
+def coalesced(batch: Sequence[bytes]) -> list[bytes]:
+    """Give what the model writes for one batch."""
+    return [data for data, _ in coalesce(batch, 10)]
 
 
 def test_oversize_is_judged_before_it_joins(shared: Bench) -> None:
