@@ -177,6 +177,18 @@ def test_super_frame_of_65535_bytes_is_whole(shared: Bench, engine: str) -> None
     assert explained(out, [*full, last], 10)
 
 
+@pytest.mark.parametrize("flows", [1, 2, 3])
+def test_long_frames_in_turn_are_no_longer_than_65535_bytes(shared: Bench, engine: str, flows: int) -> None:
+    start(shared)
+    shared.wire.set_limit(0, forward_limit(9000))
+    runs = [T6.but(payload=bytes(8900), sport=n).run(18 // flows) for n in range(flows)]
+    batch = [data for row in zip(*runs, strict=True) for data in row]
+    out = push(shared, batch)
+    assert max(map(len, out)) <= 10 + 65535
+    assert explained(out, batch, 10)
+    assert out == coalesced(batch) or not ONE_LOOK[engine]
+
+
 def test_header_of_an_older_frame_is_not_looked_at(shared: Bench, engine: str) -> None:
     """Buffers keep what they held: a short frame in one that held the flow's next header is itself."""
     start(shared)
