@@ -17,7 +17,7 @@ from vethd.datapath import aio
 from vethd.datapath.aio import BATCH
 from vethd.datapath.engine import Counters
 from vethd.model.drops import DROPS
-from vethd.model.gro import coalesce
+from vethd.model.gro import FLOWS, coalesce
 from vethd.model.verdict import Road, forward_limit, verdict
 
 # One that gives a callback all that waits: what it writes is known beforehand. Of an engine with threads only this is
@@ -231,6 +231,66 @@ def test_header_that_was_there_twice_may_be_next_when_ids_come_round(shared: Ben
     out = push(shared, batch)
     assert [len(data) - 10 for data in coalesced(batch)] == [142, 142, 242, 242]
     assert out == coalesced(batch) or not ONE_LOOK[engine]
+
+
+WRAPPING = {
+    "id": U4.but(ip_id=0xFFFF - 9),
+    "ip checksum": next(one for n in range(1 << 16) if (one := U4.but(ip_id=n)).frame()[24:26] == b"\0\x09"),
+    "sequence number": T6.but(seq=(1 << 32) - 10 * 100),
+    "sequence number, IPv4": T6.but(src="10.0.0.1", dst="10.0.0.2", seq=(1 << 32) - 10 * 100),
+}
+
+
+@pytest.mark.parametrize("what", list(WRAPPING))
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("others", [0, 1], ids=["alone", "in turn with another flow"])
+def test_where_a_field_wraps_around(shared: Bench, engine: str, what: str, steps: int, others: int) -> None:
+    """Ten segments, then one whose header differs from the tenth's by just what the others differ by.
+
+    For the wrapping field that is a carry into its neighbour: a malformed packet, or another flow's. The true next
+    follow. Read as they come in one look, and with the first five in a look before, so that the flow is known.
+    """
+    segment = WRAPPING[what]
+    run = segment.run(10)
+    end = len(run[0]) - len(segment.payload)
+    last, before = (int.from_bytes(data[:end], "big") for data in (run[9], run[8]))
+    odd = (last + steps * (last - before)).to_bytes(end, "big") + run[9][end:]
+    for _ in range(10):
+        segment = segment.after()
+    beside = iter(U4.but(sport=7, payload=bytes(50)).run(40))
+    batch = [data for one in [*run, odd, *segment.run(4)] for data in [one] + [next(beside) for _ in range(others)]]
+    for looks in ([batch], [batch[:6], batch[6:]], [batch[:5], batch[5:12], batch[12:]]):
+        start(shared)
+        for look in looks:
+            out = push(shared, look)
+            passed = forwarded(look, Road(None, forward_limit(1500)))
+            assert out == coalesced(passed) or not ONE_LOOK[engine]
+            assert explained(out, passed, 10)
+
+
+def test_known_flow_that_opens_anew_is_the_youngest(shared: Bench, engine: str) -> None:
+    """As in the model, whatever is known from the look before: after a gap flow 0 is open behind all others."""
+    start(shared)
+    flows = [U4.but(sport=n).run(9) for n in range(FLOWS + 1)]
+    for look in (
+        [data for flow in flows for data in flow[:3]],
+        [*[flow[3] for flow in flows[:FLOWS]], flows[0][6], flows[FLOWS][3], *[flow[4] for flow in flows], flows[0][7]],
+    ):
+        out = push(shared, look)
+        assert out == coalesced(look) or not ONE_LOOK[engine]
+        assert len(look) > DIVIDED_MAX or explained(out, look, 10)
+
+
+def test_64_datagrams_and_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the asyncio engine, were its batches longer."""
+    monkeypatch.setattr(aio, "BATCH", 200)
+    with bench() as it:
+        start(it)
+        runs = [U4.run(70), U4.but(sport=9).run(70)]
+        batch = [data for row in zip(*runs, strict=True) for data in row]
+        assert push(it, batch) == coalesced(batch)
+        start(it)
+        assert push(it, U4.run(140)) == coalesced(U4.run(140))
 
 
 def coalesced(batch: Sequence[bytes]) -> list[bytes]:
