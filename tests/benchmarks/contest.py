@@ -16,6 +16,7 @@ from typing import NamedTuple
 from tests.benchmarks.data import Entrant, Run, Sample
 from tests.benchmarks.line import Contestant, Line, Peer, drawn
 from tests.benchmarks.measures import Length, Measure
+from tests.benchmarks.traffic import TrafficError
 
 REASON_LEN = 300
 
@@ -48,7 +49,7 @@ def compete(plans: Sequence[Plan], run: Run, length: Length, directory: Path, sa
         wanted = [plan for plan in plans if plan.measures]
         seats = [seat for plan in wanted if (seat := _seat(plan, run, directory, stack)) is not None]
         for number in range(max((seat.rounds for seat in seats), default=0)):
-            _round(number, seats, run, length)
+            play(number, seats, run, length)
             saved()
 
 
@@ -70,7 +71,8 @@ def _seat(plan: Plan, run: Run, directory: Path, stack: ExitStack) -> Seat | Non
     return Seat(contestant, line, own, plan.rounds, plan.measures)
 
 
-def _round(number: int, seats: list[Seat], run: Run, length: Length) -> None:
+def play(number: int, seats: list[Seat], run: Run, length: Length) -> None:
+    """Play one round into run; a peer that fails leaves seats."""
     for measure in dict.fromkeys(measure for seat in seats for measure in seat.measures):
         if measure.once and number:
             continue
@@ -81,6 +83,7 @@ def _round(number: int, seats: list[Seat], run: Run, length: Length) -> None:
                 figures = _measure(seat, measure, length)
             except (AssertionError, OSError) as error:
                 if not isinstance(seat.contestant, Peer):
+                    print(f"{seat.contestant.name} failed: {measure.name}: {error}", flush=True)
                     raise
                 _dismiss(seat, seats, run, f"{measure.name}: {_reason(error)}")
                 continue
@@ -88,12 +91,20 @@ def _round(number: int, seats: list[Seat], run: Run, length: Length) -> None:
             figures = {key: float(f"{value:.6g}") for key, value in figures.items()}
             run.samples.append(Sample(round=number, measure=measure.name, contestant=name, figures=figures))
             told += [f"{name} {value:.4g}" for value in [*figures.values()][:1]]
-        print(f"round {number + 1}, {measure.name}: {', '.join(told)}", flush=True)
+        if told:
+            print(f"round {number + 1}, {measure.name}: {', '.join(told)}", flush=True)
 
 
-def _measure(seat: Seat, measure: Measure, length: Length) -> dict[str, float]:
-    with seat.contestant.turn(seat.line):
-        figures = measure.run(seat.line, length)
+def _measure(seat: Seat, measure: Measure, length: Length, tries: int = 2) -> dict[str, float]:
+    """Measure, and once more where traffic did not pass at all, as on a machine that is busy with something else."""
+    try:
+        with seat.contestant.turn(seat.line):
+            figures = measure.run(seat.line, length)
+    except TrafficError as error:
+        if tries == 1:
+            raise
+        print(f"{seat.contestant.name}, again: {measure.name}: {error}", flush=True)
+        return _measure(seat, measure, length, tries - 1)
     seat.contestant.prove(seat.line)
     return figures
 

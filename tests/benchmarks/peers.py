@@ -19,6 +19,7 @@ from tests.lib.programs import Program, running
 from tests.lib.wait import wait_until
 
 START_S = 20.0
+END_S = 60.0  # its devices go as it goes, and on a busy machine the RTNL lock is long in coming
 NEAR, FAR = "va", "vb"
 
 
@@ -59,7 +60,7 @@ class Socat(TapPeer):
     def start(self, place: Place, stack: ExitStack) -> list[Program]:
         """Run `socat TUN TUN`, both of them TAPs."""
         ends = [f"TUN,tun-type=tap,iff-no-pi,tun-name={name}" for name in (NEAR, FAR)]
-        return [stack.enter_context(running(place.home, "socat", *ends))]
+        return [stack.enter_context(running(place.home, "socat", *ends, end_s=END_S))]
 
 
 class Vde(TapPeer):
@@ -70,7 +71,7 @@ class Vde(TapPeer):
     def start(self, place: Place, stack: ExitStack) -> list[Program]:
         """Run vde_switch, whose console is on its stdin."""
         argv = ("vde_switch", "--sock", str(place.directory / "vde"), "--tap", NEAR, "--tap", FAR)
-        return [stack.enter_context(running(place.home, *argv, console=True))]
+        return [stack.enter_context(running(place.home, *argv, console=True, end_s=END_S))]
 
 
 class Ovs(TapPeer):
@@ -85,12 +86,12 @@ class Ovs(TapPeer):
         env = ("env", f"OVS_RUNDIR={place.directory}", f"OVS_LOGDIR={place.directory}")
         command(["ovsdb-tool", "create", str(database), self.schema])
         server = stack.enter_context(
-            running(place.home, *env, "ovsdb-server", str(database), f"--remote=punix:{socket}")
+            running(place.home, *env, "ovsdb-server", str(database), f"--remote=punix:{socket}", end_s=END_S)
         )
         wait_until(socket.exists, START_S, "the database's socket")
         control = [*env, "ovs-vsctl", f"--db=unix:{socket}", "--timeout=20"]
         command([*control, "--no-wait", "init"])
-        switch = stack.enter_context(running(place.home, *env, "ovs-vswitchd", f"unix:{socket}"))
+        switch = stack.enter_context(running(place.home, *env, "ovs-vswitchd", f"unix:{socket}", end_s=END_S))
         ports = [f"-- add-port br0 {name} -- set interface {name} type=internal" for name in (NEAR, FAR)]
         made = " ".join(["add-br br0 -- set bridge br0 datapath_type=netdev", *ports])
         command([*control, *made.split()])
@@ -109,7 +110,9 @@ class Testpmd(TapPeer):
         memory = ("--no-huge", "-m", "256", "--no-pci", "--no-shconf", "--no-telemetry")
         how = ("--auto-start", "--forward-mode=io", "--total-num-mbufs=8192", "--stats-period=3600")
         argv = ("env", f"RUNTIME_DIRECTORY={place.directory}", "dpdk-testpmd", f"--lcores=(0,1)@({cpus})")
-        program = stack.enter_context(running(place.home, *argv, *memory, *devices, "--", *how, console=True))
+        program = stack.enter_context(
+            running(place.home, *argv, *memory, *devices, "--", *how, console=True, end_s=END_S)
+        )
         program.wait_for("Port statistics", START_S)  # that it forwards now
         return [program]
 

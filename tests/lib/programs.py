@@ -76,15 +76,17 @@ class Program:
             raise AssertionError(f"{self.argv} did not end: {self.output()}") from None
         return Finished(code, self.output())
 
-    def end(self, number: int = signal.SIGTERM) -> Finished:
+    def end(self, number: int = signal.SIGTERM, deadline_s: float = DEADLINE_S) -> Finished:
         """Send it a signal and wait for its end."""
         self.process.send_signal(number)
-        return self.wait(DEADLINE_S)
+        return self.wait(deadline_s)
 
 
 @contextlib.contextmanager
-def running(netns: Netns, *argv: str, ready: str = "", console: bool = False) -> Iterator[Program]:
-    """Run a program in netns while the body runs, from the moment when it has said ready."""
+def running(
+    netns: Netns, *argv: str, ready: str = "", console: bool = False, end_s: float = DEADLINE_S
+) -> Iterator[Program]:
+    """Run a program in netns while the body runs, from the moment when it has said ready; it then has end_s to end."""
     program = Program(netns, *argv, console=console)
     try:
         if ready:
@@ -93,7 +95,7 @@ def running(netns: Netns, *argv: str, ready: str = "", console: bool = False) ->
     finally:
         try:
             if program.process.poll() is None:
-                program.end()
+                program.end(deadline_s=end_s)
         finally:
             program.close()
 

@@ -17,6 +17,10 @@ SOURCES = Path(__file__).parent
 TRAFFIC_S = 60.0
 
 
+class TrafficError(AssertionError):
+    """A line did not carry what it was asked to carry, in the program's own words."""
+
+
 class TcpResult(msgspec.Struct, forbid_unknown_fields=True):
     """Bytes that arrived within so many seconds, and the forwarder's CPU time in them."""
 
@@ -98,8 +102,12 @@ class Traffic:
     def _run(self, kind: str, said: dict[str, float]) -> bytes:
         argv = [self._base[0], kind, *self._base[1:], *(f"{key}={value}" for key, value in said.items())]
         argv += [f"pid={pid}" for pid in self.pids]
-        done = subprocess.run(argv, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=TRAFFIC_S)
-        assert done.returncode == 0, f"{kind} {said}: {done.stderr.decode().strip() or done.returncode}"
+        try:
+            done = subprocess.run(argv, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=TRAFFIC_S)
+        except subprocess.TimeoutExpired as error:
+            raise TrafficError(f"{kind} {said}: not within {TRAFFIC_S:.0f} s") from error
+        if done.returncode:
+            raise TrafficError(f"{kind} {said}: {done.stderr.decode().strip() or done.returncode}")
         return done.stdout
 
 
