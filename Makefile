@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 BUILT := .venv/.built
-NATIVE := setup.py $(wildcard vethd/datapath/*.pyx vethd/datapath/*.pxd)
+NATIVE := setup.py $(wildcard vethd/datapath/*.p[xy][xdi])
 
 # Tests that need big packages (podman, QEMU, ...) or minutes run in CI and in `make test-all`.
 ifeq ($(CI),true)

@@ -17,7 +17,7 @@ setup(
         Extension(
             "vethd.datapath._uring",
             sources=[str(NATIVE / "_uring.pyx")],
-            depends=sorted(str(path) for path in NATIVE.glob("*.pxd")),
+            depends=sorted(str(path) for path in NATIVE.glob("*.px[di]")),
             # frames are read through pointers of other types, as the kernel does it
             extra_compile_args=["-O2", "-fno-strict-aliasing", "-pthread"],
             extra_link_args=["-pthread"],

@@ -211,7 +211,7 @@ def test_what_is_distributed(tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     sources = {str(path.relative_to(REPO)) for path in (REPO / "vethd" / "datapath").glob("*.p[xy][xdi]")}
-    assert {"vethd/datapath/_uring.pyx", "vethd/datapath/_uring.pyi"} <= sources
+    assert {f"vethd/datapath/_{name}" for name in ("uring.pyx", "uring.pyi", "probe.pxi", "ring.pxd")} <= sources
     assert sources | {"setup.py", "pyproject.toml"} <= inside
     assert not [name for name in inside if name.endswith((".c", ".so", ".o"))]
 

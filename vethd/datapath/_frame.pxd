@@ -4,7 +4,7 @@ A frame is as a TAP's fd gives it: a virtio_net_hdr in native byte order, then E
 nogil and takes what it looks at as given: the caller has checked the length.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
 
 cdef extern from *:
     """

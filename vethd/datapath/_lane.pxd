@@ -6,12 +6,12 @@ while it waits in the kernel. A pthread mutex is not fair, and a worker at full 
 at a second mutex first (take_turn()), behind which at most one waits at a time.
 """
 
-from libc.errno cimport EBADF, EFAULT, EINVAL, EIO
+from libc.errno cimport EBADF, EFAULT, EINVAL, EIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.unistd cimport read, write
 
 from vethd.datapath._frame cimport (
-    BAD_VNET_HEADER, DROPS, FORWARD, NO_PEER, PEER_DOWN, STALE, WRITE_ERROR, verdict,
+    BAD_VNET_HEADER, DROPS, FORWARD, NO_PEER, PEER_DOWN, WRITE_ERROR, verdict,
 )
 from vethd.datapath._gro cimport Buffer
 from vethd.datapath._ring cimport Ring
@@ -39,7 +39,7 @@ cdef enum:
     FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, the longest IP packet
     STRIDE = 68 << 10  # FRAME_MAX in whole pages
     DRAIN_FRAMES = 1024  # what drain() reads at most: a default ring of 1,000 frames
-    ERRNOS = 8  # kinds of write errors told apart; the last one's place takes all further kinds
+    ERRNOS = 32  # kinds of write errors told apart, more than a write answers; the last one's place takes all further ones
 
 cdef enum State:
     PARKED  # not read: not begun, or its device is gone
@@ -58,7 +58,7 @@ cdef struct Lane:
     uint32_t vnet_hdr_len, limit
     uint32_t depth  # how many reads the next round asks for
     int64_t last_ns  # when it last had a frame
-    Lane *previous  # the circle of active lanes
+    Lane *previous  # the circle of active lanes, or that of armed ones
     Lane *next
     Lane *next_closing
     Lane *next_dead
@@ -85,13 +85,16 @@ cdef struct Worker:
     uint32_t free[BUFFERS]  # a stack: the buffer used last is the warmest
     uint32_t frees, pendings, outstanding
     uint32_t pending[BUFFERS]  # read and judged, written by the next round
+    uint32_t refusals  # how often in a row the kernel took nothing
+    uint64_t renewals  # how often the ring had to be made anew
     Lane *active  # the next one to be read, in a circle
+    Lane *armed  # those whose fds the ring polls, in a circle
     Lane *closing
     Lane *dead
 
 
 cdef inline void take_turn(Worker *worker) noexcept nogil:
-    """Lock the worker's data, in the order of asking."""
+    """Lock the worker's data; at most one other goes first."""
     pthread_mutex_lock(&worker.queue)
     pthread_mutex_lock(&worker.data)
     pthread_mutex_unlock(&worker.queue)
@@ -113,32 +116,37 @@ cdef inline bint fatal(int got) noexcept nogil:
     return got == -EBADFD or got == -EBADF or got == -EFAULT
 
 
-cdef inline void activate(Worker *worker, Lane *lane) noexcept nogil:
-    """Read a lane from the next round on, after all others."""
-    lane.state = ACTIVE
-    lane.depth = 1
-    if worker.active == NULL:
-        worker.active = lane.next = lane.previous = lane
+cdef inline void link(Lane **circle, Lane *lane, State state) noexcept nogil:
+    """Put a lane into a circle, behind all others."""
+    lane.state = state
+    if circle[0] == NULL:
+        circle[0] = lane.next = lane.previous = lane
         return
-    lane.next = worker.active
-    lane.previous = worker.active.previous
+    lane.next = circle[0]
+    lane.previous = circle[0].previous
     lane.previous.next = lane.next.previous = lane
 
 
-cdef inline void deactivate(Worker *worker, Lane *lane, State state) noexcept nogil:
-    """Read an active lane no more."""
+cdef inline void unlink(Lane **circle, Lane *lane, State state) noexcept nogil:
+    """Take a lane out of its circle."""
     lane.previous.next = lane.next
     lane.next.previous = lane.previous
-    if worker.active == lane:
-        worker.active = lane.next if lane.next != lane else NULL
+    if circle[0] == lane:
+        circle[0] = lane.next if lane.next != lane else NULL
     lane.next = lane.previous = NULL
     lane.state = state
+
+
+cdef inline void activate(Worker *worker, Lane *lane) noexcept nogil:
+    """Read a lane from the next round on."""
+    lane.depth = 1
+    link(&worker.active, lane, ACTIVE)
 
 
 cdef inline void bury(Worker *worker, Lane *lane) noexcept nogil:
     """Stop reading a lane whose device is gone, and tell the loop, once."""
     if lane.state == ACTIVE:
-        deactivate(worker, lane, PARKED)
+        unlink(&worker.active, lane, PARKED)
     if not lane.dead:
         lane.dead = True
         lane.next_dead = worker.dead
@@ -185,3 +193,45 @@ cdef inline void settle(Buffer *buffer, int64_t written) noexcept nogil:
                 lane.error_codes[i] = <int>-written
                 lane.error_frames[i] += buffer.frames
                 break
+
+
+cdef inline void release(Worker *worker, uint32_t number) noexcept nogil:
+    """Take a buffer back."""
+    worker.buffers[number].lane = NULL
+    worker.free[worker.frees] = number
+    worker.frees += 1
+
+
+cdef inline void flush(Worker *worker, Lane *lane) noexcept nogil:
+    """Write what is pending of a lane, now, from whatever thread holds the lock."""
+    cdef uint32_t kept = 0, i, number
+    cdef int64_t written
+    for i in range(worker.pendings):
+        number = worker.pending[i]
+        if worker.buffers[number].lane != lane:
+            worker.pending[kept] = number
+            kept += 1
+            continue
+        written = write(lane.dst, worker.buffers[number].data, worker.buffers[number].length)
+        settle(&worker.buffers[number], -errno if written < 0 else written)
+        release(worker, number)
+    worker.pendings = kept
+
+
+cdef inline bint drain(Worker *worker, Lane *lane) noexcept nogil:
+    """Move what waits in a lane, up to DRAIN_FRAMES; tell whether it is dry. From whatever thread holds the lock."""
+    cdef Buffer *buffer
+    cdef int64_t moved
+    flush(worker, lane)
+    buffer = &worker.buffers[worker.free[worker.frees - 1]]
+    for _ in range(DRAIN_FRAMES):
+        moved = read(lane.src, buffer.data, FRAME_MAX)
+        if moved < 0:
+            if fatal(-errno):
+                bury(worker, lane)
+            return True
+        if admit(lane, buffer, <int>moved):
+            moved = write(lane.dst, buffer.data, buffer.length)
+            settle(buffer, -errno if moved < 0 else moved)
+            buffer.lane = NULL
+    return False

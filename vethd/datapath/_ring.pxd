@@ -9,7 +9,7 @@ Kernel: io_uring/io_uring.c, include/uapi/linux/io_uring.h. The structs are spel
 any kernel's headers will do.
 """
 
-from libc.errno cimport EINTR, EINVAL, errno
+from libc.errno cimport EINVAL, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
@@ -130,7 +130,7 @@ cdef inline int ring_open(Ring *ring, uint32_t entries) noexcept nogil:
     ring.sqes_len = params.sq_entries * sizeof(Sqe)
     ring.rings = mmap(NULL, ring.rings_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, IORING_OFF_SQ_RING)
     ring.sqes = <Sqe *>mmap(NULL, ring.sqes_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, IORING_OFF_SQES)
-    # without SINGLE_MMAP (before 5.4) the completion ring lies elsewhere; nor are there READ and WRITE
+    # without SINGLE_MMAP (before 5.4) the completion ring lies elsewhere; READ and WRITE came in 5.6
     if ring.rings == MAP_FAILED or ring.sqes == MAP_FAILED or not params.features & IORING_FEAT_SINGLE_MMAP:
         ring_close(ring)
         return -EINVAL

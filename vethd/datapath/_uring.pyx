@@ -7,7 +7,7 @@ release the GIL before they ask for the lock, and the worker's thread never take
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EOPNOTSUPP, errno
+from libc.errno cimport EIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -18,15 +18,15 @@ from vethd.datapath._frame cimport DROPS, FORWARD, STALE
 from vethd.datapath._frame cimport verdict as frame_verdict
 from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
 from vethd.datapath._lane cimport (
-    ACTIVE, ARMED, BUFFERS, CLOSED, CLOSING, ERRNOS, FRAME_MAX, PARKED, STRIDE, Lane as LaneStruct, Worker as WorkerStruct,
-    activate, deactivate, give_turn, pthread_mutex_destroy, pthread_mutex_init, sem_destroy, sem_init, sem_post, sem_wait,
-    take_turn, wake,
+    ACTIVE, ARMED, BUFFERS, CLOSED, CLOSING, EBADFD, ERRNOS, FRAME_MAX, PARKED, STRIDE, Lane as LaneStruct,
+    Worker as WorkerStruct, activate, drain, flush, give_turn, pthread_mutex_destroy, pthread_mutex_init, sem_destroy,
+    sem_init, sem_post, sem_wait, take_turn, unlink, wake,
 )
 from vethd.datapath._ring cimport (
     IORING_OP_READ, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, RWF_NOWAIT, Cqe, Ring, Sqe, mmap, munmap,
     ring_close, ring_cqe, ring_enter, ring_open, ring_sqe,
 )
-from vethd.datapath._worker cimport RING_ENTRIES, drain, flush, serve
+from vethd.datapath._worker cimport RING_ENTRIES, serve
 
 from vethd.model.drops import Drop
 
@@ -45,32 +45,7 @@ if DROPS != len(Drop) or STALE != Drop.STALE:
     raise ImportError("the extension was built for other drop reasons: build it again")
 
 
-def probe() -> int:
-    """Try what the engine needs: a ring, and reads on /dev/net/tun that do not wait. 0, or the errno of what failed.
-
-    EOPNOTSUPP: the tun driver knows no RWF_NOWAIT (before Linux 5.11). Blocks for microseconds.
-    """
-    cdef Ring ring
-    cdef Sqe *sqe
-    cdef Cqe *cqe
-    cdef uint8_t[64] data
-    cdef int result = ring_open(&ring, 4)
-    cdef int fd
-    if result < 0:
-        return -result
-    fd = open(b"/dev/net/tun", O_RDWR | O_CLOEXEC | O_NONBLOCK)
-    if fd < 0:
-        result = errno
-    else:
-        sqe = ring_sqe(&ring, IORING_OP_READ, fd, 0)
-        sqe.addr, sqe.len, sqe.op_flags = <uint64_t>&data[0], sizeof(data), RWF_NOWAIT
-        result = -ring_enter(&ring, 1)
-        cqe = ring_cqe(&ring)
-        if cqe != NULL and cqe.res == -EOPNOTSUPP:
-            result = EOPNOTSUPP  # a tun without a device answers EBADFD otherwise
-        close(fd)
-    ring_close(&ring)
-    return result
+include "_probe.pxi"
 
 
 cdef class Worker:
@@ -87,7 +62,7 @@ cdef class Worker:
         pthread_mutex_init(&self.it.data, NULL)
         sem_init(&self.it.started, 0, 0)
         self.it.ring.fd = -1
-        self.it.spin_ns = spin_us * 1000
+        self.it.spin_ns = <int64_t>spin_us * 1000
         self.it.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self.it.news_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self.it.memory = <uint8_t *>mmap(
@@ -129,6 +104,16 @@ cdef class Worker:
         """How many rounds there were: system calls that moved or looked for frames."""
         return self.it.rounds
 
+    @property
+    def renewals(self):
+        """How often the ring failed and was made anew."""
+        return self.it.renewals
+
+    @property
+    def ring_fd(self):
+        """The ring's descriptor; tests make it fail."""
+        return self.it.ring.fd
+
     def run(self):
         """Forward frames until stop(). The ring belongs to the thread that calls this."""
         cdef sigset_t signals
@@ -160,7 +145,7 @@ cdef class Worker:
         """Poll for so many microseconds after a lane's last frame before sleeping."""
         with nogil:
             take_turn(self.it)
-            self.it.spin_ns = spin_us * 1000
+            self.it.spin_ns = <int64_t>spin_us * 1000
             give_turn(self.it)
 
     def take_dead(self):
@@ -212,26 +197,36 @@ cdef class Lane:
             give_turn(self.worker.it)
         wake(self.worker.it.kick_fd)
 
-    def close(self):
-        """Write what was read, and read no more. Waits for the worker where its ring polls the fd: some 50 us."""
+    def begin_close(self):
+        """Write what was read, and read no more. True: end_close() is to wait for the worker, whose ring polls the fd."""
         cdef bint armed
         with nogil:
             take_turn(self.worker.it)
             flush(self.worker.it, self.it)
             armed = self.it.state == ARMED
-            if self.it.state == ACTIVE:
-                deactivate(self.worker.it, self.it, CLOSED)
-            elif armed:
+            if armed:
                 self.it.state = CLOSING
                 self.it.next_closing = self.worker.it.closing
                 self.worker.it.closing = self.it
+            elif self.it.state == ACTIVE:
+                unlink(&self.worker.it.active, self.it, CLOSED)
             else:
                 self.it.state = CLOSED
             self.forget_death()
             give_turn(self.worker.it)
             if armed:
                 wake(self.worker.it.kick_fd)
-                sem_wait(&self.it.closed)
+        return armed
+
+    def end_close(self):
+        """Wait until the worker has cancelled its poll. For lanes that are closed together the wait is one."""
+        with nogil:
+            sem_wait(&self.it.closed)
+
+    def close(self):
+        """Close one lane; see begin_close()."""
+        if self.begin_close():
+            self.end_close()
 
     cdef void forget_death(self) noexcept nogil:
         cdef LaneStruct **at = &self.worker.it.dead
@@ -294,31 +289,4 @@ cdef class Lane:
         return now.frames, now.frame_bytes, now.forwarded, now.forwarded_bytes, now.in_flight, drops, errors
 
 
-def verdict(bytes data, int vnet_hdr_len, int limit, bint trust):
-    """Judge one frame behind an open gate: (drop or -1, the bytes as they would be written). For tests."""
-    copy = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), len(data))
-    cdef int drop = frame_verdict(<uint8_t *>PyBytes_AS_STRING(copy), len(data), vnet_hdr_len, limit, trust)
-    return drop, copy
-
-
-def coalesce(list batch, int vnet_hdr_len):
-    """Coalesce frames that are to be forwarded: [(bytes, frames)]. For tests: model.gro.coalesce() is what it must equal."""
-    cdef uint32_t count = len(batch), i
-    cdef Buffer *buffers = <Buffer *>calloc(max(1, count), sizeof(Buffer))
-    cdef uint8_t *memory = <uint8_t *>calloc(max(1, count), FRAME_MAX)
-    cdef Batch open_flows
-    kept = []
-    gro_begin(&open_flows, vnet_hdr_len)
-    for i in range(count):
-        buffers[i].data = memory + <size_t>i * FRAME_MAX
-        memcpy(buffers[i].data, PyBytes_AS_STRING(batch[i]), len(batch[i]))
-        buffers[i].length, buffers[i].frames = len(batch[i]), 1
-        if not gro_offer(&open_flows, &buffers[i]):
-            kept.append(i)
-    gro_end(&open_flows)
-    found = [
-        (PyBytes_FromStringAndSize(<char *>buffers[j].data, buffers[j].length), buffers[j].frames) for j in kept
-    ]
-    free(buffers)
-    free(memory)
-    return found
+include "_spec.pxi"

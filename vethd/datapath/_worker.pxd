@@ -15,20 +15,19 @@ millisecond: whoever sends so much does not wait for single answers (TCP loses a
 a microsecond or two: one that took STOLEN_NS was preempted, and nobody spins for the next NO_SPIN_NS.
 """
 
-from libc.errno cimport EINTR, errno
+from libc.errno cimport EAGAIN, EBUSY, EINTR
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
-from posix.unistd cimport read, write
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
+from posix.unistd cimport read
 
-from vethd.datapath._frame cimport STALE
 from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
 from vethd.datapath._lane cimport (
-    ACTIVE, ARMED, BATCH, CLOSED, CLOSING, DRAIN_FRAMES, FRAME_MAX, PARKED, Lane, Worker, activate, admit, bury, deactivate,
-    fatal, give_turn, sem_post, settle, take_turn,
+    ARMED, BATCH, BUFFERS, CLOSED, CLOSING, FRAME_MAX, PARKED, Lane, Worker, activate, admit, bury, fatal, give_turn, link,
+    release, sem_post, settle, take_turn, unlink,
 )
 from vethd.datapath._ring cimport (
-    IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_READ, IORING_OP_WRITE, RWF_NOWAIT, Cqe, Sqe, ring_cqe, ring_enter,
-    ring_seen, ring_sqe,
+    IORING_OP_POLL_ADD, IORING_OP_POLL_REMOVE, IORING_OP_READ, IORING_OP_WRITE, RWF_NOWAIT, Cqe, Sqe, ring_close,
+    ring_cqe, ring_enter, ring_open, ring_seen, ring_sqe,
 )
 
 cdef enum:
@@ -38,6 +37,9 @@ cdef enum:
     WINDOW_NS = 1_000_000
     STOLEN_NS = 30_000
     NO_SPIN_NS = 2_000_000
+    PATIENCE = 1000  # refusals in a row for want of memory, before a ring is made anew
+    RENEWAL_NS = 50_000_000
+    ECANCELED = 125
     POLLIN = 1
     POLLERR = 8
 
@@ -62,23 +64,16 @@ cdef inline int64_t clock_ns() noexcept nogil:
     return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
-cdef inline void release(Worker *worker, uint32_t number) noexcept nogil:
-    """Take a buffer back."""
-    worker.free[worker.frees] = number
-    worker.frees += 1
-
-
 cdef inline void woken(Worker *worker, Lane *lane, int events) noexcept nogil:
     """A lane's poll completed: with events, or a negative errno where it was cancelled."""
     if lane.state == CLOSING:
-        lane.state = CLOSED
+        unlink(&worker.armed, lane, CLOSED)
         sem_post(&lane.closed)  # the lane is its owner's again, who may free it at once
-    elif lane.dead:
-        lane.state = PARKED
-    elif events > 0 and events & POLLERR:  # tun_chr_poll(): the device is no longer registered
-        lane.state = PARKED
+        return
+    unlink(&worker.armed, lane, PARKED)
+    if events > 0 and events & POLLERR:  # tun_chr_poll(): the device is no longer registered
         bury(worker, lane)
-    else:
+    elif not lane.dead:
         activate(worker, lane)
 
 
@@ -106,25 +101,34 @@ cdef inline void reap(Worker *worker) noexcept nogil:
         ring_seen(&worker.ring)
 
 
+cdef inline void enter(Worker *worker, uint32_t min_complete) noexcept nogil:
+    """Enter the kernel. What says that this ring will never work again makes worker.error."""
+    cdef int result = ring_enter(&worker.ring, min_complete)
+    worker.refusals = 0 if result == 0 or result == -EINTR else worker.refusals + 1
+    if worker.refusals > PATIENCE or (worker.refusals and result != -EAGAIN and result != -EBUSY):
+        worker.error = -result
+
+
 cdef inline void exchange(Worker *worker) noexcept nogil:
     """Submit all that was taken and wait for every read and write of it: one system call, as they complete inline."""
-    ring_enter(&worker.ring, 0)
+    enter(worker, 0)
     reap(worker)
-    while worker.ring.unsent or worker.outstanding:
-        ring_enter(&worker.ring, 1 if worker.outstanding and not worker.ring.unsent else 0)
+    while (worker.ring.unsent or worker.outstanding) and not worker.error:
+        enter(worker, 1 if worker.outstanding and not worker.ring.unsent else 0)
         reap(worker)
 
 
 cdef inline Sqe *take_sqe(Worker *worker, uint8_t opcode, int fd, uint64_t user_data) noexcept nogil:
-    """Take a submission entry for a poll or its cancellation; where all are taken, submit them first."""
-    while worker.ring.unsent >= RING_ENTRIES:
-        ring_enter(&worker.ring, 0)
+    """Take a submission entry; where all are taken, submit them first."""
+    while worker.ring.unsent >= RING_ENTRIES and not worker.error:
+        enter(worker, 0)
     return ring_sqe(&worker.ring, opcode, fd, user_data)
 
 
 cdef inline void arm(Worker *worker, Lane *lane) noexcept nogil:
     """Let the kernel say when an active lane has frames again."""
-    deactivate(worker, lane, ARMED)
+    unlink(&worker.active, lane, ARMED)
+    link(&worker.armed, lane, ARMED)
     take_sqe(worker, IORING_OP_POLL_ADD, lane.src, <uint64_t>lane | POLL).op_flags = POLLIN
 
 
@@ -218,11 +222,13 @@ cdef inline void run_round(Worker *worker) noexcept nogil:
     cdef Turn[BATCH] turns
     cdef uint32_t[BATCH] asked
     cdef uint32_t lanes, i, frames = worker.pendings
-    cdef int64_t before = worker.now_ns
+    cdef int64_t before = clock_ns()
     lanes = ask(worker, turns, asked)
     exchange(worker)
     worker.now_ns = clock_ns()
     worker.rounds += 1
+    if worker.error:
+        return
     for i in range(lanes):
         frames += take(worker, &turns[i], asked)
     if worker.window_bytes > BULK_BYTES:
@@ -234,10 +240,36 @@ cdef inline void run_round(Worker *worker) noexcept nogil:
         worker.no_spin_until_ns = worker.now_ns + NO_SPIN_NS
 
 
+cdef inline void renew(Worker *worker) noexcept nogil:
+    """Make a new ring where the old one failed, and go on; polls are armed again, and what the old one had of reads and
+    writes is given up, the writes as write errors (ECANCELED). Where none is to be had, try again a little later.
+    """
+    cdef uint32_t i
+    cdef timespec pause
+    worker.renewals += 1
+    worker.error = worker.refusals = worker.outstanding = worker.pendings = worker.frees = 0
+    worker.kick_armed = False
+    ring_close(&worker.ring)  # cancels all that is in it
+    for i in range(BUFFERS):
+        if worker.buffers[i].lane != NULL:
+            settle(&worker.buffers[i], -ECANCELED)
+        release(worker, i)
+    worker.closing = NULL
+    while worker.armed != NULL:
+        woken(worker, worker.armed, 0)
+    while ring_open(&worker.ring, RING_ENTRIES) < 0 and not worker.stopping:
+        pause.tv_sec, pause.tv_nsec = 0, RENEWAL_NS
+        give_turn(worker)
+        nanosleep(&pause, NULL)
+        take_turn(worker)
+
+
 cdef inline void serve(Worker *worker) noexcept nogil:
     """Run until told to stop. The worker's own thread; see take_turn()."""
     take_turn(worker)
     while not worker.stopping:
+        if worker.error:
+            renew(worker)
         cancel_closing(worker)
         if worker.active != NULL or worker.pendings:
             run_round(worker)
@@ -248,43 +280,11 @@ cdef inline void serve(Worker *worker) noexcept nogil:
             worker.kick_armed = True
             take_sqe(worker, IORING_OP_POLL_ADD, worker.kick_fd, KICK).op_flags = POLLIN
         give_turn(worker)
-        ring_enter(&worker.ring, 1)
+        enter(worker, 1)
         take_turn(worker)
         cancel_closing(worker)
         reap(worker)
         worker.now_ns = clock_ns()
+        if worker.now_ns - worker.window_ns >= WINDOW_NS:
+            worker.bulk = False
     give_turn(worker)
-
-
-cdef inline void flush(Worker *worker, Lane *lane) noexcept nogil:
-    """Write what is pending of a lane, now, from whatever thread holds the lock."""
-    cdef uint32_t kept = 0, i, number
-    cdef int64_t written
-    for i in range(worker.pendings):
-        number = worker.pending[i]
-        if worker.buffers[number].lane != lane:
-            worker.pending[kept] = number
-            kept += 1
-            continue
-        written = write(lane.dst, worker.buffers[number].data, worker.buffers[number].length)
-        settle(&worker.buffers[number], -errno if written < 0 else written)
-        release(worker, number)
-    worker.pendings = kept
-
-
-cdef inline bint drain(Worker *worker, Lane *lane) noexcept nogil:
-    """Move what waits in a lane, up to DRAIN_FRAMES; tell whether it is dry. From whatever thread holds the lock."""
-    cdef Buffer *buffer
-    cdef int64_t moved
-    flush(worker, lane)
-    buffer = &worker.buffers[worker.free[worker.frees - 1]]
-    for _ in range(DRAIN_FRAMES):
-        moved = read(lane.src, buffer.data, FRAME_MAX)
-        if moved < 0:
-            if fatal(-errno):
-                bury(worker, lane)
-            return True
-        if admit(lane, buffer, <int>moved):
-            moved = write(lane.dst, buffer.data, buffer.length)
-            settle(buffer, -errno if moved < 0 else moved)
-    return False

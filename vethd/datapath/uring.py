@@ -31,6 +31,7 @@ else:
 _OPEN = -1
 _REASONS = {
     errno.ENOSYS: "this kernel has no io_uring",
+    errno.EINVAL: "this kernel's io_uring is too old (5.6 and later can read and write)",
     errno.EPERM: "io_uring is forbidden here (sysctl kernel.io_uring_disabled, or a seccomp filter)",
     errno.EACCES: "io_uring is forbidden here (a seccomp filter, or /dev/net/tun may not be opened)",
     errno.EOPNOTSUPP: "this kernel's tun driver cannot read without waiting (Linux 5.11 and later can)",
@@ -53,7 +54,10 @@ class _Thread:
         self._loop = loop
         self._dead = dead
         self._thread = threading.Thread(target=self.worker.run, name=f"vethd-uring-{number}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError as error:  # Python's word for EAGAIN of pthread_create()
+            raise OSError(errno.EAGAIN, "no thread for a worker") from error
         self.worker.wait_started()
         loop.add_reader(self.worker.news_fd, self._news)
 
@@ -121,13 +125,16 @@ class UringWire:
         return all([lane.dry() for lane in self.lanes[side].values()])  # noqa: C419 - every queue is to be read
 
     def close(self) -> None:
-        """See Wire."""
-        if not self._closed:
-            self._closed = True
-            for lanes in self.lanes:
-                for lane in lanes.values():
-                    lane.close()
-            self._engine.forget(self)
+        """See Wire. All lanes wait for the worker together."""
+        self._engine.close_wires([self])
+
+    def begin_close(self) -> list[_uring.Lane]:
+        """Close what can be closed at once; give the lanes that wait for their worker."""
+        if self._closed:
+            return []
+        self._closed = True
+        self._engine.forget(self)
+        return [lane for lanes in self.lanes for lane in lanes.values() if lane.begin_close()]
 
     def lane_died(self, tag: int) -> None:
         """Hear, on the loop, that a lane's device is gone."""
@@ -172,7 +179,12 @@ class UringEngine:
         died: Callable[[int], None],
         gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER),
     ) -> UringWire:
-        """See Engine. Queue i of a pair has both its directions on one worker, queue i + 1 on the next."""
+        """See Engine. Queue i of a pair has both its directions on one worker, queue i + 1 on the next.
+
+        Raises RuntimeError after close().
+        """
+        if not self._threads:
+            raise RuntimeError("the engine is closed")
         wire = UringWire(self, died)
         first = next(self._next)
         for side, (sources, sinks) in enumerate(((fds[0], fds[1]), (fds[1], fds[0]))):
@@ -196,10 +208,15 @@ class UringEngine:
             for tag in lanes:
                 self._owners.pop(tag, None)
 
+    @staticmethod
+    def close_wires(wires: Sequence[UringWire]) -> None:
+        """Close wires; the wait for the workers, which cancel polls, is one for all."""
+        for lane in [lane for wire in wires for lane in wire.begin_close()]:
+            lane.end_close()
+
     def close(self) -> None:
         """See Engine."""
-        for wire in list(self._wires):
-            wire.close()
+        self.close_wires(list(self._wires))
         for thread in self._threads:
             thread.close()
         self._threads.clear()

@@ -1,0 +1,123 @@
+"""The native engine where what it stands on gives way, and what it coalesces where the rounds are known."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from tests.lib import engines
+from tests.lib.leaks import Traces
+from tests.lib.segments import TCP, Segment
+from tests.lib.sockwire import frame
+from tests.lib.wait import readable, wait_until
+from tests.lib.yard import Yard, counters, settled
+from vethd.datapath.uring import UringEngine
+from vethd.model.gro import coalesce
+
+SEGMENTS = {"udp4": Segment(), "tcp6": Segment(src="fd00::1", dst="fd00::2").but(proto=TCP)}
+
+
+@pytest.fixture
+def yard() -> Iterator[Yard]:
+    it = Yard(engines.native())
+    yield it
+    it.close()
+
+
+@pytest.mark.parametrize("kind", list(SEGMENTS))
+def test_rounds_coalesce_as_the_model_says(yard: Yard, kind: str) -> None:
+    """Frames that wait as the worker begins are read in rounds of 1, 2, 4, 8, 16 and what is left."""
+    batch = SEGMENTS[kind].run(40)
+    device, src = yard.pair()
+    end, sink = yard.pair()
+    lane = yard.lane(src, sink)
+    lane.set_gro(gro=True)
+    for data in batch:
+        os.write(device, data)
+    yard.begin()
+    assert settled(lane, 40).forwarded == 40
+    rounds = [batch[0:1], batch[1:3], batch[3:7], batch[7:15], batch[15:31], batch[31:40]]
+    expected = [one.data for part in rounds for one in coalesce(part, 10)]
+    assert len(expected) == len(rounds)
+    assert [os.read(end, 1 << 17) for _ in expected] == expected
+    assert not readable(end, 0)
+
+
+def test_ring_that_fails_is_made_anew(yard: Yard) -> None:
+    """One lane is awake and one asleep as it fails: both go on, and close as ever."""
+    lanes = []
+    for _ in range(2):
+        device, src = yard.pair()
+        end, sink = yard.pair()
+        lanes.append((device, end, yard.lane(src, sink)))
+    yard.begin()
+    for number, (device, end, lane) in enumerate(lanes):
+        os.write(device, frame(60, number))
+        assert settled(lane, 1).forwarded == 1
+        assert os.read(end, 100) == frame(60, number)
+    null = yard.own(os.open(os.devnull, os.O_RDWR))
+    for times in (1, 2):
+        os.dup2(null, yard.worker.ring_fd)
+        for device, end, lane in lanes:
+            os.write(device, frame(60, times))
+            assert settled(lane, 1 + times).forwarded == 1 + times
+            assert os.read(end, 100) == frame(60, times)
+        wait_until(lambda times=times: yard.worker.renewals == times)  # type: ignore[misc]
+    lanes[0][2].close()
+    os.write(lanes[0][0], frame(60))
+    os.write(lanes[1][0], frame(60, 9))
+    assert settled(lanes[1][2], 4).forwarded == 4
+    assert counters(lanes[0][2]).read == 3
+
+
+def test_ring_that_fails_amid_traffic_loses_no_count(yard: Yard) -> None:
+    device, src = yard.pair()
+    _, sink = yard.pair()
+    lane = yard.lane(src, sink)
+    for number in range(500):
+        os.write(device, frame(60, number % 256))
+    null = yard.own(os.open(os.devnull, os.O_RDWR))
+    yard.begin()
+    os.dup2(null, yard.worker.ring_fd)
+    wait_until(lambda: yard.worker.renewals == 1)
+    for _ in range(50):
+        counters(lane)  # balanced at every instant
+    os.write(device, frame(70))
+    wait_until(lambda: counters(lane).in_flight == 0 and lane.dry())
+    assert counters(lane).forwarded > 0
+
+
+def test_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Is an OSError, as all that keeps the engine from running; the threads before it end."""
+    loop = asyncio.new_event_loop()
+    before, threads = Traces.now(), threading.active_count()
+    real = threading.Thread.start
+    started: list[threading.Thread] = []
+
+    def start(thread: threading.Thread) -> None:
+        if len(started) == 2:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        real(thread)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        with pytest.raises(OSError, match="no thread"):
+            UringEngine(loop, workers=3)
+    assert len(started) == 2
+    assert threading.active_count() == threads
+    before.assert_nothing_left()
+    loop.close()
+
+
+def test_closed_engine_takes_no_pair() -> None:
+    loop = asyncio.new_event_loop()
+    engine = UringEngine(loop)
+    engine.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        engine.join(([0], [0]), 10, lambda _side: None)
+    loop.close()

@@ -1,0 +1,36 @@
+"""What tests compare with model.verdict and model.gro: the engine's own functions, a call at a time."""
+
+def verdict(bytes data, int vnet_hdr_len, int limit, bint trust):
+    """Judge one frame behind an open gate: (drop or -1, the bytes as they would be written). For tests."""
+    copy = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), len(data))
+    cdef int drop = frame_verdict(<uint8_t *>PyBytes_AS_STRING(copy), len(data), vnet_hdr_len, limit, trust)
+    return drop, copy
+
+
+def coalesce(list batch, int vnet_hdr_len):
+    """Coalesce frames that are to be forwarded: [(bytes, frames)]. For tests: model.gro.coalesce() is what it must equal."""
+    if any([not isinstance(data, bytes) or len(data) > FRAME_MAX for data in batch]):
+        raise ValueError(f"frames are bytes, at most {FRAME_MAX}")
+    cdef uint32_t count = len(batch), i
+    cdef Buffer *buffers = <Buffer *>calloc(max(1, count), sizeof(Buffer))
+    cdef uint8_t *memory = <uint8_t *>calloc(max(1, count), FRAME_MAX)
+    cdef Batch open_flows
+    kept = []
+    if buffers == NULL or memory == NULL:
+        free(buffers)
+        free(memory)
+        raise MemoryError
+    gro_begin(&open_flows, vnet_hdr_len)
+    for i in range(count):
+        buffers[i].data = memory + <size_t>i * FRAME_MAX
+        memcpy(buffers[i].data, PyBytes_AS_STRING(batch[i]), len(batch[i]))
+        buffers[i].length, buffers[i].frames = len(batch[i]), 1
+        if not gro_offer(&open_flows, &buffers[i]):
+            kept.append(i)
+    gro_end(&open_flows)
+    found = [
+        (PyBytes_FromStringAndSize(<char *>buffers[j].data, buffers[j].length), buffers[j].frames) for j in kept
+    ]
+    free(buffers)
+    free(memory)
+    return found
