@@ -12,14 +12,13 @@ import pytest
 from vethd.datapath import uring
 from vethd.datapath.aio import AsyncioEngine
 from vethd.datapath.engine import Engine
-from vethd.datapath.engines import AUTO_TAKES_URING
 
 _FORCED = os.environ.get("VETHD_ENGINE", "auto")
 
 ENGINES = ("asyncio", "uring") if _FORCED == "auto" else (_FORCED,)
 """What a test of engines runs on: VETHD_ENGINE leaves one of them."""
 
-_AUTO = "uring" if AUTO_TAKES_URING and uring.why_not() is None else "asyncio"
+_AUTO = "uring" if uring.why_not() is None else "asyncio"
 
 ENGINE = _AUTO if _FORCED == "auto" else _FORCED
 """The engine of a daemon that a test starts for another reason than its engine: VETHD_ENGINE's, or what "auto" is."""

@@ -38,7 +38,7 @@ from tests.lib.seccomp import IO_URING_SETUP, forbid
 forbid(IO_URING_SETUP, int(sys.argv[1]))
 os.execvp(sys.argv[2], sys.argv[2:])
 """
-MAIN = "from vethd.datapath import engines; engines.AUTO_TAKES_URING = True; from vethd.daemon.main import main; main()"
+MAIN = "from vethd.daemon.main import main; main()"
 BUILD_S = 120.0
 END_S = 10.0
 TOLD = "uring cannot run here: asyncio forwards"

@@ -21,7 +21,6 @@ from tests.lib.systemd_box import (
     systemd_box_fixture,
 )
 from tests.lib.wait import readable, wait_until
-from vethd.datapath.engines import AUTO_TAKES_URING
 
 __all__ = ["systemd_box_fixture"]  # pytest knows it as systemd_box
 
@@ -116,7 +115,7 @@ def test_auto_in_such_a_sandbox(service: Service) -> None:
     engine = service.get("/v1/engine")
     assert engine["name"] == "asyncio"
     told = [line["reason"] for line in service.log() if "asyncio forwards" in line["event"]]
-    assert told == ([engine["fallback"]] if AUTO_TAKES_URING else [])
+    assert told == [engine["fallback"]]
 
 
 def test_tells_systemd_how_it_is(service: Service) -> None:

@@ -152,7 +152,6 @@ def test_engines_by_name(loop: asyncio.AbstractEventLoop) -> None:
 
 def test_uring_that_cannot_run(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for, it is refused with the reason; auto falls back, and keeps it."""
-    monkeypatch.setattr(engines, "AUTO_TAKES_URING", True)
     monkeypatch.setattr(engines, "_uring", lambda *_: "io_uring is forbidden")
     with pytest.raises(VethError, match="engine uring: io_uring is forbidden") as caught:
         make_engine("uring", loop)
@@ -171,7 +170,6 @@ def test_uring_that_can(
         made.append((workers, spin_us))
         return Spinner(spin_us)
 
-    monkeypatch.setattr(engines, "AUTO_TAKES_URING", True)
     monkeypatch.setattr(engines, "_uring", uring)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)))
     for name in ("auto", "uring"):

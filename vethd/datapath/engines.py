@@ -15,9 +15,6 @@ from vethd.model.errors import VethError
 ENGINES = ("auto", "uring", "asyncio")
 """What a config or a command line may name. "auto" takes the best that this machine has."""
 
-AUTO_TAKES_URING = False
-"""Whether "auto" may be uring, where uring can run: not before every suite passes on it."""
-
 
 class Picked(NamedTuple):
     """An engine, and why it is not the one that "auto" would rather have taken, "" where it is."""
@@ -34,7 +31,7 @@ def pick_engine(name: str, loop: asyncio.AbstractEventLoop, workers: int = 0, sp
     """
     if name not in ENGINES:
         raise ValueError(f"no engine {name!r}: one of {', '.join(ENGINES)}")
-    if name == "asyncio" or (name == "auto" and not AUTO_TAKES_URING):
+    if name == "asyncio":
         return Picked(AsyncioEngine(loop))
     engine = _uring(loop, workers or automatic_workers(), spin_us)
     if not isinstance(engine, str):
