@@ -36,10 +36,10 @@ def shared(engine: str) -> Iterator[Bench]:
         yield it
 
 
-def start(it: Bench, vnet_hdr_len: int = 10, *, gro: bool = True, trust: bool = False) -> None:
+def start(it: Bench, vnet_hdr_len: int = 10, *, gro: bool = True, udp: bool = True, trust: bool = False) -> None:
     """Make a new wire, open, with coalescing."""
     it.start_over(vnet_hdr_len)
-    it.wire.set_gro(gro=gro)
+    it.wire.set_gro(gro=gro, udp=udp)
     it.wire.set_trust(trust=trust)
     it.open()
 
@@ -59,14 +59,14 @@ def forwarded(batch: Sequence[bytes], road: Road) -> list[bytes]:
     return [bytes([flags]) + data[1:] for data, drop, flags in verdicts if drop is None]
 
 
-def explained(out: Sequence[bytes], passed: Sequence[bytes], vnet_hdr_len: int) -> bool:
+def explained(out: Sequence[bytes], passed: Sequence[bytes], vnet_hdr_len: int, *, udp: bool = True) -> bool:
     """Tell whether out is what the model makes of passed, divided into batches somehow."""
     reached = {(0, 0)}  # how many of passed, how many of out
     todo = [(0, 0)]
     while todo:
         begin, done = todo.pop()
         for end in range(begin + 1, len(passed) + 1):
-            part = [data for data, _ in coalesce(passed[begin:end], vnet_hdr_len)]
+            part = [data for data, _ in coalesce(passed[begin:end], vnet_hdr_len, udp=udp)]
             place = (end, done + len(part))
             if list(out[done : place[1]]) == part and place not in reached:
                 reached.add(place)
@@ -90,17 +90,17 @@ def test_explained_can_fail() -> None:
 @settings(max_examples=100, deadline=None)
 @given(data=st.data())
 def test_engine_coalesces_as_the_model(shared: Bench, engine: str, vnet_hdr_len: int, data: st.DataObject) -> None:
-    trust = data.draw(st.booleans())
-    start(shared, vnet_hdr_len, trust=trust)
+    trust, udp = data.draw(st.booleans()), data.draw(st.sampled_from((True, True, False)))
+    start(shared, vnet_hdr_len, udp=udp, trust=trust)
     road = Road(None, forward_limit(1500), trust, vnet_hdr_len)
     for side in data.draw(st.sampled_from(((0,), (0, 1)))):
         batch = data.draw(batches(vnet_hdr_len, BATCH if ONE_LOOK[engine] else DIVIDED_MAX))
         out = push(shared, batch, side)
         passed = forwarded(batch, road)
         if ONE_LOOK[engine]:
-            assert out == [one for one, _ in coalesce(passed, vnet_hdr_len)]
+            assert out == [one for one, _ in coalesce(passed, vnet_hdr_len, udp=udp)]
         else:
-            assert explained(out, passed, vnet_hdr_len)
+            assert explained(out, passed, vnet_hdr_len, udp=udp)
         counters = shared.counters(side)
         drops = [0] * DROPS
         for drop in [verdict(one, road).drop for one in batch]:
@@ -115,8 +115,8 @@ def test_engine_coalesces_as_the_model(shared: Bench, engine: str, vnet_hdr_len:
 def test_flows_that_go_on_for_many_looks(shared: Bench, engine: str, seed: int) -> None:
     """What an engine remembers of flows never decides what becomes of them; limits change in between."""
     random = Random(seed)
-    vnet_hdr_len = random.choice((10, 24))
-    start(shared, vnet_hdr_len)
+    vnet_hdr_len, udp = random.choice((10, 24)), random.random() < 0.7
+    start(shared, vnet_hdr_len, udp=udp)
     road = Road(None, forward_limit(1500), vnet_hdr_len=vnet_hdr_len)
     for look in session(random, 40, vnet_hdr_len):
         batch = look if ONE_LOOK[engine] else look[:DIVIDED_MAX]
@@ -126,9 +126,9 @@ def test_flows_that_go_on_for_many_looks(shared: Bench, engine: str, seed: int) 
         out = push(shared, batch)
         passed = forwarded(batch, road)
         if ONE_LOOK[engine]:
-            assert out == [one for one, _ in coalesce(passed, vnet_hdr_len)]
+            assert out == [one for one, _ in coalesce(passed, vnet_hdr_len, udp=udp)]
         else:
-            assert explained(out, passed, vnet_hdr_len)
+            assert explained(out, passed, vnet_hdr_len, udp=udp)
 
 
 def test_off_until_set(shared: Bench) -> None:
@@ -145,6 +145,18 @@ def test_set_live(shared: Bench, engine: str) -> None:
             out = push(shared, U4.run(10), side)
             assert explained(out, U4.run(10), 10) if gro else out == U4.run(10)
             assert len(out) == 1 or not (gro and ONE_LOOK[engine])
+
+
+def test_set_live_for_udp_or_not(shared: Bench, engine: str) -> None:
+    """A kernel that takes no super-frame of UDP gets none; it takes those of TCP."""
+    start(shared)
+    for udp in (False, True, False):
+        shared.wire.set_gro(gro=True, udp=udp)
+        datagrams, segments = push(shared, U4.run(10)), push(shared, T6.run(10))
+        assert explained(datagrams, U4.run(10), 10) if udp else datagrams == U4.run(10)
+        assert explained(segments, T6.run(10), 10)
+        if ONE_LOOK[engine]:
+            assert (len(datagrams), len(segments)) == (1 if udp else 10, 1)
 
 
 def test_batches_do_not_wait_for_each_other(shared: Bench) -> None:

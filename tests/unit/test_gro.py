@@ -43,6 +43,18 @@ def test_what_leaves_is_what_went_in(vnet_hdr_len: int, data: st.DataObject) -> 
     assert all(one.data in batch for one in out if one.frames == 1)
 
 
+@settings(max_examples=200, deadline=None)
+@given(batch=batches())
+def test_without_udp_no_datagram_is_in_a_super_frame(batch: list[bytes]) -> None:
+    """Nor does one bar the way of another flow, as it is still of its own."""
+    out = coalesce(batch, 10, udp=False)
+    assert what_leaves(batch, [one.data for one in out], 10) == what_leaves(batch, batch, 10)
+    kept = {one.data for one in out if one.frames == 1}
+    assert all(data in kept for data in batch if (flow_of(data[10:]) or b" ")[0] == UDP)
+    mixed = [data for pair in zip(T4.run(5), U4.run(5), strict=True) for data in pair]
+    assert [frames for _, frames in coalesce(mixed, 10, udp=False)] == [5, 1, 1, 1, 1, 1]
+
+
 @given(st.lists(st.integers(1, 1400), min_size=1, max_size=64), st.sampled_from(list(KINDS)))
 def test_any_sizes(sizes: list[int], kind: str) -> None:
     """Sizes that go up and down at random: each thing written has one size, but for a shorter end."""

@@ -65,12 +65,13 @@ def test_verdict_on_any_header(
 
 @pytest.mark.parametrize("vnet_hdr_len", [10, 24])
 @settings(max_examples=400, deadline=None)
-@given(data=st.data())
-def test_coalescing_is_the_model_s(native: ModuleType, vnet_hdr_len: int, data: st.DataObject) -> None:
+@given(data=st.data(), udp=st.booleans())
+def test_coalescing_is_the_model_s(native: ModuleType, vnet_hdr_len: int, data: st.DataObject, udp: bool) -> None:
     """Of what the verdict forwards: nothing else is ever offered to it."""
     road = Road(None, LONGEST, vnet_hdr_len=vnet_hdr_len)
     batch = [one for one in data.draw(batches(vnet_hdr_len)) if verdict(one, road).drop is None]
-    assert native.coalesce(batch, vnet_hdr_len) == [tuple(one) for one in coalesce(batch, vnet_hdr_len)]
+    told = coalesce(batch, vnet_hdr_len, udp=udp)
+    assert native.coalesce(batch, vnet_hdr_len, udp) == [tuple(one) for one in told]
 
 
 @settings(max_examples=300, deadline=None)

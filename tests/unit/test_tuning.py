@@ -54,13 +54,13 @@ class Wire:
     def set_trust(self, *, trust: bool) -> None:
         self.told["trust"] = trust
 
-    def set_gro(self, *, gro: bool) -> None:
-        self.told["gro"] = gro
+    def set_gro(self, *, gro: bool, udp: bool = True) -> None:
+        self.told |= {"gro": gro, "udp": udp}
 
 
-def told(tuning: Tuning, spec: PairSpec) -> dict[str, bool]:
+def told(tuning: Tuning, spec: PairSpec, *, uso: bool = True) -> dict[str, bool]:
     wire = Wire()
-    tuning.tune(wire, spec)  # type: ignore[arg-type]
+    tuning.tune(wire, spec, uso=uso)  # type: ignore[arg-type]
     return wire.told
 
 
@@ -69,7 +69,8 @@ def told(tuning: Tuning, spec: PairSpec) -> dict[str, bool]:
 def test_a_pair_that_says_nothing_follows_the_daemon(said: bool | None, default: bool) -> None:
     tuning = Tuning(Picked(Spinner()), gro=default)
     spec = msgspec.structs.replace(SPEC, gro=said)
-    assert told(tuning, spec) == {"trust": False, "gro": default if said is None else said}
+    assert told(tuning, spec) == {"trust": False, "gro": default if said is None else said, "udp": True}
+    assert told(tuning, spec, uso=False)["udp"] is False
     assert tuning.change(EngineChange(gro=not default)) == [f"gro {'off' if default else 'on'}"]
     assert told(tuning, spec)["gro"] is (not default if said is None else said)
     assert tuning.gro(spec) is told(tuning, spec)["gro"]

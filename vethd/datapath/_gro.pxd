@@ -52,6 +52,7 @@ cdef struct Entry:  # an open super-frame
 
 cdef struct Batch:
     uint32_t vnet_hdr_len
+    bint udp  # whether it may coalesce, too: see model.gro.coalesce()
     uint32_t entries  # of flows, in use at any time
     uint32_t opened  # how many super-frames were
     Entry flows[FLOWS]
@@ -221,9 +222,9 @@ cdef inline Entry *gro_place(Batch *batch) noexcept nogil:
     return found
 
 
-cdef inline void gro_begin(Batch *batch, uint32_t vnet_hdr_len) noexcept nogil:
-    """Begin a batch."""
-    batch.vnet_hdr_len, batch.entries, batch.opened = vnet_hdr_len, 0, 0
+cdef inline void gro_begin(Batch *batch, uint32_t vnet_hdr_len, bint udp) noexcept nogil:
+    """Begin a batch; udp: of UDP, too."""
+    batch.vnet_hdr_len, batch.udp, batch.entries, batch.opened = vnet_hdr_len, udp, 0, 0
 
 
 cdef inline void gro_end(Batch *batch) noexcept nogil:
@@ -245,6 +246,8 @@ cdef inline bint gro_offer(Batch *batch, Buffer *buffer) noexcept nogil:
     if not find_place(buffer.data, vnet_hdr_len, buffer.length - vnet_hdr_len, &place):
         gro_end(batch)  # it may be of any flow: none may overtake it
         return False
+    if place.protocol == UDP and not batch.udp:
+        place.candidate = False
     hashed = flow_hash(eth, &place)
     size = place.end - place.payload
     if place.protocol == TCP and place.candidate:

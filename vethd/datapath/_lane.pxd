@@ -53,7 +53,7 @@ cdef struct Lane:
     int src, dst
     uint64_t tag  # the owner's name for it
     State state
-    bint dead, trust, gro
+    bint dead, trust, gro, gro_udp
     int gate  # FORWARD: open; else the Drop of every frame
     uint32_t vnet_hdr_len, limit
     uint32_t depth  # how many reads the next round asks for

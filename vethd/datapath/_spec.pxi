@@ -7,7 +7,7 @@ def verdict(bytes data, int vnet_hdr_len, int limit, bint trust):
     return drop, copy
 
 
-def coalesce(list batch, int vnet_hdr_len):
+def coalesce(list batch, int vnet_hdr_len, bint udp=True):
     """Coalesce frames that are to be forwarded: [(bytes, frames)]. For tests: model.gro.coalesce() is what it must equal."""
     if any([not isinstance(data, bytes) or len(data) > FRAME_MAX for data in batch]):
         raise ValueError(f"frames are bytes, at most {FRAME_MAX}")
@@ -20,7 +20,7 @@ def coalesce(list batch, int vnet_hdr_len):
         free(buffers)
         free(memory)
         raise MemoryError
-    gro_begin(&open_flows, vnet_hdr_len)
+    gro_begin(&open_flows, vnet_hdr_len, udp)
     for i in range(count):
         buffers[i].data = memory + <size_t>i * FRAME_MAX
         memcpy(buffers[i].data, PyBytes_AS_STRING(batch[i]), len(batch[i]))

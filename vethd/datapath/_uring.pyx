@@ -260,11 +260,11 @@ cdef class Lane:
             self.it.trust = trust
             give_turn(self.worker.it)
 
-    def set_gro(self, bint gro):
-        """Coalesce each round's frames."""
+    def set_gro(self, bint gro, bint udp):
+        """Coalesce each round's frames; udp: those of UDP, too."""
         with nogil:
             take_turn(self.worker.it)
-            self.it.gro = gro
+            self.it.gro, self.it.gro_udp = gro, udp
             give_turn(self.worker.it)
 
     def dry(self):

@@ -189,7 +189,7 @@ cdef inline uint32_t take(Worker *worker, Turn *turn, const uint32_t *asked) noe
     cdef Buffer *buffer
     cdef Batch batch
     if gro:
-        gro_begin(&batch, lane.vnet_hdr_len)
+        gro_begin(&batch, lane.vnet_hdr_len, lane.gro_udp)
     for i in range(turn.first, turn.first + turn.count):
         buffer = &worker.buffers[asked[i]]
         if buffer.got >= 0:

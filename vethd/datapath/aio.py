@@ -67,10 +67,9 @@ class _Direction:
         self.drops = [0] * DROPS
         self.write_errors: dict[int, int] = {}
 
-    def set_gro(self, *, gro: bool) -> None:
+    def set_gro(self, *, gro: bool, udp: bool) -> None:
         """See Wire."""
-        if gro != (self.gro is not None):
-            self.gro = Coalescer(self.buffers.whole, self.buffers.views, self.vnet_hdr_len) if gro else None
+        self.gro = Coalescer(self.buffers.whole, self.buffers.views, self.vnet_hdr_len, udp=udp) if gro else None
 
     def pump(self, readinto: Readinto, write: Write) -> bool:
         """Move one batch; tell whether its source was dry. The loop's callback: must not raise."""
@@ -217,10 +216,10 @@ class AsyncioWire:
         for direction in self._directions:
             direction.trust = trust
 
-    def set_gro(self, *, gro: bool) -> None:
+    def set_gro(self, *, gro: bool, udp: bool = True) -> None:
         """See Wire."""
         for direction in self._directions:
-            direction.set_gro(gro=gro)
+            direction.set_gro(gro=gro, udp=udp)
 
     def counters(self, side: int) -> Counters:
         """See Wire. Nothing is ever in flight between two callbacks of the loop."""

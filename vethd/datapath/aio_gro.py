@@ -23,6 +23,7 @@ from vethd.model.gro import FLOWS
 
 _REMEMBERED = 256  # flows from earlier batches; some 300 KB
 _ENDS = 4  # lengths of headers that are tried; every one costs 0.2 us where nothing is known
+_UDP = 17
 
 _number = int.from_bytes
 
@@ -30,11 +31,14 @@ _number = int.from_bytes
 class Coalescer:
     """A direction's flows, and the batch that goes through them."""
 
-    def __init__(self, whole: Sequence[bytearray], views: Sequence[memoryview], vnet_hdr_len: int) -> None:
-        """Read frames from these buffers, which views are of."""
+    def __init__(
+        self, whole: Sequence[bytearray], views: Sequence[memoryview], vnet_hdr_len: int, *, udp: bool
+    ) -> None:
+        """Read frames from these buffers, which views are of; udp: datagrams coalesce, too."""
         self.whole = whole
         self.views = views
         self.vnet = vnet_hdr_len
+        self.udp = udp
         self.lengths: Sequence[int] = ()
         self.limit = 0
         self.flows: dict[Key, Flow] = {}
@@ -109,6 +113,8 @@ class Coalescer:
             self.out.append(self.views[number][:length])
             return
         key, _, end, push = known
+        if not self.udp and key[0] == _UDP:
+            end = 0
         header = _number(buffer[:end], "big")
         flow = self.table.get(key)
         if flow is not None:

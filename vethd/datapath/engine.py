@@ -60,8 +60,11 @@ class Wire(Protocol):
     def set_trust(self, *, trust: bool) -> None:
         """Choose rx_checksum "trust" or "verify" for both directions."""
 
-    def set_gro(self, *, gro: bool) -> None:
-        """Coalesce frames of one flow in both directions (model.gro), or write each as it was read, as at first."""
+    def set_gro(self, *, gro: bool, udp: bool = True) -> None:
+        """Coalesce frames of one flow in both directions (model.gro), or write each as it was read, as at first.
+
+        udp False leaves datagrams alone: for a kernel that takes no super-frame of them (kernel.tun.Tap.uso).
+        """
 
     def counters(self, side: int) -> Counters:
         """Read the counters of what side sent."""

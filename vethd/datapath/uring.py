@@ -106,11 +106,11 @@ class UringWire:
             for lane in lanes.values():
                 lane.set_trust(trust)
 
-    def set_gro(self, *, gro: bool) -> None:
+    def set_gro(self, *, gro: bool, udp: bool = True) -> None:
         """See Wire."""
         for lanes in self.lanes:
             for lane in lanes.values():
-                lane.set_gro(gro)
+                lane.set_gro(gro, udp)
 
     def counters(self, side: int) -> Counters:
         """See Wire. Each queue's are of one instant."""

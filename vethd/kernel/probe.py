@@ -104,7 +104,8 @@ def _in_scratch() -> list[Check]:
 
 def _features(tap: Tap) -> list[Check]:
     tunnel = tap.vnet_hdr_len == HDR_LEN_TUNNEL
-    detail = "TCP, UDP, and UDP tunnels" if tunnel else "TCP and UDP as far as this kernel goes; not UDP tunnels"
+    udp = "and UDP; not UDP tunnels" if tap.uso else "but not UDP (Linux 6.2 or newer): its datagrams are not coalesced"
+    detail = "TCP, UDP, and UDP tunnels" if tunnel else f"TCP {udp}"
     found = [Check(name="segmentation offload", ok=True, required=False, detail=detail)]
 
     def listen() -> None:

@@ -62,14 +62,18 @@ GONE = (errno.EBADFD, errno.EBADF)
 class Tap:
     """A TAP device, one fd a queue. Methods do not block but where they say so.
 
+    uso says whether the kernel takes a super-frame of UDP (gso_type UDP_L4) on it. The offload and the write have one
+    origin, Linux 6.2; an older kernel answers the write EINVAL.
+
     lock keeps the fds open under a worker thread that is about to use them: their numbers are reused. The loop's
     thread need not take it, as it is the one that decides when to close.
     """
 
-    def __init__(self, fds: tuple[int, ...], vnet_hdr_len: int) -> None:
+    def __init__(self, fds: tuple[int, ...], vnet_hdr_len: int, *, uso: bool) -> None:
         """Take over fds, already non-blocking, of one attached device."""
         self.fds = fds
         self.vnet_hdr_len = vnet_hdr_len
+        self.uso = uso
         self.lock = threading.RLock()
 
     @classmethod
@@ -85,17 +89,19 @@ class Tap:
             fds.append(_attach(name, flags | IFF_TUN_EXCL))
             real_name = _ifname(fds[0])
             fds += [_attach(real_name, flags) for _ in range(queues - 1)]
-            return cls(tuple(fds), _set_offload(fds[0], real_name))
+            vnet_hdr_len, word = _set_offload(fds[0], real_name)
+            return cls(tuple(fds), vnet_hdr_len, uso=word & _USO == _USO)
         except BaseException:
             for fd in fds:
                 os.close(fd)
             raise
 
     @classmethod
-    def adopt(cls, fds: tuple[int, ...]) -> Tap:
+    def adopt(cls, fds: tuple[int, ...], *, uso: bool = False) -> Tap:
         """Take over fds of a device that somebody else made with birth(); on failure they stay the caller's.
 
-        Raises VethError ENODEV where the device is gone.
+        uso is as it was at its birth: asking anew would set the offloads anew. A header that has room for tunnels
+        says it, too. Raises VethError ENODEV where the device is gone.
         """
         try:
             length = struct.unpack("i", fcntl.ioctl(fds[0], TUNGETVNETHDRSZ, bytes(4)))[0]
@@ -103,7 +109,7 @@ class Tap:
             raise VethError(errno.ENODEV, "adopt") from error
         for fd in fds:
             os.set_blocking(fd, False)
-        return cls(fds, length)
+        return cls(fds, length, uso=uso or length == HDR_LEN_TUNNEL)
 
     @property
     def ifname(self) -> str:
@@ -182,8 +188,8 @@ def _attach(name: str, flags: int) -> int:
     return fd
 
 
-def _set_offload(fd: int, name: str) -> int:
-    """Set the best offload word that the kernel takes; give the header length that goes with it.
+def _set_offload(fd: int, name: str) -> tuple[int, int]:
+    """Set the best offload word that the kernel takes; give the header length that goes with it, and the word.
 
     Once only: a second TUNSETOFFLOAD would override what a user said by `ethtool -K`.
     """
@@ -195,7 +201,7 @@ def _set_offload(fd: int, name: str) -> int:
             if error.errno != errno.EINVAL:
                 raise VethError(error.errno or errno.EIO, "TUNSETOFFLOAD", name) from error
         else:
-            return vnet_hdr_len
+            return vnet_hdr_len, word
     raise VethError(errno.EOPNOTSUPP, "newlink", name, "this kernel's TAP has no vnet header")
 
 

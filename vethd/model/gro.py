@@ -113,8 +113,11 @@ class _Super:
         return b"".join((vnet.pack(), first.vnet_tail, header, *payloads))
 
 
-def coalesce(batch: Sequence[bytes], vnet_hdr_len: int) -> list[Coalesced]:
+def coalesce(batch: Sequence[bytes], vnet_hdr_len: int, *, udp: bool = True) -> list[Coalesced]:
     """Give what to write for a batch of frames, each behind its virtio_net_hdr of vnet_hdr_len bytes.
+
+    udp False is for kernels whose TAPs take no gso_type UDP_L4 (before Linux 6.2): a datagram is of its flow, and
+    passes alone.
 
     The order is that of the first frame of each. A frame that nobody joins is given as it came, so a batch of one is
     unchanged. Of more than FLOWS open flows the one opened first is closed: it stays what it is and takes no more.
@@ -129,7 +132,7 @@ def coalesce(batch: Sequence[bytes], vnet_hdr_len: int) -> list[Coalesced]:
             table.clear()
             out.append((data, None))
             continue
-        segment = _candidate(data, frame, vnet_hdr_len)
+        segment = _candidate(data, frame, vnet_hdr_len) if udp or flow[0] != _UDP else None
         entry = table.get(flow)
         if segment is not None and entry is not None and entry.takes(segment):
             if not entry.join(segment):

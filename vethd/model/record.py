@@ -25,8 +25,8 @@ _HEAD = struct.Struct("=8sII")
 class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
     """One end: the names of its queues' fds in the store, what was published there, and its drops.
 
-    drops is indexed by Drop, dropped_bytes is what they come to. What was read is not here: the device's own counters
-    know.
+    drops is indexed by Drop, dropped_bytes is what they come to: None in a record from before that was counted. What
+    was read is not here: the device's own counters know. uso is kernel.tun.Tap.uso.
     """
 
     fds: list[str]
@@ -34,9 +34,10 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
     altname: str
     own_alias: bool
     drops: list[int]
-    dropped_bytes: int = 0
+    dropped_bytes: int | None = None
     write_errors: dict[int, int]
     kernel_drops: KernelDrops
+    uso: bool = False
 
 
 class PairRecord(msgspec.Struct, kw_only=True, frozen=True):

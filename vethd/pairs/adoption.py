@@ -49,7 +49,7 @@ def adopted_links(nursery: Nursery, record: PairRecord, memory: Memory) -> tuple
 
 
 def _link(nursery: Nursery, end: EndRecord, fds: tuple[int, ...]) -> Link:
-    tap = Tap.adopt(fds)
+    tap = Tap.adopt(fds, uso=end.uso)
     place = nursery.locate(tap)
     return Link(
         tap,
@@ -74,4 +74,5 @@ def _end_record(pair: LivePair, side: Side) -> EndRecord:
         dropped_bytes=counters.read_bytes - counters.forwarded_bytes,
         write_errors=counters.write_errors,
         kernel_drops=link.drops,
+        uso=link.tap.uso,
     )

@@ -102,7 +102,7 @@ class LivePair:
         self._state = PairState([End.UP if link.state.up else End.DOWN for link in self.links])
         self.wire = self._join(record.spec, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
         for side in Side:
-            self._base[side] = resumed_counters(record.ends[side], self.links[side])
+            self._base[side] = resumed_counters(record.ends[side], self.links[side], self.links[side.other])
             self._owner.desk.placed(self.links[side].place.key, self, side)
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
             self._feed(Event(Kind.CARRIER, side, int(self.links[side].state.carrier)))
@@ -127,7 +127,7 @@ class LivePair:
     def tune(self, spec: PairSpec) -> None:
         """Have the wire do as spec and the owner's tuning say now."""
         if self.wire is not None and not self._ending:
-            self._owner.tuning.tune(self.wire, spec)
+            self._tune(self.wire, spec)
 
     def alias_said(self, side: Side, alias: str) -> None:
         """Leave the alias to the user who set it, or (alias "") write the peer there again."""
@@ -181,10 +181,13 @@ class LivePair:
     def _join(
         self, spec: PairSpec, gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER)
     ) -> Wire:
-        tuning, (near, far) = self._owner.tuning, (link.tap for link in self.links)
-        wire = tuning.engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
-        tuning.tune(wire, spec)
+        near, far = (link.tap for link in self.links)
+        wire = self._owner.tuning.engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
+        self._tune(wire, spec)
         return wire
+
+    def _tune(self, wire: Wire, spec: PairSpec) -> None:
+        self._owner.tuning.tune(wire, spec, uso=all(link.tap.uso for link in self.links))
 
     def _learn_masters(self) -> None:
         for side in Side:

@@ -31,10 +31,10 @@ class Tuning:
         """Tell whether a pair's frames are coalesced."""
         return self._gro if spec.gro is None else spec.gro
 
-    def tune(self, wire: Wire, spec: PairSpec) -> None:
-        """Have a pair's wire do as its spec says."""
+    def tune(self, wire: Wire, spec: PairSpec, *, uso: bool) -> None:
+        """Have a pair's wire do as its spec says, and as its devices can: uso is kernel.tun.Tap.uso of both."""
         wire.set_trust(trust=self.rx_checksum(spec) == "trust")
-        wire.set_gro(gro=self.gro(spec))
+        wire.set_gro(gro=self.gro(spec), udp=uso)
 
     def info(self) -> EngineInfo:
         """Describe the engine."""
