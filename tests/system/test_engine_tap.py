@@ -15,9 +15,12 @@ from tests.kernel.tap import TUNSETOFFLOAD, Tap
 from tests.lib.engines import make
 from tests.lib.frames import ETH_P_IP, Vnet, ether, sized, udp
 from tests.lib.leaks import Traces
+from tests.lib.packet import PacketSocket
+from tests.lib.segments import TCP, Segment
 from tests.lib.sockwire import LOOPS, LoopFactory
 from tests.lib.wait import DEADLINE_S, wait_until
 from vethd.datapath.engine import Counters, Wire
+from vethd.kernel.uapi import TUN_F_CSUM, TUN_F_TSO4
 from vethd.model.drops import Drop
 from vethd.model.verdict import forward_limit
 
@@ -172,6 +175,28 @@ def test_header_that_the_kernel_alone_refuses(wired: Wired) -> None:
     assert counters.forwarded == 2
     assert counters.drops[Drop.BAD_VNET_HEADER] == 1
     assert wired.nets[1].link("vb").stats.rx_packets == 2
+
+
+@pytest.mark.parametrize(("length", "count"), [(100, 3000), (60_000, 200)])
+def test_all_that_waits_when_a_gate_opens_is_stale(wired: Wired, length: int, count: int) -> None:
+    """However long the ring, and of super-frames however many bytes; what is sent from then on passes."""
+    near, far = wired.taps
+    near.ioctl(TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4)
+    wired.nets[0].ip(f"link set dev {near.name} txqueuelen {count + 10}")
+    wired.wire.close()
+    wired.wire = wired.engine.join(([near.fd], [far.fd]), 10, wired.died.append)
+    packet = Segment(proto=TCP, payload=bytes(length - 54))
+    vnet = Vnet(1, 1 if length > 1514 else 0, 54, 1000, 34, 16)
+    with PacketSocket(wired.nets[0], near.name, vnet=True) as sock:
+        for _ in range(count):
+            sock.send(packet.frame(), vnet)
+        wired.wire.set_limit(0, forward_limit(1500))
+        wired.wire.set_gate(0, None)
+        assert wired.settled(0, count).drops[Drop.STALE] == count
+        assert wired.wire.dry(0)
+        sock.send(packet.frame(), vnet)
+    assert wired.settled(0, count + 1).forwarded == 1
+    assert wired.wire.counters(0).drops[Drop.STALE] == count
 
 
 def test_read_that_answers_efault_is_a_death(wired: Wired) -> None:

@@ -38,7 +38,8 @@ cdef enum:
     BUFFERS = 2 * BATCH  # one round's reads, and the writes that they became
     FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, the longest IP packet
     STRIDE = 68 << 10  # FRAME_MAX in whole pages
-    DRAIN_FRAMES = 1024  # what drain() reads at most: a default ring of 1,000 frames
+    DRAIN_FRAMES = 1024  # what dry() reads at most: a default ring of 1,000 frames
+    STALE_FRAMES = 1 << 16  # engine.STALE_FRAMES
     ERRNOS = 32  # kinds of write errors told apart, more than a write answers; the last one's place takes all further ones
 
 cdef enum State:
@@ -218,13 +219,13 @@ cdef inline void flush(Worker *worker, Lane *lane) noexcept nogil:
     worker.pendings = kept
 
 
-cdef inline bint drain(Worker *worker, Lane *lane) noexcept nogil:
-    """Move what waits in a lane, up to DRAIN_FRAMES; tell whether it is dry. From whatever thread holds the lock."""
+cdef inline bint drain(Worker *worker, Lane *lane, uint32_t frames) noexcept nogil:
+    """Move what waits in a lane, up to so many frames; tell whether it is dry. From whatever thread holds the lock."""
     cdef Buffer *buffer
     cdef int64_t moved
     flush(worker, lane)
     buffer = &worker.buffers[worker.free[worker.frees - 1]]
-    for _ in range(DRAIN_FRAMES):
+    for _ in range(frames):
         moved = read(lane.src, buffer.data, FRAME_MAX)
         if moved < 0:
             if fatal(-errno):

@@ -18,7 +18,8 @@ from vethd.datapath._frame cimport DROPS, FORWARD, STALE
 from vethd.datapath._frame cimport verdict as frame_verdict
 from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
 from vethd.datapath._lane cimport (
-    ACTIVE, ARMED, BUFFERS, CLOSED, CLOSING, EBADFD, ERRNOS, FRAME_MAX, PARKED, STRIDE, Lane as LaneStruct,
+    ACTIVE, ARMED, BUFFERS, CLOSED, CLOSING, DRAIN_FRAMES, EBADFD, ERRNOS, FRAME_MAX, PARKED, STALE_FRAMES, STRIDE,
+    Lane as LaneStruct,
     Worker as WorkerStruct, activate, drain, flush, give_turn, pthread_mutex_destroy, pthread_mutex_init, sem_destroy,
     sem_init, sem_post, sem_wait, take_turn, unlink, wake,
 )
@@ -242,7 +243,7 @@ cdef class Lane:
             take_turn(self.worker.it)
             if gate == FORWARD and self.it.gate != FORWARD and self.it.state != CLOSED:
                 self.it.gate = STALE
-                drain(self.worker.it, self.it)
+                drain(self.worker.it, self.it, STALE_FRAMES)
             self.it.gate = gate
             give_turn(self.worker.it)
 
@@ -273,7 +274,7 @@ cdef class Lane:
         with nogil:
             take_turn(self.worker.it)
             if self.it.state != CLOSED:
-                dry = drain(self.worker.it, self.it)
+                dry = drain(self.worker.it, self.it, DRAIN_FRAMES)
             give_turn(self.worker.it)
         return dry
 

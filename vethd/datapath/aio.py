@@ -22,7 +22,7 @@ from functools import partial
 from io import FileIO
 
 from vethd.datapath.aio_gro import Coalescer
-from vethd.datapath.engine import Counters
+from vethd.datapath.engine import STALE_FRAMES, Counters
 from vethd.model.drops import DROPS, Drop
 from vethd.model.verdict import ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN
 from vethd.model.vnet import F_DATA_VALID, FIELDS, GSO_NONE, acceptable
@@ -30,7 +30,7 @@ from vethd.model.vnet import F_DATA_VALID, FIELDS, GSO_NONE, acceptable
 BATCH = 64
 BATCH_BYTES = 192 << 10  # three super-frames: one direction's turn stays under 0.2 ms
 FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, the longest IP packet
-_DRAIN_BATCHES = 16  # what dry() and an opening gate read at most: a default ring of 1,000 frames
+_DRAIN_BATCHES = 16  # what dry() reads at most: a default ring of 1,000 frames
 
 _RUNT = int(Drop.RUNT)
 _OVERSIZE = int(Drop.OVERSIZE)
@@ -204,7 +204,10 @@ class AsyncioWire:
         direction = self._directions[side]
         if gate is None and direction.gate is not None:
             direction.gate = Drop.STALE
-            self.dry(side)
+            for channel in self._channels[side]:
+                enough = direction.read + STALE_FRAMES
+                while not direction.pump(*channel) and direction.read < enough:
+                    pass
         direction.gate = gate
 
     def set_limit(self, side: int, limit: int) -> None:
@@ -229,11 +232,8 @@ class AsyncioWire:
     def dry(self, side: int) -> bool:
         """See Wire."""
         dry = True
-        for readinto, write in self._channels[side]:
-            for _ in range(_DRAIN_BATCHES):
-                if self._directions[side].pump(readinto, write):
-                    break
-            else:
+        for channel in self._channels[side]:
+            if not any(self._directions[side].pump(*channel) for _ in range(_DRAIN_BATCHES)):
                 dry = False
         return dry
 

@@ -14,6 +14,9 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 from vethd.model.drops import DROPS, Drop
 
+STALE_FRAMES = 1 << 16
+"""What an opening gate drops of a queue at most: no sender makes the loop wait for longer than that takes (30 ms)."""
+
 
 class Counters(NamedTuple):
     """One direction since the wire was made; frames, and bytes with the Ethernet header but no vnet header.
@@ -51,7 +54,8 @@ class Wire(Protocol):
     def set_gate(self, side: int, gate: Drop | None) -> None:
         """Drop every frame that side sends for that reason, or (None) forward them.
 
-        Opening first drops, as STALE, what is still in the ring from before.
+        Opening first drops, as STALE, what is still in the rings from before: all of it, where that is no more than
+        STALE_FRAMES a queue.
         """
 
     def set_limit(self, side: int, limit: int) -> None:
