@@ -24,6 +24,7 @@ from vethd.control.main import cli, main
 from vethd.control.options import HELP
 from vethd.control.show import pairs_table, stats_table
 from vethd.control.table import Table, count
+from vethd.datapath.uring import Obstacle
 from vethd.kernel.probe import Check
 from vethd.model.api import EngineInfo, LinkInfo, LinkStats, PairEvent, PairInfo, Saved
 from vethd.model.errors import VethError
@@ -506,13 +507,13 @@ def test_doctor(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, check: Chec
 
 
 @pytest.mark.parametrize(
-    ("reason", "advice"),
-    [("the native engine is not built (x)", "install a C compiler"), ("io_uring is forbidden here", "")],
+    ("obstacle", "advice"),
+    [(Obstacle("there is none (x)", built=False), "install a C compiler"), (Obstacle("io_uring is not built in"), "")],
 )
-def test_doctor_on_the_native_engine(monkeypatch: pytest.MonkeyPatch, reason: str, advice: str) -> None:
-    monkeypatch.setattr("vethd.datapath.uring.why_not", lambda: reason)
+def test_doctor_on_the_native_engine(monkeypatch: pytest.MonkeyPatch, obstacle: Obstacle, advice: str) -> None:
+    monkeypatch.setattr("vethd.datapath.uring.why_not", lambda: obstacle)
     check = engine_check()
-    assert (check.ok, check.required, check.detail) == (False, False, reason)
+    assert (check.ok, check.required, check.detail) == (False, False, obstacle.reason)
     assert check.advice.startswith(advice)
     assert bool(check.advice) == bool(advice)
 

@@ -101,7 +101,7 @@ def test_here_it_runs(native: ModuleType) -> None:
 def test_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uring, "_uring", None)
     monkeypatch.setattr(uring, "_MISSING", "No module named '_uring'")
-    assert uring.why_not() == "the native engine is not built (No module named '_uring')"
+    assert uring.why_not() == ("the native engine is not built (No module named '_uring')", False)
 
 
 @pytest.mark.parametrize(

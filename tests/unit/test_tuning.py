@@ -20,6 +20,7 @@ from vethd.model.kernel_drops import KernelDrops
 from vethd.model.record import EndRecord, PairRecord, decode, encode, encode_pair
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.pairs.entry import Entry, merged
+from vethd.pairs.manager import Manager
 from vethd.pairs.tuning import Tuning
 
 SPEC = PairSpec(name="va", peer=LinkSpec(name="vb"))
@@ -99,6 +100,22 @@ def test_an_engine_without_spin() -> None:
     assert tuning.info().gro is True
 
 
+def test_only_pairs_that_differ_are_touched() -> None:
+    """A change of the spin touches none; one of gro those that do not say."""
+    entries = {str(gro): entry(gro=gro) for gro in (None, True, False)}
+    touched: list[PairSpec] = []
+    for one in entries.values():
+        one.live = SimpleNamespace(tune=touched.append)  # type: ignore[assignment]
+    entries["waits"] = entry()
+    events: list[str] = []
+    hub = SimpleNamespace(tell=lambda _, detail: events.append(detail))
+    manager: Any = SimpleNamespace(tuning=Tuning(Picked(Spinner()), gro=True), entries=entries, hub=hub)
+    Manager.change_engine(manager, EngineChange(spin_us=0, gro=True))
+    assert (touched, events) == ([], ["spin_us 0"])
+    Manager.change_engine(manager, EngineChange(gro=False))
+    assert (touched, events[1:]) == ([entries["None"].spec], ["gro off"])
+
+
 # --- what a pair says is kept
 
 
@@ -149,6 +166,18 @@ def test_engines_by_name(loop: asyncio.AbstractEventLoop) -> None:
     assert not isinstance(make_engine("asyncio", loop), SpinningEngine)
     with pytest.raises(ValueError, match="no engine 'warp': one of auto, uring, asyncio"):
         make_engine("warp", loop)
+
+
+@pytest.mark.parametrize("name", ["auto", "uring", "asyncio"])
+@pytest.mark.parametrize(
+    ("workers", "spin_us", "words"),
+    [(-1, 50, "workers -1"), (65, 50, "workers 65"), (1, -1, "spin_us -1"), (1, 1001, "spin_us 1001 .* 0..1000")],
+)
+def test_figures_out_of_range(
+    loop: asyncio.AbstractEventLoop, name: str, workers: int, spin_us: int, words: str
+) -> None:
+    with pytest.raises(ValueError, match=words):
+        pick_engine(name, loop, workers, spin_us)
 
 
 def test_uring_that_cannot_run(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:

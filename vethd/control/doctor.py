@@ -44,12 +44,11 @@ def engine_check() -> Check:
     from vethd.datapath.uring import why_not  # noqa: PLC0415  as above
     from vethd.kernel.probe import Check  # noqa: PLC0415  as above
 
-    reason = why_not()
-    if reason is None:
+    obstacle = why_not()
+    if obstacle is None:
         return Check(name="engine uring", ok=True, required=False, detail="built, and it can run here")
-    unbuilt = "not built" in reason
-    advice = "install a C compiler and Python.h, then vethd again; asyncio does without" if unbuilt else ""
-    return Check(name="engine uring", ok=False, required=False, detail=reason, advice=advice)
+    advice = "" if obstacle.built else "install a C compiler and Python.h, then vethd again; asyncio does without"
+    return Check(name="engine uring", ok=False, required=False, detail=obstacle.reason, advice=advice)
 
 
 def daemon_check(client: Client) -> Check:

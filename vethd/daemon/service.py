@@ -156,8 +156,8 @@ class _Reloader:
             status = "the last reload was refused: see the log"
             try:
                 config = await asyncio.to_thread(self._reread)
-                self._tune(config)
                 result = await self._declared.reconcile(config.pair)
+                self._tune(config)  # last: what is refused before changes nothing here
                 status = ", ".join(f"{count} {what}" for what, count in result.items())
             finally:
                 self._notify.ready(status)

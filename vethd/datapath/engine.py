@@ -1,7 +1,9 @@
 """The contract between pairs and whatever forwards their frames.
 
 An engine joins the fds of two TAPs into a Wire of two directions. A direction is named by its sending side: 0 is
-what the near end sends. All calls are made on the loop's thread; none blocks.
+what the near end sends. All calls are made on the loop's thread. None waits for a device. Of an engine with threads
+a call waits for the round that a worker is at: 0.1 to 0.2 ms at full speed, nothing otherwise; closing an idle wire
+waits some 50 us for the worker to let go. An opening gate takes as long as what it drops.
 
 Who writes what: gates, limits and trust are the manager's; counters the engine's. The fds stay the caller's: close()
 first, then close the fds.

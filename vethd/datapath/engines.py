@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from vethd.datapath.aio import AsyncioEngine
 from vethd.datapath.engine import Engine
-from vethd.model.api import SPIN_US
+from vethd.model.api import SPIN_US, SPIN_US_MAX, WORKERS_MAX
 from vethd.model.errors import VethError
 
 ENGINES = ("auto", "uring", "asyncio")
@@ -26,11 +26,14 @@ class Picked(NamedTuple):
 def pick_engine(name: str, loop: asyncio.AbstractEventLoop, workers: int = 0, spin_us: int = SPIN_US) -> Picked:
     """Make the engine of that name; workers 0 is as many as suit the machine.
 
-    workers and spin_us are nothing to asyncio. Raises ValueError for a name that is not in ENGINES, and VethError
-    EOPNOTSUPP, with the reason, where uring is asked for and cannot run here.
+    workers and spin_us are nothing to asyncio. Raises ValueError for a name that is not in ENGINES and for figures out
+    of their range, and VethError EOPNOTSUPP, with the reason, where uring is asked for and cannot run here.
     """
     if name not in ENGINES:
         raise ValueError(f"no engine {name!r}: one of {', '.join(ENGINES)}")
+    for key, value, most in (("workers", workers, WORKERS_MAX), ("spin_us", spin_us, SPIN_US_MAX)):
+        if not 0 <= value <= most:
+            raise ValueError(f"{key} {value} is outside 0..{most}")
     if name == "asyncio":
         return Picked(AsyncioEngine(loop))
     engine = _uring(loop, workers or automatic_workers(), spin_us)
@@ -55,9 +58,9 @@ def _uring(loop: asyncio.AbstractEventLoop, workers: int, spin_us: int) -> Engin
     """Make the native engine, or say why it cannot be."""
     from vethd.datapath.uring import UringEngine, why_not  # noqa: PLC0415  asyncio does without
 
-    reason = why_not()
-    if reason is not None:
-        return reason
+    obstacle = why_not()
+    if obstacle is not None:
+        return obstacle.reason
     try:
         return UringEngine(loop, workers, spin_us)
     except OSError as error:  # allowed, and yet no room for it: memory, locked memory, descriptors

@@ -11,7 +11,7 @@ import errno
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from vethd.datapath.engine import Counters, plus
 from vethd.model.drops import Drop
@@ -38,12 +38,23 @@ _REASONS = {
 }
 
 
-def why_not() -> str | None:
-    """Say in one sentence why the engine cannot run here; None where it can. Blocks for microseconds."""
+class Obstacle(NamedTuple):
+    """Why the engine cannot run: a sentence, and whether the extension module is there at all."""
+
+    reason: str
+    built: bool = True
+
+    def __str__(self) -> str:
+        """Give the sentence."""
+        return self.reason
+
+
+def why_not() -> Obstacle | None:
+    """Say why the engine cannot run here; None where it can. Blocks for microseconds."""
     if _uring is None:
-        return "the native engine is not built" + (f" ({_MISSING})" if _MISSING else "")
+        return Obstacle("the native engine is not built" + (f" ({_MISSING})" if _MISSING else ""), built=False)
     code = _uring.probe()
-    return _REASONS.get(code, f"io_uring does not work here ({symbol(code)})") if code else None
+    return Obstacle(_REASONS.get(code, f"io_uring does not work here ({symbol(code)})")) if code else None
 
 
 class _Thread:

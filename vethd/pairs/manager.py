@@ -112,11 +112,12 @@ class Manager:
 
     def change_engine(self, change: EngineChange) -> None:
         """Change what holds for all pairs, all of it or nothing. Raises VethError EOPNOTSUPP."""
+        before = [(entry, self.tuning.gro(entry.spec)) for entry in self.entries.values()]
         changed = self.tuning.change(change)
         if not changed:
             return
-        for entry in self.entries.values():
-            if entry.live is not None:
+        for entry, gro in before:  # a wire that stays as it is need not wait for its worker
+            if entry.live is not None and self.tuning.gro(entry.spec) != gro:
                 entry.live.tune(entry.spec)
         self.hub.tell("engine_changed", detail=", ".join(changed))
 
