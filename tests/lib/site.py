@@ -28,10 +28,11 @@ COMMAND_S = 20.0
 class Site(Vethd):
     """A Backend whose daemon reads a config, in a directory of its own; start() and stop() as often as needed."""
 
-    def __init__(self, home: Netns, directory: Path) -> None:
+    def __init__(self, home: Netns, directory: Path, engine: str = ENGINE) -> None:
         """Prepare; nothing is started."""
         Backend.__init__(self, home)
-        self.name = f"vethd-{ENGINE}"
+        self.engine = engine
+        self.name = f"vethd-{engine}"
         self.directory = directory
         self.socket = directory / "vethd.sock"
         self.config = directory / "vethd.toml"
@@ -46,7 +47,7 @@ class Site(Vethd):
     def start(self, *args: str) -> Daemon:
         """Start the daemon, which is then self.daemon."""
         assert not self.running
-        self.daemon = Daemon(self.directory, self.home, ENGINE, "--config", str(self.config), *args)
+        self.daemon = Daemon(self.directory, self.home, self.engine, "--config", str(self.config), *args)
         self.running = True
         return self.daemon
 
@@ -130,14 +131,14 @@ class Site(Vethd):
 
 
 @contextmanager
-def site(directory: Path) -> Iterator[tuple[Site, Lab]]:
+def site(directory: Path, engine: str = ENGINE) -> Iterator[tuple[Site, Lab]]:
     """Give a site, not started, and a bench to build on; then clear away, with proof that nothing is left.
 
     The daemon ends before its namespaces do, and takes its devices with it.
     """
     home = Netns.create(f"{PREFIX}home-{directory.name[-8:]}")
     before = Traces.now(home)
-    it = Site(home, directory)
+    it = Site(home, directory, engine)
     lab = Lab(it)
     left: set[str] = set()
     try:
