@@ -23,4 +23,10 @@ DIFFERENCES = {
     "peer-rx-dropped-on-oversize": "An oversize frame counts in the sender's tx_dropped alone: a TAP cannot count"
     " a frame that was never written to it in the receiver's rx_dropped.",
     "names-before-machine": "Whether a name has valid characters is asked of both ends before whether one is taken.",
+    "gro-super-frames": "Frames that were coalesced are one to the receiver's rx_packets and rx_bytes, to captures, tc,"
+    " XDP and netfilter; its sockets get them one by one.",
+    "gro-udp-gro-socket": "A socket with UDP_GRO gets several datagrams a call.",
+    "gro-icmp-once": "An ICMP error answers a super-frame once, and quotes its header.",
+    "gro-smaller-mtu-behind": "A router or bridge with a smaller MTU behind the receiver measures a super-frame"
+    " by its full segments, or not at all.",
 }

@@ -302,24 +302,6 @@ def test_too_big_for_a_smaller_mtu(site: Site, lab: Lab, gro: bool, family: int)
             long.send(bytes(1400))
 
 
-def test_last_datagram_shares_its_super_frames_fate(site: Site, lab: Lab, gro: bool) -> None:
-    """What differs: a router measures a super-frame by its full segments, and the shorter last one goes with them."""
-    passage = router(site, lab, SMALL_MTU)
-    with udp_socket(passage.a, A[0]) as left, udp_socket(passage.c, ROUTED[0]) as right:
-        left.setsockopt(*MTU_DISCOVER[0], PMTUDISC_DO)
-        left.setsockopt(*RECVERR[0], 1)
-        left.connect(right.getsockname())
-        left.send(b"hello")
-        assert right.recv(10) == b"hello"
-        passage.pair.set_gro(gro=gro)
-        with passage.pair.held():
-            for size in (1400, 1400, 901, 902, 903):
-                left.send(bytes(size))
-        fit = (902, 903) if gro else (901, 902, 903)
-        assert [len(right.recv(2000)) for _ in fit] == list(fit)
-        assert set(errors(left, 1)) == {TOO_BIG[0]}
-
-
 def errors(sock: socket.socket, least: int) -> list[tuple[int, int, int, int, int]]:
     """Take what a socket was told, at least so often: errno, origin, ICMP's type and code, and its MTU."""
     sock.setblocking(False)

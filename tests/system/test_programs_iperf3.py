@@ -32,11 +32,13 @@ def counted(wire: Wire) -> tuple[Stats, Stats]:
 def assert_nothing_lost(bench: Lab, wire: Wire) -> None:
     """Hold both ends' counters against each other, and against the daemon's own books, once all is quiet.
 
-    IPv6 has a word to say at any time (router solicitations), hence the second and third look.
+    IPv6 has a word to say at any time (router solicitations), hence the second and third look. A receiver counts fewer
+    frames where they were coalesced; then the daemon's books are what says that all were forwarded.
     """
     near, far = counted(wire)
     assert near.tx_dropped == near.rx_dropped == far.tx_dropped == far.rx_dropped == 0
-    wait_until(lambda: balanced(*counted(wire)), what="both ends count the same")
+    if not isinstance(bench.backend, Vethd):
+        wait_until(lambda: balanced(*counted(wire)), what="both ends count the same")
     if isinstance(bench.backend, Vethd):
         daemon = bench.backend.daemon
         wait_until(lambda: booked(daemon, wire), what="the daemon counts as the kernel does")
