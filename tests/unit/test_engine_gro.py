@@ -201,6 +201,21 @@ def test_long_frames_in_turn_are_no_longer_than_65535_bytes(shared: Bench, engin
     assert out == coalesced(batch) or not ONE_LOOK[engine]
 
 
+@pytest.mark.parametrize("more", [0, 1])
+@pytest.mark.parametrize("vnet_hdr_len", [10, 24])
+def test_two_frames_of_half_a_super_frame(shared: Bench, engine: str, vnet_hdr_len: int, more: int) -> None:
+    """With the longest headers: 65,535 bytes are one, one more are two."""
+    start(shared, vnet_hdr_len)
+    shared.wire.set_limit(0, forward_limit(65521))
+    first = T6.but(payload=bytes(32711), options=b"\1" * 40)
+    batch = [one.data(bytes(vnet_hdr_len - 10)) for one in (first, first.after(bytes(32710 + more)))]
+    out = push(shared, batch)
+    assert explained(out, batch, vnet_hdr_len)
+    assert [len(data) - vnet_hdr_len for data in out] == ([65535] if not more else [32825, 32825]) or not ONE_LOOK[
+        engine
+    ]
+
+
 def test_header_of_an_older_frame_is_not_looked_at(shared: Bench, engine: str) -> None:
     """Buffers keep what they held: a short frame in one that held the flow's next header is itself."""
     start(shared)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from io import FileIO
 
-from vethd.datapath.aio_gro import Coalescer
+from vethd.datapath.aio_gro import Coalescer, strangers
 from vethd.datapath.engine import STALE_FRAMES, Counters
 from vethd.model.drops import DROPS, Drop
 from vethd.model.verdict import ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN
@@ -102,7 +102,7 @@ class _Direction:
             self.drops[self.gate] += len(lengths)
             return
         forwarded = forwarded_bytes = 0
-        gro = self.gro if len(lengths) > 1 else None
+        gro = None if strangers(lengths) else self.gro
         for data, frames, size in self._passed(lengths) if gro is None else self._merged(lengths, gro):
             try:
                 written = write(data)
