@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(str(error))
     rounds = said.rounds or (QUICK_ROUNDS if said.quick else ROUNDS)
     run = Run(
-        command=shlex.join(["python -m tests.benchmarks", *(sys.argv[1:] if argv is None else argv)]),
+        command=shlex.join(["python", "-m", "tests.benchmarks", *(sys.argv[1:] if argv is None else argv)]),
         started=dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         rounds=rounds,
         quick=said.quick,

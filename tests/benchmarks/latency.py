@@ -31,6 +31,7 @@ GIVE_UP_S = 5.0
 WIDE, NARROW = 1500, 1400
 LIMIT = 14 + VLAN_HLEN  # what a frame may have beside its receiver's MTU
 ROUNDS, QUICK_ROUNDS, SLICES = 100, 8, 4
+TITLES = ("latency_idle", "latency_load")
 
 Found = dict[str, dict[str, dict[str, list[float]]]]  # idle or under load, by side, by change: seconds
 
@@ -180,14 +181,14 @@ def measure(setting: Setting) -> Found:
 
 def tables(found: Found) -> list[Table]:
     """Give the medians and 99th percentiles in milliseconds."""
-    columns = [(title, name) for title, sides in found.items() for name in sides]
-    whats = list(dict.fromkeys(what for sides in found.values() for times in sides.values() for what in times))
-    head = ["ms", *(text for title, name in columns for text in (f"{name}, {title}", "p99"))]
-    rows: list[list[Cell]] = []
-    for what in whats:
-        times = [found[title][name].get(what, []) for title, name in columns]
-        rows.append([what, *(figure(each) * MS for each in times for figure in (median, p99))])
-    return [Table("latency", head, rows)]
+    shown = []
+    for name, (title, sides) in zip(TITLES, found.items(), strict=True):
+        rows: list[list[Cell]] = []
+        for what in next(iter(sides.values())):
+            times = [each[what] for each in sides.values()]
+            rows.append([what, *(figure(each) * MS for each in times for figure in (median, p99))])
+        shown.append(Table(name, [f"ms, {title}", *(text for side in sides for text in (side, "p99"))], rows))
+    return shown
 
 
-EXTRA = Extra("latency", ("latency",), measure, tables)
+EXTRA = Extra("latency", TITLES, measure, tables)

@@ -39,7 +39,7 @@ class Length(NamedTuple):
 
 
 FULL = Length(tcp_s=0.8, warmup_s=0.3, trial_s=0.25, rr_s=0.1, idle_s=5.0, repeats=6, pings=500, narrow=1.04)
-QUICK = Length(tcp_s=0.4, warmup_s=0.2, trial_s=0.1, rr_s=0.1, idle_s=1.0, repeats=2, pings=100, narrow=1.15)
+QUICK = Length(tcp_s=0.4, warmup_s=0.2, trial_s=0.1, rr_s=0.1, idle_s=1.0, repeats=1, pings=100, narrow=1.15)
 
 Run = Callable[[Line, Length], dict[str, float]]
 

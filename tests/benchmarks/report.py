@@ -71,8 +71,9 @@ def _machine(run: Run) -> str:
         f"Linux {what['kernel']}, {what['cpus']} x {what['cpu']}, {what['memory_gib']} GiB, Python {what['python']}"
     )
     load = f"load average {run.load_before} before and {run.load_after} after"
-    when = f"begun {run.started}, {run.rounds} rounds, {run.seconds / 60:.0f} minutes, {load}"
-    return f"{machine}{'; ' if versions else ''}{versions}; {when}: `{run.command}`."
+    when = f"begun {run.started}, {run.rounds} round{'s' * (run.rounds > 1)}, {run.seconds / 60:.0f} minutes, {load}"
+    rough = "**A short run: these figures are rough.** " if run.quick else ""
+    return f"{rough}{machine}{'; ' if versions else ''}{versions}; {when}: `{run.command}`."
 
 
 def _contest(run: Run) -> str:
@@ -80,17 +81,15 @@ def _contest(run: Run) -> str:
 
 
 def _gro(run: Run) -> str:
-    pairs = _taking(run, lambda each: each.name.endswith(GRO_OFF))
+    off = _taking(run, lambda each: each.name.endswith(GRO_OFF))
+    engines = [each.name.removesuffix(GRO_OFF) for each in off]
     rows: list[list[Cell]] = []
     for figure in run.figures:
-        row: list[Cell] = [figure.title]
-        for off in pairs:
-            on = off.name.removesuffix(GRO_OFF)
-            row += [run.ratio(on, KERNEL, figure.key), run.ratio(off.name, KERNEL, figure.key)]
-        if any(not math.isnan(float(value)) for value in row[1:]):
-            rows.append(row)
-    head = ["times veth", *(f"{each.name.removesuffix(GRO_OFF)}, {how}" for each in pairs for how in ("on", "off"))]
-    return markdown(head, rows) if pairs and rows else ""
+        ratios = [[run.ratio(name + how, KERNEL, figure.key) for how in ("", GRO_OFF)] for name in engines]
+        if any(not math.isnan(without) for _, without in ratios):
+            rows.append([figure.title, *(ratio for both in ratios for ratio in both)])
+    head = ["times veth", *(f"{name}, {how}" for name in engines for how in ("on", "off"))]
+    return markdown(head, rows) if rows else ""
 
 
 def _peers(run: Run) -> str:

@@ -105,11 +105,20 @@ def _busy(number: int, sides: Sequence[Side], now: dict[str, Stage]) -> None:
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
-    """Give what the busy pair carries, what pairs cost, and how long they take."""
+    """Give what the busy pair carries and what pairs cost, and how long they take."""
     sides: Sides = {name: side["stages"] for name, side in found["sides"].items()}
-    busy: list[list[Cell]] = [
-        [_pairs(stages), *(median(each[key]) for key in BUSY for each in stages.values())]
-        for stages in _by_stage(sides)
+    head = [
+        "pairs",
+        "",
+        *TITLES.values(),
+        "made a second",
+        "MiB",
+        "KiB a pair",
+        f"CPU s in {IDLE_S:.0f} s idle",
+        "descriptors",
+    ]
+    rows = [
+        _row(name, stages[number], stages[0]) for number in range(len(sides[KERNEL])) for name, stages in sides.items()
     ]
     took: list[list[Cell]] = []
     for name, stages in sides.items():
@@ -117,40 +126,17 @@ def tables(found: dict[str, Any]) -> list[Table]:
         took.append([where, sum(each["added_s"] for each in stages), found["sides"][name]["deleted_s"]])
     for name, each in found["elsewhere"].items():
         took.append([f"{name}, {each['pairs']:,} between two others", each["added_s"], each["deleted_s"]])
-    return [
-        Table("scale", ["pairs", *(f"{name}, {TITLES[key]}" for key in BUSY for name in sides)], busy),
-        _cost(sides),
-        Table("scale_time", ["", "made and up, s", "deleted, s"], took),
-    ]
+    return [Table("scale", head, rows), Table("scale_time", ["", "made and up, s", "deleted, s"], took)]
 
 
-def _cost(sides: Sides) -> Table:
-    engines = [name for name in sides if name != KERNEL]
-    own = ["MiB", "KiB a pair", f"CPU s in {IDLE_S:.0f} s idle", "descriptors"]
-    head = [
-        "pairs",
-        *(f"{name}, made a second" for name in sides),
-        *(f"{name}, {text}" for name in engines for text in own),
-    ]
-    rows: list[list[Cell]] = []
-    for stages in _by_stage(sides):
-        row: list[Cell] = [_pairs(stages)]
-        row += [each["added"] / each["added_s"] if each["added"] else math.nan for each in stages.values()]
-        for name in engines:
-            each, first = stages[name], sides[name][0]
-            pairs = each["pairs"] - first["pairs"]
-            more = (each["rss_mib"] - first["rss_mib"]) * KIB_IN_MIB / pairs if pairs else math.nan
-            row += [each["rss_mib"], more, each["idle_cpu_s"], each["fds"]]
-        rows.append(row)
-    return Table("scale_cost", head, rows)
+def _row(name: str, stage: Stage, first: Stage) -> list[Cell]:
+    more = stage["pairs"] - first["pairs"]
+    made = stage["added"] / stage["added_s"] if stage["added"] else math.nan
+    costs: list[Cell] = [math.nan] * 4
+    if name != KERNEL:
+        each = (stage["rss_mib"] - first["rss_mib"]) * KIB_IN_MIB / more if more else math.nan
+        costs = [stage["rss_mib"], each, stage["idle_cpu_s"], stage["fds"]]
+    return [f"{stage['pairs']:,}", name, *(median(stage[key]) for key in BUSY), made, *costs]
 
 
-def _by_stage(sides: Sides) -> list[dict[str, Stage]]:
-    return [{name: stages[number] for name, stages in sides.items()} for number in range(len(sides[KERNEL]))]
-
-
-def _pairs(stages: dict[str, Stage]) -> str:
-    return f"{stages[KERNEL]['pairs']:,}"
-
-
-EXTRA = Extra("scale", ("scale", "scale_cost", "scale_time"), measure, tables)
+EXTRA = Extra("scale", ("scale", "scale_time"), measure, tables)

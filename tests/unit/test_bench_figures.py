@@ -9,11 +9,12 @@ from typing import Any, cast
 
 import pytest
 
-from tests.benchmarks import accounts, targets
+from tests.benchmarks import accounts, plots, targets
 from tests.benchmarks.data import Entrant, Figure, Run, Sample
+from tests.benchmarks.extras import EXTRAS
 from tests.benchmarks.lossless import search
 from tests.benchmarks.machine import describe
-from tests.benchmarks.report import blocks, write
+from tests.benchmarks.report import DOCS, MARK, blocks, write
 from tests.benchmarks.tables import cell, markdown
 from tests.benchmarks.traffic import UdpResult
 from tests.lib.daemon import Daemon
@@ -116,6 +117,13 @@ def a_run(**samples: list[float]) -> Run:
     return run
 
 
+def stage(pairs: int, costs: dict[str, float]) -> dict[str, Any]:
+    """Give a stage of the scale benchmark."""
+    busy = {"tcp1": [1.0, 2.0, 3.0], "udp64": [200.0], "rr": [20.0]}
+    idle = {"idle_cpu_s": 0.001} if costs else {}
+    return {"pairs": pairs, "added": pairs - 1, "added_s": 2.0 * (pairs > 1), **busy, **costs, **idle}
+
+
 def test_a_ratio_is_of_neighbours_in_time() -> None:
     run = a_run(kernel=[10, 20, 40], uring=[5, 20, 20])
     assert run.median("uring", "tcp1") == 20
@@ -165,3 +173,47 @@ def test_numbers_have_three_digits_and_none_is_a_dash() -> None:
         "text",
     ]
     assert markdown(["a", "b"], [["x", 0.5]]) == "| a | b |\n| --- | --- |\n| x | 0.5 |"
+
+
+SCALE = {
+    "sides": {
+        "kernel": {"deleted_s": 2.0, "stages": [stage(1, {}), stage(11, {})]},
+        "uring": {
+            "deleted_s": 3.0,
+            "stages": [stage(1, {"rss_mib": 50.0, "fds": 20}), stage(11, {"rss_mib": 51.0, "fds": 40})],
+        },
+    },
+    "elsewhere": {"kernel": {"pairs": 11, "added_s": 4.0, "deleted_s": 5.0}},
+}
+EXTRAS_MADE_UP = {
+    "scale": SCALE,
+    "latency": {"idle": {"kernel": {"peer up": [0.001]}}, "under load": {"kernel": {"peer up": [0.001, 0.003, 0.002]}}},
+    "creation": {"here": {"ip link add": [0.002, 0.004, 0.003], "vethd": [0.006]}, "there": {"ip link add": [0.001]}},
+}
+
+
+def test_each_benchmark_beside_the_contest_has_the_tables_that_it_names() -> None:
+    run = a_run(kernel=[1])
+    run.extras = dict(EXTRAS_MADE_UP)
+    shown = blocks(run)
+    for extra in EXTRAS:
+        assert [table.title for table in extra.tables(run.extras[extra.name])] == list(extra.titles)
+    assert "| 11 | uring | 2 | 200 | 20 | 5 | 51 | 102 | 0.001 | 40 |" in shown["scale"]
+    assert "| 11 | kernel | 2 | 200 | 20 | 5 | - | - | - | - |" in shown["scale"]
+    assert "| kernel, 11 between two others | 4 | 5 |" in shown["scale_time"]
+    assert "| peer up | 2 | 3 |" in shown["latency_load"]
+    assert "| vethd | 6 | 6 | 2 | - | - | - |" in shown["creation"]
+
+
+def test_the_page_has_a_mark_for_every_table() -> None:
+    marked = set(MARK.findall((DOCS / "performance.md").read_text()))
+    assert {name for _, name, _ in marked} == set(blocks(a_run(kernel=[1])))
+
+
+def test_plots_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    run = a_run(kernel=[10], uring=[9], socat=[0.5])
+    run.extras = {"scale": SCALE}
+    first, again = ([path.read_bytes() for path in plots.draw(run, tmp_path / name)] for name in ("a", "b"))
+    assert first == again
+    assert [path.name for path in sorted((tmp_path / "a").iterdir())] == ["rates.svg", "scale.svg"]
+    assert b"socat" in first[0]
