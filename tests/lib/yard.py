@@ -58,6 +58,7 @@ class Yard:
         self.worker.stop()
         if self.thread.ident is not None:
             self.thread.join()
+        self.worker.close()
         for fd in set(self.fds):
             os.close(fd)
 

@@ -5,6 +5,7 @@ A worker whose thread has not begun holds still, so that what waits when it begi
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import threading
@@ -143,6 +144,18 @@ def test_lane_outlives_its_names(native_threads: None) -> None:  # noqa: ARG001
     yard.lanes.clear()
     os.write(device, frame(60))
     wait_until(lambda: not readable(src, 0))
+    yard.close()
+
+
+def test_death_outlives_no_lane(native_threads: None) -> None:  # noqa: ARG001
+    """Dropped without close() while its death is still to be told: nobody hears of what is freed."""
+    yard = Yard(engines.native())
+    fd = yard.own(os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK))
+    for tag in range(3):
+        assert yard.lane(fd, fd, tag=tag).dry()
+    del yard.lanes[1]
+    gc.collect()
+    assert yard.worker.take_dead() == [2, 0]
     yard.close()
 
 

@@ -6,6 +6,7 @@ and by whoever calls a method here; stopping and the tag apart, which are words 
 release the GIL before they ask for the lock, and the worker's thread never takes the GIL: neither waits for the other's.
 """
 
+from cython cimport no_gc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
@@ -103,17 +104,32 @@ cdef class Worker:
     @property
     def rounds(self):
         """How many rounds there were: system calls that moved or looked for frames."""
-        return self.it.rounds
+        cdef uint64_t rounds
+        with nogil:
+            take_turn(self.it)
+            rounds = self.it.rounds
+            give_turn(self.it)
+        return rounds
 
     @property
     def renewals(self):
         """How often the ring failed and was made anew."""
-        return self.it.renewals
+        cdef uint64_t renewals
+        with nogil:
+            take_turn(self.it)
+            renewals = self.it.renewals
+            give_turn(self.it)
+        return renewals
 
     @property
     def ring_fd(self):
         """The ring's descriptor; tests make it fail."""
-        return self.it.ring.fd
+        cdef int fd
+        with nogil:
+            take_turn(self.it)
+            fd = self.it.ring.fd
+            give_turn(self.it)
+        return fd
 
     def run(self):
         """Forward frames until stop(). The ring belongs to the thread that calls this."""
@@ -168,6 +184,7 @@ cdef class Worker:
             tags.append(tag)
 
 
+@no_gc  # it holds a worker and a worker holds nothing: there is no cycle, and __dealloc__ has its worker
 cdef class Lane:
     """One queue's frames, one way: read from src, written to dst. The fds stay the caller's; close() comes first."""
 
@@ -185,7 +202,15 @@ cdef class Lane:
         self.it.state = PARKED
 
     def __dealloc__(self):
-        if self.it != NULL and self.it.state in (PARKED, CLOSED):  # else it is the worker's: better lost than used
+        cdef bint ours
+        if self.it == NULL:
+            return
+        take_turn(self.worker.it)
+        ours = self.it.state in (PARKED, CLOSED)  # else it is the worker's: better lost than used
+        if ours:
+            self.forget_death()
+        give_turn(self.worker.it)
+        if ours:
             sem_destroy(&self.it.closed)
             free(self.it)
 
