@@ -185,12 +185,14 @@ class Coalescer:
                     self._wait(flow, header)
                     return flow
                 if header == flow.now.first and flow.step:
+                    self._wait(flow, header)
                     self.known.pop(flow.same, None)
                     flow.same = header
                     self.known[header] = flow
                     return flow
             self.known.pop(flow.expected, None)
             self.known.pop(flow.same, None)
+            del flow.now  # or the two would be left to the garbage collector
         self.flows[key] = flow = Flow(self.vnet, length, known)
         return flow
 
