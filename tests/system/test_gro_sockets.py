@@ -15,17 +15,18 @@ from random import Random
 import pytest
 
 from tests.lib.engines import ENGINES, need
+from tests.lib.frames import ETH_P_IP
 from tests.lib.held import Flows, HeldPair, datagrams, pour, tcp_pair, without_gso
 from tests.lib.lab import Lab
 from tests.lib.lab import lab as make_lab
-from tests.lib.packet import SO_RCVBUFFORCE
+from tests.lib.packet import SO_RCVBUFFORCE, PacketSocket
 from tests.lib.site import Site
 from tests.lib.site import site as make_site
 from tests.lib.sockets import udp_pair, udp_socket
 from tests.lib.wait import DEADLINE_S, readable, wait_until
 
 A, B = ("10.9.0.1", "fd09::1"), ("10.9.0.2", "fd09::2")
-IP_MTU_DISCOVER, IP_PMTUDISC_DONT = 10, 0
+IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2
 IPV6_MTU_DISCOVER = 23
 SOL_UDP, UDP_GRO = 17, 104
 SIOCATMARK = 0x8905
@@ -229,6 +230,24 @@ def test_fragments_among_whole_packets(pair: HeldPair, gro: bool, family: int) -
         parts = sum(-(-(len(payload) + 8) // room) for payload in sent if len(payload) != 300)
         came = pair.wire.b.link.stats.rx_packets - before
         assert parts < came < parts + whole // 2 if gro else came >= parts + whole
+
+
+def test_datagrams_of_one_id_stay_alone(pair: HeldPair) -> None:
+    """IPv4 from a socket that is not connected and forbids fragments: every id is 0, and would not be so any more."""
+    with (
+        udp_socket(pair.wire.a.netns, A[0]) as left,
+        udp_socket(pair.wire.b.netns, B[0]) as right,
+        PacketSocket(pair.wire.b.netns, "vb") as capture,
+    ):
+        left.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+        sent = [bytes([n]) * 100 for n in range(40)]
+        pair.set_gro(gro=True)
+        with pair.held():
+            for payload in sent:
+                left.sendto(payload, right.getsockname())
+        assert [right.recv(1000) for _ in sent] == sent
+        ids = [one.frame[18:20] for one in capture.drained() if one.proto == ETH_P_IP]
+    assert ids == [b"\0\0"] * len(sent)
 
 
 @families

@@ -203,7 +203,7 @@ def test_fragment_bits_differ(fragment: int) -> None:
 
 
 def test_ids_that_do_not_count_up() -> None:
-    """A gap, the same again (what Linux gives a socket that is not connected), backwards."""
+    """A gap, the same again (0 is what Linux gives to an unconnected socket that forbids fragments), backwards."""
     for first in (U4.but(ip_id=5), T4.but(ip_id=5)):
         for ip_id in (5, 7, 4, 0x605):
             assert second_of(first, ip_id=ip_id) == [1, 2]
