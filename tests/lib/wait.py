@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-DEADLINE_S = 20.0  # an event that comes at all comes in milliseconds; a machine with ten other things to do needs seconds
+DEADLINE_S = 20.0  # what comes at all comes in milliseconds, on a crowded machine in seconds; passing it is a failure
 POLL_S = 0.002  # between two looks at a condition that has no event of its own
 
 T = TypeVar("T")
