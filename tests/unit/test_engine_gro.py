@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import product
+from collections.abc import Iterator
 from random import Random
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.lib.coalesce_bench import DIVIDED_MAX, ONE_LOOK, T6, U4, coalesced, explained, forwarded, push, start
 from tests.lib.frames import Vnet
-from tests.lib.segments import ACK, PSH, TCP, Segment
+from tests.lib.segments import ACK, PSH
 from tests.lib.sockwire import Bench, bench, frame
 from tests.lib.traffic import batches, session
 from vethd.datapath import aio
@@ -21,59 +21,12 @@ from vethd.model.drops import DROPS
 from vethd.model.gro import FLOWS, coalesce
 from vethd.model.verdict import Road, forward_limit, verdict
 
-# One that gives a callback all that waits: what it writes is known beforehand. Of an engine with threads only this is
-# known: there is some division into batches of which it is what the model says.
-ONE_LOOK = {"asyncio": True, "uring": False}
-DIVIDED_MAX = 24  # frames of a batch whose division is to be found: that costs by its cube
-
-U4 = Segment()
-U6 = Segment(src="fd00::1", dst="fd00::2")
-T6 = U6.but(proto=TCP)
-
 
 @pytest.fixture(scope="module")
 def shared(engine: str) -> Iterator[Bench]:
     """Give sockets and an engine that many examples use, each with a wire of its own."""
     with bench(engine=engine) as it:
         yield it
-
-
-def start(it: Bench, vnet_hdr_len: int = 10, *, gro: bool = True, udp: bool = True, trust: bool = False) -> None:
-    """Make a new wire, open, with coalescing."""
-    it.start_over(vnet_hdr_len)
-    it.wire.set_gro(gro=gro, udp=udp)
-    it.wire.set_trust(trust=trust)
-    it.open()
-
-
-def push(it: Bench, batch: Sequence[bytes], side: int = 0) -> list[bytes]:
-    """Have one side send a batch before the engine looks; give what the other was given."""
-    before = it.counters(side).read
-    for data in batch:
-        it.devices[side][0].send(data)
-    it.until(lambda: it.counters(side).read == before + len(batch) and not it.counters(side).in_flight)
-    return it.received(1 - side)
-
-
-def forwarded(batch: Sequence[bytes], road: Road) -> list[bytes]:
-    """Give what the verdict lets pass, as it lets it pass."""
-    verdicts = [(data, *verdict(data, road)) for data in batch]
-    return [bytes([flags]) + data[1:] for data, drop, flags in verdicts if drop is None]
-
-
-def explained(out: Sequence[bytes], passed: Sequence[bytes], vnet_hdr_len: int, *, udp: bool = True) -> bool:
-    """Tell whether out is what the model makes of passed, divided into batches somehow."""
-    reached = {(0, 0)}  # how many of passed, how many of out
-    todo = [(0, 0)]
-    while todo:
-        begin, done = todo.pop()
-        for end in range(begin + 1, len(passed) + 1):
-            part = [data for data, _ in coalesce(passed[begin:end], vnet_hdr_len, udp=udp)]
-            place = (end, done + len(part))
-            if list(out[done : place[1]]) == part and place not in reached:
-                reached.add(place)
-                todo.append(place)
-    return (len(passed), len(out)) in reached
 
 
 def test_explained_can_fail() -> None:
@@ -264,74 +217,6 @@ def test_header_that_was_there_twice_may_be_next_when_ids_come_round(shared: Ben
     assert out == coalesced(batch) or not ONE_LOOK[engine]
 
 
-def u4(ip_id: int, size: int = 100, said: int = 0) -> bytes:
-    """Give a datagram by its id; said is a size for GSO in a virtio_net_hdr that has none."""
-    return Vnet(1, 0, 0, said, 34, 6).pack() + U4.but(ip_id=ip_id, payload=bytes(size)).frame()
-
-
-def t6(place: int, size: int = 100, flags: int = ACK) -> bytes:
-    """Give a segment by its place in a stream of full ones."""
-    return T6.but(seq=place * 100, payload=bytes(size), flags=flags).data()
-
-
-FEW = {
-    "ids": [u4(5), u4(6), u4(7), u4(8)],
-    "ids around": [u4(0xFFFE), u4(0xFFFF), u4(0), u4(1)],
-    "sizes": [u4(5), u4(6), u4(6, 50), u4(7)],
-    "greater sizes": [u4(5), u4(6), u4(6, 101), u4(7, 101)],
-    "said of GSO": [u4(5), u4(6), u4(6, said=3), u4(7)],
-    "stream": [t6(0), t6(1), t6(2), t6(3)],
-    "stream with PSH": [t6(0), t6(1), t6(1, flags=ACK | PSH), t6(2)],
-    "stream with a shorter one": [t6(0), t6(1), t6(1, 40), t6(2)],
-    "no ids": [U6.data(), U6.but(payload=bytes(50)).data(), U6.but(ttl=3).data(), U6.but(sport=9).data()],
-}
-
-
-@pytest.mark.parametrize("kind", list(FEW))
-def test_every_order_of_four(shared: Bench, engine: str, kind: str) -> None:
-    """Five frames, each one of four: all 1,024 ways, in looks that follow each other."""
-    start(shared)
-    for order in product(range(4), repeat=5):
-        batch = [FEW[kind][n] for n in order]
-        out = push(shared, batch)
-        assert out == coalesced(batch) if ONE_LOOK[engine] else explained(out, batch, 10), order
-
-
-WRAPPING = {
-    "id": U4.but(ip_id=0xFFFF - 9),
-    "ip checksum": next(one for n in range(1 << 16) if (one := U4.but(ip_id=n)).frame()[24:26] == b"\0\x09"),
-    "sequence number": T6.but(seq=(1 << 32) - 10 * 100),
-    "sequence number, IPv4": T6.but(src="10.0.0.1", dst="10.0.0.2", seq=(1 << 32) - 10 * 100),
-}
-
-
-@pytest.mark.parametrize("what", list(WRAPPING))
-@pytest.mark.parametrize("steps", [1, 2, 5])
-@pytest.mark.parametrize("others", [0, 1], ids=["alone", "in turn with another flow"])
-def test_where_a_field_wraps_around(shared: Bench, engine: str, what: str, steps: int, others: int) -> None:
-    """Ten segments, then one whose header differs from the tenth's by just what the others differ by.
-
-    For the wrapping field that is a carry into its neighbour: a malformed packet, or another flow's. The true next
-    follow. Read as they come in one look, and with the first five in a look before, so that the flow is known.
-    """
-    segment = WRAPPING[what]
-    run = segment.run(10)
-    end = len(run[0]) - len(segment.payload)
-    last, before = (int.from_bytes(data[:end], "big") for data in (run[9], run[8]))
-    odd = (last + steps * (last - before)).to_bytes(end, "big") + run[9][end:]
-    for _ in range(10):
-        segment = segment.after()
-    beside = iter(U4.but(sport=7, payload=bytes(50)).run(40))
-    batch = [data for one in [*run, odd, *segment.run(4)] for data in [one] + [next(beside) for _ in range(others)]]
-    for looks in ([batch], [batch[:6], batch[6:]], [batch[:5], batch[5:12], batch[12:]]):
-        start(shared)
-        for look in looks:
-            out = push(shared, look)
-            passed = forwarded(look, Road(None, forward_limit(1500)))
-            assert out == coalesced(passed) or not ONE_LOOK[engine]
-            assert explained(out, passed, 10)
-
-
 def test_known_flow_that_opens_anew_is_the_youngest(shared: Bench, engine: str) -> None:
     """As in the model, whatever is known from the look before: after a gap flow 0 is open behind all others."""
     start(shared)
@@ -355,11 +240,6 @@ def test_64_datagrams_and_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
         assert push(it, batch) == coalesced(batch)
         start(it)
         assert push(it, U4.run(140)) == coalesced(U4.run(140))
-
-
-def coalesced(batch: Sequence[bytes]) -> list[bytes]:
-    """Give what the model writes for one batch."""
-    return [data for data, _ in coalesce(batch, 10)]
 
 
 def test_oversize_is_judged_before_it_joins(shared: Bench) -> None:
