@@ -17,7 +17,7 @@ from vethd import __version__
 from vethd.control.cli import EXIT_STATUS
 from vethd.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE
 from vethd.control.main import PROG, cli
-from vethd.daemon.main import cli as daemon
+from vethd.daemon.cli import cli as daemon
 
 DAEMON_PROG = "vethd"
 DAEMON_SUMMARY = "veth in userspace: pairs of TAP devices that behave like veth"

@@ -11,8 +11,9 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
-from vethd.daemon import main as daemon_main
+from vethd.daemon import cli as daemon_main
 from vethd.daemon.config import Config, read_config
+from vethd.daemon.early import Early
 from vethd.model.errors import ConfigError
 from vethd.model.spec import LinkSpec, PairSpec
 
@@ -185,7 +186,7 @@ def test_check_config_of_a_bad_file(
     path = write(tmp_path, BAD["mtu low"][0])
     monkeypatch.setattr(sys, "argv", ["vethd", "--config", path, "--check-config"])
     with pytest.raises(SystemExit) as caught:
-        daemon_main.main()
+        daemon_main.run(Early())
     assert caught.value.code == 4
     printed = capsys.readouterr()
     assert printed.out == ""
@@ -199,7 +200,7 @@ def test_bad_file_is_refused_before_anything_starts(
     sock = tmp_path / "vethd.sock"
     monkeypatch.setattr(sys, "argv", ["vethd", "--config", path, "--socket", str(sock)])
     with pytest.raises(SystemExit) as caught:
-        daemon_main.main()
+        daemon_main.run(Early())
     assert caught.value.code == 4
     assert f"{path}: engine: " in capsys.readouterr().err
     assert not sock.exists()
@@ -221,7 +222,7 @@ def test_check_config_says_nothing_of_the_machine(tmp_path: Path, monkeypatch: p
 def test_an_option_wins_over_the_file_at_a_reload_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Config] = []
 
-    async def serve(config: Config, reread: Callable[[], Config] | None) -> None:
+    async def serve(config: Config, reread: Callable[[], Config] | None, _early: Early) -> None:
         assert reread is not None
         seen.append(config)
         write(tmp_path, "workers = 5\nspin_us = 5\ngro = false")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
-
 import msgspec
 
-from vethd.kernel.linkstate import LinkCounters
+from vethd.kernel.glance import Glance
 from vethd.model.drops import DROPS, Drop
 from vethd.model.kernel_drops import KernelDrops
 from vethd.model.record import EndRecord
@@ -16,7 +13,7 @@ from vethd.pairs.resume import resumed_counters
 
 def record(drops: dict[Drop, int], dropped_bytes: int | None) -> EndRecord:
     return EndRecord(
-        fds=[],
+        fds=["t1"],
         alias="",
         altname="",
         own_alias=False,
@@ -27,17 +24,17 @@ def record(drops: dict[Drop, int], dropped_bytes: int | None) -> EndRecord:
     )
 
 
-def sender(frames: int, octets: int) -> Any:
-    return SimpleNamespace(state=SimpleNamespace(counters=LinkCounters(tx_packets=frames, tx_bytes=octets)))
+def sender(frames: int, octets: int) -> Glance:
+    return Glance(up=True, mtu=1500, tx_packets=frames, tx_bytes=octets, rx_bytes=0)
 
 
-def receiver(frames: int, octets: int) -> Any:
-    return SimpleNamespace(state=SimpleNamespace(counters=LinkCounters(rx_packets=frames, rx_bytes=octets)))
+def receiver(octets: int) -> Glance:
+    return Glance(up=True, mtu=1500, tx_packets=0, tx_bytes=0, rx_bytes=octets)
 
 
 def test_read_is_what_the_device_sent_and_forwarded_is_the_rest() -> None:
     dropped = record({Drop.PEER_DOWN: 3, Drop.WRITE_ERROR: 2}, 500)
-    counters = resumed_counters(dropped, sender(100, 9000), receiver(2, 8000))
+    counters = resumed_counters(dropped, sender(100, 9000), receiver(8000))
     assert (counters.read, counters.read_bytes, counters.in_flight) == (100, 9000, 0)
     assert (counters.forwarded, counters.forwarded_bytes) == (95, 8500)
     assert (counters.drops[Drop.PEER_DOWN], counters.write_errors) == (3, {12: 2})
@@ -50,7 +47,14 @@ def test_a_record_from_before_bytes_were_counted_is_read() -> None:
     del old["dropped_bytes"]
     read = msgspec.convert(old, EndRecord, str_keys=True)
     assert read == record({Drop.RUNT: 1}, None)
-    counters = resumed_counters(read, sender(2, 73), receiver(1, 60))
+    counters = resumed_counters(read, sender(2, 73), receiver(60))
     assert (counters.read_bytes, counters.forwarded, counters.forwarded_bytes) == (73, 1, 60)
-    counters = resumed_counters(record({}, None), sender(2, 73), receiver(1, 60))
+    counters = resumed_counters(record({}, None), sender(2, 73), receiver(60))
     assert (counters.forwarded, counters.forwarded_bytes) == (2, 73)
+
+
+def test_a_record_that_counts_more_than_there_was_counts_for_nothing() -> None:
+    counters = resumed_counters(record({Drop.RUNT: 5}, 5000), sender(4, 400), receiver(0))
+    assert (counters.read, counters.forwarded, counters.forwarded_bytes, sum(counters.drops)) == (4, 4, 400, 0)
+    counters = resumed_counters(record({Drop.RUNT: 2}, 5000), sender(4, 400), receiver(0))
+    assert (counters.forwarded, counters.forwarded_bytes) == (2, 0)

@@ -45,6 +45,12 @@ class Spinner:
     def set_spin(self, spin_us: int) -> None:
         self.spin_us = spin_us
 
+    def begin(self) -> None:
+        raise NotImplementedError
+
+    def attach(self, _loop: object) -> None:
+        raise NotImplementedError
+
 
 class Wire:
     """Remembers what it was told."""
@@ -146,7 +152,7 @@ def test_a_record_holds_it_and_one_without_it_is_read() -> None:
         kernel_drops=KernelDrops(),
     )
     specs = [SPEC, msgspec.structs.replace(SPEC, gro=False)]
-    records = [encode_pair(PairRecord(id="p1", source="runtime", spec=spec, ends=(end, end))) for spec in specs]
+    records = [encode_pair(PairRecord(id=f"p{n}", spec=spec, ends=(end, end))) for n, spec in enumerate(specs)]
     assert b"gro" not in bytes(records[0]).replace(b"gro_max_size", b"")  # what was written before gro was known
     assert [pair.spec for pair in decode(encode(1, 1, 1, records)).pairs] == specs
 

@@ -1,149 +1,16 @@
-"""The command `vethd`."""
+"""Start `vethd`: forward first what a predecessor left, and only then import the rest."""
 
 from __future__ import annotations
 
-import asyncio
-import errno
-import signal
-import sys
-from functools import partial
-
-import click
-import msgspec
-import structlog
-import uvloop
-
-from vethd import __version__
-from vethd.daemon.config import SOCKET, Config, read_config
-from vethd.daemon.logs import set_up
-from vethd.daemon.service import need_machine, raise_fd_limit, serve, tell_fallback
-from vethd.datapath.engines import ENGINES
-from vethd.model.api import SPIN_US, SPIN_US_MAX, WORKERS_MAX
-from vethd.model.errors import ConfigError, VethError
-from vethd.model.spec import LinkSpec, PairSpec, validate_link
-from vethd.pairs import open_pair
-
-EXIT_REFUSED = 1
-EXIT_CONFIG = 4
-
-_LEVELS = ("debug", "info", "warning", "error")
-_WORKERS_HELP = "Forward on so many threads; 0 is half the CPUs, at least one (uring).  [default: 0]"
-_SPIN_HELP = f"Look on so long for the next frame before a thread sleeps, in us (uring).  [default: {SPIN_US}]"
-_SOCKET_HELP = f"Serve the API here.  [env var: VETHD_SOCKET; default: {SOCKET}]"
-
-
-@click.group(
-    invoke_without_command=True,
-    epilog="Exit status: 0 ended, 1 could not start, 2 usage, 4 bad config.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-@click.version_option(__version__)
-@click.option("--config", "config_path", metavar="FILE", help="Read settings and pairs from this TOML file.")
-@click.option("--socket", metavar="PATH", envvar="VETHD_SOCKET", help=_SOCKET_HELP)
-@click.option("--engine", type=click.Choice(ENGINES), help="Forward frames with this engine.  [default: auto]")
-@click.option("--workers", type=click.IntRange(0, WORKERS_MAX), metavar="N", help=_WORKERS_HELP)
-@click.option("--spin-us", type=click.IntRange(0, SPIN_US_MAX), metavar="N", help=_SPIN_HELP)
-@click.option("--log-level", type=click.Choice(_LEVELS), help="Say so much.  [default: info]")
-@click.option("--check-config", is_flag=True, help="Check the config file, say what is wrong with it, and end.")
-@click.pass_context
-def cli(  # noqa: PLR0913 - one argument an option
-    ctx: click.Context,
-    *,
-    config_path: str | None,
-    socket: str | None,
-    engine: str | None,
-    workers: int | None,
-    spin_us: int | None,
-    log_level: str | None,
-    check_config: bool,
-) -> None:
-    """Run veth in userspace: pairs of TAP devices that behave like the kernel's veth.
-
-    Without a config the daemon starts with no pairs; `vethctl add` makes them. An option given here
-    (and VETHD_SOCKET) wins over the config file. SIGHUP reads the file again and changes only what differs;
-    SIGTERM ends.
-    """
-    if check_config and config_path is None:
-        raise click.UsageError("--check-config needs --config FILE")
-    options = {"socket": socket, "engine": engine, "workers": workers, "spin_us": spin_us, "log_level": log_level}
-    said = {key: value for key, value in options.items() if value is not None}
-
-    def read(path: str) -> Config:
-        return msgspec.structs.replace(read_config(path), **said)
-
-    config = read(config_path) if config_path else Config(**said)  # type: ignore[arg-type]
-    set_up(config.level, config.log_format)
-    ctx.obj = config
-    if check_config:
-        click.echo(f"{config_path}: {len(config.pair)} pairs, no error")
-    elif ctx.invoked_subcommand is None:
-        uvloop.run(serve(config, partial(read, config_path) if config_path else None))
-
-
-@cli.command()
-@click.argument("near", metavar="NAME[@NETNS]")
-@click.argument("peer", metavar="PEER[@NETNS]")
-@click.option("--mtu", type=int, help="MTU of both ends, in bytes.")
-@click.option("--up/--no-up", default=True, show_default=True, help="Bring both ends up.")
-@click.option(
-    "--rx-checksum",
-    type=click.Choice(["verify", "trust"]),
-    help="Leave unverified checksums alone, or mark them as verified.",
-)
-@click.option("--gro", type=click.Choice(["on", "off"]), help="Coalesce the frames of one flow.  [default: on]")
-@click.pass_obj
-def pair(  # noqa: PLR0913 - one argument an option
-    config: Config, near: str, peer: str, *, mtu: int | None, up: bool, rx_checksum: str | None, gro: str | None
-) -> None:
-    """Run one pair in the foreground, with neither config nor socket, until Ctrl-C or until an end is deleted.
-
-    NETNS is a name of `ip netns`, a path, a PID, or fd:N; without one the end is in this namespace.
-    """
-    need_machine()
-    raise_fd_limit()
-    ends = [_end(text, mtu, up=up) for text in (near, peer)]
-    own = {"rx_checksum": rx_checksum, "gro": config.gro if gro is None else gro == "on"}
-    spec = msgspec.convert(ends[0].attributes() | own | {"peer": ends[1]}, PairSpec)
-    uvloop.run(_foreground(spec, config))
-
-
-def _end(text: str, mtu: int | None, *, up: bool) -> LinkSpec:
-    name, _, netns = text.partition("@")
-    link = LinkSpec(name=name or None, netns=netns or None, mtu=mtu, up=up or None)
-    validate_link(link)
-    return link
-
-
-async def _foreground(spec: PairSpec, config: Config) -> None:
-    log = structlog.get_logger()
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_pair(spec, engine=config.engine, workers=config.workers, spin_us=config.spin_us) as living:
-        near, far = living.near, living.far
-        tell_fallback(living.engine)
-        ends = {"near": near.name, "netns": near.netns, "peer": far.name, "peer_netns": far.netns}
-        log.info("forwarding", **ends, engine=living.engine.name)
-        gone, stopped = asyncio.ensure_future(living.wait_gone()), asyncio.ensure_future(stop.wait())
-        await asyncio.wait((gone, stopped), return_when=asyncio.FIRST_COMPLETED)
-        lost = gone.done()
-        for task in (gone, stopped):
-            task.cancel()
-        await asyncio.gather(gone, stopped, return_exceptions=True)
-        if lost:
-            raise VethError(errno.ENODEV, "pair", near.name, "an end was deleted, and the other with it")
+from vethd.daemon import early
 
 
 def main() -> None:
-    """Run, and turn every refusal into one sentence on stderr."""
-    try:
-        cli()
-    except ConfigError as error:
-        click.echo(f"vethd: {error}", err=True)
-        sys.exit(EXIT_CONFIG)
-    except VethError as error:
-        click.echo(f"vethd: {error}", err=True)
-        sys.exit(EXIT_REFUSED)
+    """Run the command."""
+    begun = early.begin("vethd.daemon.cli")
+    from vethd.daemon import cli  # noqa: PLC0415  it takes half a second
+
+    cli.run(begun)
 
 
 if __name__ == "__main__":

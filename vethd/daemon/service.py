@@ -13,10 +13,12 @@ from pathlib import Path
 import structlog
 
 from vethd import __version__
-from vethd.daemon.config import Config
+from vethd.daemon.config import ADMIN_GROUP, Config
+from vethd.daemon.early import Early
 from vethd.daemon.notify import Notify
-from vethd.daemon.sockets import listen, passed_fds
-from vethd.datapath.engines import pick_engine
+from vethd.daemon.sockets import listen
+from vethd.datapath.engines import keep_or_pick
+from vethd.doors.callers import Policy
 from vethd.doors.fdpass import FdDoor
 from vethd.doors.http import HttpDoor
 from vethd.doors.routing import Api
@@ -56,10 +58,10 @@ def tell_fallback(engine: EngineInfo) -> None:
         log.info("uring cannot run here: asyncio forwards", reason=engine.fallback)
 
 
-async def serve(config: Config, reread: Callable[[], Config] | None) -> None:
+async def serve(config: Config, reread: Callable[[], Config] | None, early: Early) -> None:
     """Run the daemon until SIGTERM or SIGINT; reread reads its config again, None where it has none.
 
-    Raises VethError where it cannot start.
+    early is what forwards already. Raises VethError where it cannot start.
     """
     need_machine()
     raise_fd_limit()
@@ -69,11 +71,14 @@ async def serve(config: Config, reread: Callable[[], Config] | None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
-    passed = passed_fds()
-    sockets = listen(config.socket, config.mode, config.socket_group, passed)
+    sockets = listen(config.socket, config.mode, config.socket_group, early.passed)
     try:
-        picked = pick_engine(config.engine, loop, config.workers, config.spin_us)
-        manager = Manager(picked, Memory(notify, passed) if notify.fd_store else None, gro=config.gro)
+        picked = keep_or_pick(early.engine, config.engine, loop, config.workers, config.spin_us)
+        if picked.engine is not early.engine:
+            early.let_go()
+        keeps = notify.fd_store or bool(early.passed)
+        memory = Memory(notify, early.passed, early.held) if keeps else None
+        manager = Manager(picked, memory, gro=config.gro)
         engine = manager.tuning.info()
         tell_fallback(engine)
         adopted = await manager.adopt()
@@ -84,7 +89,8 @@ async def serve(config: Config, reread: Callable[[], Config] | None) -> None:
         await http.start(sockets.control)
         watchdog = loop.create_task(_watchdog(notify))
         try:
-            log.info("started", version=__version__, engine=engine.name, socket=config.socket, adopted=adopted)
+            told = {"forwarding_after_ms": early.after_ms} if early.held else {}
+            log.info("started", version=__version__, engine=engine.name, socket=config.socket, adopted=adopted, **told)
             starting = loop.create_task(_start(declared, config, notify, manager, reloader))
             starting.add_done_callback(lambda task: stop.set() if not task.cancelled() and task.exception() else None)
             loop.add_signal_handler(signal.SIGHUP, reloader.on_signal)

@@ -14,8 +14,6 @@ from pathlib import Path
 from vethd.doors.routing import BACKLOG
 from vethd.model.errors import VethError
 
-FIRST_FD = 3  # SD_LISTEN_FDS_START
-
 
 @dataclass
 class Sockets:
@@ -64,20 +62,6 @@ def listen(path: str, mode: int, group: str | None, passed: dict[str, int]) -> S
         os.close(lock)
         raise
     return Sockets(made[0], made[1], lock, (path, path + ".fd", path + ".lock"))
-
-
-def passed_fds() -> dict[str, int]:
-    """Give the fds that systemd passed, by name, close-on-exec, and take the variables out of the environment.
-
-    Sockets come as "control" and "fdpass", what was put into the fd store as it was named then.
-    """
-    pid, count, names = (os.environ.pop(key, "") for key in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
-    if pid != str(os.getpid()) or not count.isdigit():
-        return {}
-    fds = range(FIRST_FD, FIRST_FD + int(count))
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return dict(zip(names.split(":"), fds, strict=False))
 
 
 def _lock(path: str) -> int:

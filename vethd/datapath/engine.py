@@ -12,9 +12,12 @@ first, then close the fds.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from vethd.model.drops import DROPS, Drop
+
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
 
 STALE_FRAMES = 1 << 16
 """What an opening gate drops of a queue at most: no sender makes the loop wait for longer than that takes (30 ms)."""
@@ -107,10 +110,19 @@ class Engine(Protocol):
 
 @runtime_checkable
 class SpinningEngine(Engine, Protocol):
-    """An engine with threads of its own, which look on for spin_us microseconds before they sleep."""
+    """An engine with threads of its own, which look on for spin_us microseconds before they sleep.
+
+    Frames flow without the loop: it may come later.
+    """
 
     workers: int
     spin_us: int
 
     def set_spin(self, spin_us: int) -> None:
         """Look on for so long from now on; 0 sleeps at once."""
+
+    def begin(self) -> None:
+        """Begin to read the wires joined until now; the loop's next turn does it, where there is a loop."""
+
+    def attach(self, loop: AbstractEventLoop) -> None:
+        """Hear of deaths on that loop from now on, those included that happened while there was none."""

@@ -8,7 +8,7 @@ import os
 from typing import NamedTuple
 
 from vethd.datapath.aio import AsyncioEngine
-from vethd.datapath.engine import Engine
+from vethd.datapath.engine import Engine, SpinningEngine
 from vethd.model.api import SPIN_US, SPIN_US_MAX, WORKERS_MAX
 from vethd.model.errors import VethError
 
@@ -47,6 +47,28 @@ def pick_engine(name: str, loop: asyncio.AbstractEventLoop, workers: int = 0, sp
 def make_engine(name: str, loop: asyncio.AbstractEventLoop, workers: int = 0, spin_us: int = SPIN_US) -> Engine:
     """As pick_engine(), for who does not ask why."""
     return pick_engine(name, loop, workers, spin_us).engine
+
+
+def keep_or_pick(
+    running: Engine | None, name: str, loop: asyncio.AbstractEventLoop, workers: int, spin_us: int
+) -> Picked:
+    """As pick_engine(), but give the engine that runs already where it is what would be picked.
+
+    It hears of deaths on loop from then on. Another one is for the caller to close.
+    """
+    if isinstance(running, SpinningEngine):
+        if name in ("auto", running.name) and running.workers == (workers or automatic_workers()):
+            running.set_spin(spin_us)
+            running.attach(loop)
+            return Picked(running)
+    elif running is not None:
+        if name == running.name:
+            return Picked(running)
+        from vethd.datapath.uring import why_not  # noqa: PLC0415  asyncio does without
+
+        if name == "auto" and (obstacle := why_not()) is not None:
+            return Picked(running, obstacle.reason)
+    return pick_engine(name, loop, workers, spin_us)
 
 
 def automatic_workers() -> int:

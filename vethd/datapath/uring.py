@@ -6,7 +6,6 @@ where there is a C compiler. why_not() says whether it can run here.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import threading
 from collections.abc import Callable, Sequence
@@ -19,6 +18,8 @@ from vethd.model.errors import symbol
 
 _MISSING = ""
 if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop
+
     from vethd.datapath import _uring
 else:
     try:
@@ -60,9 +61,9 @@ def why_not() -> Obstacle | None:
 class _Thread:
     """A worker, the thread that runs it, and how many lanes it has."""
 
-    def __init__(self, number: int, spin_us: int, loop: asyncio.AbstractEventLoop, dead: Callable[[int], None]) -> None:
+    def __init__(self, number: int, spin_us: int, dead: Callable[[int], None]) -> None:
         self.worker = _uring.Worker(spin_us)
-        self._loop = loop
+        self._loop: AbstractEventLoop | None = None
         self._dead = dead
         self._thread = threading.Thread(target=self.worker.run, name=f"vethd-uring-{number}", daemon=True)
         try:
@@ -70,6 +71,9 @@ class _Thread:
         except RuntimeError as error:  # Python's word for EAGAIN of pthread_create()
             raise OSError(errno.EAGAIN, "no thread for a worker") from error
         self.worker.wait_started()
+
+    def attach(self, loop: AbstractEventLoop) -> None:
+        self._loop = loop
         loop.add_reader(self.worker.news_fd, self._news)
 
     def _news(self) -> None:
@@ -77,7 +81,8 @@ class _Thread:
             self._dead(tag)
 
     def close(self) -> None:
-        self._loop.remove_reader(self.worker.news_fd)
+        if self._loop is not None:
+            self._loop.remove_reader(self.worker.news_fd)
         self.worker.stop()
         self._thread.join()
         self.worker.close()
@@ -160,22 +165,40 @@ class UringEngine:
 
     name = "uring"
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, workers: int = 1, spin_us: int = 50) -> None:
-        """Start the worker threads. Raises OSError where io_uring does not work; see why_not()."""
-        self.loop = loop
+    def __init__(self, loop: AbstractEventLoop | None, workers: int = 1, spin_us: int = 50) -> None:
+        """Start the worker threads. Raises OSError where io_uring does not work; see why_not().
+
+        Without a loop frames flow all the same, from begin() on; attach() is then owed.
+        """
+        self.loop: AbstractEventLoop | None = None
         self.workers = workers
         self.spin_us = spin_us
         self._threads: list[_Thread] = []
         self._wires: set[UringWire] = set()
+        self._waiting: list[UringWire] = []
         self._owners: dict[int, UringWire] = {}
         self._tags = count()
         self._next = count()  # which worker a new pair's first queue goes to
         try:
             for number in range(workers):
-                self._threads.append(_Thread(number, spin_us, loop, self._dead))
+                self._threads.append(_Thread(number, spin_us, self._dead))
         except OSError:
             self.close()
             raise
+        if loop is not None:
+            self.attach(loop)
+
+    def attach(self, loop: AbstractEventLoop) -> None:
+        """See SpinningEngine."""
+        self.loop = loop
+        for thread in self._threads:
+            thread.attach(loop)
+
+    def begin(self) -> None:
+        """See SpinningEngine."""
+        waiting, self._waiting = self._waiting, []
+        for wire in waiting:
+            wire.start()
 
     def set_spin(self, spin_us: int) -> None:
         """Let the workers poll for so many microseconds after a frame before they sleep; from now on."""
@@ -209,7 +232,9 @@ class UringEngine:
                 )
                 self._owners[tag] = wire
         self._wires.add(wire)
-        self.loop.call_soon(wire.start)
+        self._waiting.append(wire)
+        if self.loop is not None:
+            self.loop.call_soon(self.begin)
         return wire
 
     def forget(self, wire: UringWire) -> None:

@@ -2,6 +2,14 @@
 
 The bytes are a magic, a length, a CRC-32 and JSON. Two copies are kept and written by turns, each with a number that
 grows: whatever moment a daemon is killed at, one of them is whole (newest()).
+
+Versions. The head and the core never change: version, seq, last_id, last_fd, pairs, and of a pair its id and ends with
+their fds. Drops are only ever appended to. An older record is read by what its missing fields default to; of a newer
+one, and of one that is odd, each part that cannot be understood is left out by itself and told (Record.untold): a
+pair of which only the core can be read goes on forwarding as its devices are.
+
+    1  the first
+    2  engine, owner
 """
 
 from __future__ import annotations
@@ -9,17 +17,30 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterable
+from typing import Annotated, Any
 
 import msgspec
 
-from vethd.model.api import Source
+from vethd.model.api import SPIN_US, Source, SpinUs, Workers
 from vethd.model.drops import DROPS
 from vethd.model.kernel_drops import KernelDrops
 from vethd.model.spec import PairSpec
 
-VERSION = 1
+VERSION = 2
 _MAGIC = b"vethd\0\0\1"
 _HEAD = struct.Struct("=8sII")
+
+Count = Annotated[int, msgspec.Meta(ge=0)]
+Names = Annotated[list[str], msgspec.Meta(min_length=1)]
+
+
+class EngineRecord(msgspec.Struct, kw_only=True, frozen=True):
+    """What forwarded the frames: a successor begins with the same, and changes it as its config says."""
+
+    name: str
+    workers: Workers = 0
+    spin_us: SpinUs = SPIN_US
+    gro: bool = True
 
 
 class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
@@ -29,34 +50,61 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
     was read is not here: the device's own counters know. uso is kernel.tun.Tap.uso.
     """
 
-    fds: list[str]
-    alias: str
-    altname: str
-    own_alias: bool
-    drops: list[int]
-    dropped_bytes: int | None = None
-    write_errors: dict[int, int]
-    kernel_drops: KernelDrops
+    fds: Names
+    alias: str = ""
+    altname: str = ""
+    own_alias: bool = False
+    drops: list[Count] = []
+    dropped_bytes: Count | None = None
+    write_errors: dict[int, Count] = {}
+    kernel_drops: KernelDrops = msgspec.field(default_factory=KernelDrops)
     uso: bool = False
 
 
 class PairRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """One living pair, near end first."""
+    """One living pair, near end first. spec None: nobody can tell what was asked for. owner is a uid."""
 
     id: str
-    source: Source
-    spec: PairSpec
+    source: Source = "runtime"
+    spec: PairSpec | None = None
+    owner: Count = 0
     ends: tuple[EndRecord, EndRecord]
 
 
 class Record(msgspec.Struct, kw_only=True, frozen=True):
-    """Everything. seq grows with every writing; last_id and last_fd are the last numbers given out."""
+    """Everything. seq grows with every writing; last_id and last_fd are the last numbers given out.
+
+    untold is no part of what is written: it says, in words, what of it could not be understood.
+    """
 
     version: int
     seq: int
     last_id: int
     last_fd: int
     pairs: list[PairRecord]
+    engine: EngineRecord | None = None
+    untold: list[str] = []
+
+
+class _Core(msgspec.Struct):
+    """What any version can read of any other's record."""
+
+    version: Annotated[int, msgspec.Meta(ge=1)]
+    seq: Count
+    last_id: Count
+    last_fd: Count
+    pairs: list[msgspec.Raw]
+    engine: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _CoreEnd(msgspec.Struct):
+    fds: Names
+    uso: bool = False
+
+
+class _CorePair(msgspec.Struct):
+    id: str
+    ends: tuple[msgspec.Raw, msgspec.Raw]
 
 
 def encode_pair(pair: PairRecord) -> msgspec.Raw:
@@ -64,35 +112,116 @@ def encode_pair(pair: PairRecord) -> msgspec.Raw:
     return msgspec.Raw(msgspec.json.encode(pair))
 
 
-def encode(seq: int, last_id: int, last_fd: int, pairs: Iterable[msgspec.Raw]) -> bytes:
+def encode(
+    seq: int, last_id: int, last_fd: int, pairs: Iterable[msgspec.Raw], engine: EngineRecord | None = None
+) -> bytes:
     """Give the bytes of a Record with those fields."""
-    fields = {"version": VERSION, "seq": seq, "last_id": last_id, "last_fd": last_fd, "pairs": list(pairs)}
-    body = msgspec.json.encode(fields)
+    fields = {"version": VERSION, "seq": seq, "last_id": last_id, "last_fd": last_fd, "engine": engine}
+    return framed(msgspec.json.encode(fields | {"pairs": list(pairs)}))
+
+
+def framed(body: bytes) -> bytes:
+    """Put the head before a record's JSON."""
     return _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
 
 
 def decode(data: bytes) -> Record:
-    """Read a record. Raises ValueError where it is cut short, damaged, or of another version."""
+    """Read a record. Raises ValueError where it is cut short, damaged, or not even the core can be read."""
     if len(data) < _HEAD.size:
-        raise ValueError("the record is cut short")
+        raise ValueError("it is cut short")
     magic, length, crc = _HEAD.unpack_from(data)
     body = data[_HEAD.size : _HEAD.size + length]
     if magic != _MAGIC or len(body) != length or zlib.crc32(body) != crc:
-        raise ValueError("the record is damaged")
-    record = msgspec.json.decode(body, type=Record)
-    if record.version != VERSION:
-        raise ValueError(f"the record has version {record.version}, this vethd reads {VERSION}")
-    if any(len(end.drops) != DROPS for pair in record.pairs for end in pair.ends):
-        raise ValueError("the record counts other drops than this vethd")
-    return record
+        raise ValueError("it is damaged")
+    try:
+        core = msgspec.json.decode(body, type=_Core)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"it is odd: {error}") from error
+    untold: list[str] = []
+    if core.version > VERSION:
+        known = f"version {core.version}, this one knows up to {VERSION}"
+        untold.append(f"a newer vethd wrote the record ({known}): what it says beyond that is lost")
+    pairs: dict[str, PairRecord] = {}
+    for number, raw in enumerate(core.pairs):
+        pair = _pair(raw, number, untold)
+        if pair is not None and pair.id in pairs:
+            untold.append(f"pair {pair.id} is there twice")
+        elif pair is not None:
+            pairs[pair.id] = pair
+    return Record(
+        version=core.version,
+        seq=core.seq,
+        last_id=max([core.last_id, *(_number(pair.id, "p") for pair in pairs.values())]),
+        last_fd=max(
+            [core.last_fd, *(_number(fd, "t") for pair in pairs.values() for end in pair.ends for fd in end.fds)]
+        ),
+        pairs=list(pairs.values()),
+        engine=_part(core.engine, EngineRecord | None, None, "engine", untold),
+        untold=untold,
+    )
 
 
-def newest(copies: Iterable[bytes]) -> Record | None:
-    """Give the readable copy with the greatest number, None where there is none."""
+def newest(copies: Iterable[bytes]) -> tuple[Record | None, list[str]]:
+    """Give the readable copy with the greatest number, None where there is none; and why others are not readable."""
     found: list[Record] = []
+    reasons: list[str] = []
     for data in copies:
         try:
             found.append(decode(data))
-        except (ValueError, msgspec.DecodeError):
-            continue
-    return max(found, key=lambda record: record.seq, default=None)
+        except ValueError as error:
+            reasons.append(str(error))
+    return max(found, key=lambda record: record.seq, default=None), reasons
+
+
+def _pair(raw: msgspec.Raw, number: int, untold: list[str]) -> PairRecord | None:
+    """Read a pair whole, or else part by part; None where not even the core can be read."""
+    try:
+        pair = msgspec.json.decode(raw, type=PairRecord)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        core = _part(raw, _CorePair, None, f"pair number {number}", untold)
+        if core is None:
+            return None
+        ends = tuple(_end(end, f"pair {core.id}", untold) for end in core.ends)
+        if ends[0] is None or ends[1] is None:
+            return None
+        rest: dict[str, msgspec.Raw] = _part(raw, dict[str, msgspec.Raw], {}, f"pair {core.id}", untold)
+        spec, source = rest.get("spec", msgspec.Raw(b"null")), rest.get("source", msgspec.Raw(b'"runtime"'))
+        return PairRecord(
+            id=core.id,
+            source=_part(source, Source, "runtime", f"source of pair {core.id}", untold),
+            spec=_part(spec, PairSpec | None, None, f"spec of pair {core.id}", untold),
+            owner=_part(rest.get("owner", msgspec.Raw(b"0")), Count, 0, f"owner of pair {core.id}", untold),
+            ends=(ends[0], ends[1]),
+        )
+    near, far = (_counted(end, f"pair {pair.id}", untold) for end in pair.ends)
+    return msgspec.structs.replace(pair, ends=(near, far))
+
+
+def _end(raw: msgspec.Raw, what: str, untold: list[str]) -> EndRecord | None:
+    try:
+        return _counted(msgspec.json.decode(raw, type=EndRecord), what, untold)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        core = _part(raw, _CoreEnd, None, f"an end of {what}", untold)
+    if core is not None:
+        untold.append(f"what was counted of {what}: it counts from the device's own figures")
+    return core and _counted(EndRecord(fds=core.fds, uso=core.uso), what, untold)
+
+
+def _counted(end: EndRecord, what: str, untold: list[str]) -> EndRecord:
+    """Have as many drops as there are reasons."""
+    if any(end.drops[DROPS:]):
+        untold.append(f"drops of {what} for reasons that this vethd does not know count as forwarded")
+    return msgspec.structs.replace(end, drops=[*end.drops, *[0] * DROPS][:DROPS])
+
+
+def _part(raw: msgspec.Raw, kind: Any, default: Any, what: str, untold: list[str]) -> Any:
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        untold.append(f"{what}: {error}")
+        return default
+
+
+def _number(name: str, prefix: str) -> int:
+    digits = name.removeprefix(prefix)
+    return int(digits) if digits != name and digits.isascii() and digits.isdigit() and len(digits) < 18 else 0

@@ -1,20 +1,65 @@
-"""Take over living devices from a predecessor, and leave them to a successor: Record to Links, and back."""
+"""Take over living devices from a predecessor, and leave them to a successor: Record to Links, and back.
+
+The frames flow already, where takeover.py could see to it; here follows all the rest of a pair's life. Neither devices
+nor carrier are touched. What cannot be taken over is deleted, and told: half a pair is no pair.
+"""
 
 from __future__ import annotations
 
 import os
+from contextlib import suppress
+from typing import Protocol
+
+import structlog
 
 from vethd.kernel import netns
 from vethd.kernel.births import Nursery
 from vethd.kernel.tun import Tap
 from vethd.model.errors import VethError
-from vethd.model.record import EndRecord, PairRecord
+from vethd.model.record import EndRecord, EngineRecord, PairRecord
+from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
 from vethd.pairs.entry import Entry
 from vethd.pairs.keeper import Memory
 from vethd.pairs.link import Link
-from vethd.pairs.pair import LivePair
+from vethd.pairs.pair import LivePair, Owner
+from vethd.pairs.takeover import hold
+from vethd.pairs.tuning import Tuning
 from vethd.pairs.workers import put_filters
+
+log = structlog.get_logger()
+
+
+class Adopter(Owner, Protocol):
+    """Who is to have the pairs: the manager."""
+
+    entries: dict[str, Entry]
+
+
+async def adopt_pairs(owner: Adopter, memory: Memory) -> int:
+    """Take over the pairs that a predecessor left in the memory; give the last number that was given to any."""
+    workers = owner.workers
+    for complaint in memory.complaints:
+        log.warning("the predecessor's record", reason=complaint)
+    record, held = memory.record, memory.held
+    if record is not None:  # what could not begin yet, and all of it where the engine is another now
+        hold(record, memory.inherited, owner.tuning.engine, held, gro=owner.tuning.info().gro)
+    for left in record.pairs if record else []:
+        running = held.pop(left.id, None)
+        links = await workers.insist(_links, workers.nursery, left, memory) if running else None
+        if running is None or links is None:
+            if running is not None:
+                running.wire.close()
+            why = await workers.chore(_bury, workers.nursery, left, memory)
+            log.warning("pair not taken over", pair=left.id, reason=why)
+            continue
+        pair = LivePair(left.id, links, owner)
+        spec = left.spec or _as_they_are(links)
+        owner.entries[left.id] = Entry(left.id, spec, left.source, live=pair, owner=left.owner)
+        pair.resume(left.ends, spec, running)
+    if rest := await workers.chore(memory.drop_rest, workers.nursery):
+        log.warning("stored devices without a record deleted", fds=rest)
+    return record.last_id if record else 0
 
 
 def entry_record(entry: Entry, pair: LivePair) -> PairRecord:
@@ -22,30 +67,40 @@ def entry_record(entry: Entry, pair: LivePair) -> PairRecord:
     return PairRecord(
         id=entry.id,
         source=entry.source,
+        owner=entry.owner,
         spec=entry.spec,
         ends=(_end_record(pair, Side.NEAR), _end_record(pair, Side.FAR)),
     )
 
 
-def adopted_links(nursery: Nursery, record: PairRecord, memory: Memory) -> tuple[Link, Link]:
-    """Take the inherited fds of a pair, and find its devices; for a worker thread.
+def engine_record(tuning: Tuning) -> EngineRecord:
+    """Write down the engine."""
+    info = tuning.info()
+    spin = {} if info.spin_us is None else {"spin_us": info.spin_us}
+    return EngineRecord(name=info.name, workers=info.workers, gro=info.gro, **spin)
 
-    Raises KeyError where an fd is missing, VethError where a device is gone; then nothing of the pair is left.
-    """
-    taken: list[tuple[int, ...]] = []
-    try:
-        taken.extend(memory.take(end.fds) for end in record.ends)
-        near, far = (_link(nursery, end, fds) for end, fds in zip(record.ends, taken, strict=True))
-    except (VethError, KeyError):
-        # half a pair is no pair: the end that lives goes, too
-        for fds in taken:
-            for fd in fds:
-                os.close(fd)
-        for end in record.ends:
-            memory.forget(end.fds)
-        raise
+
+def _links(nursery: Nursery, record: PairRecord, memory: Memory) -> tuple[Link, Link]:
+    """Find the devices of a pair; for a worker thread. Raises VethError, and then the fds are still the memory's."""
+    near, far = (_link(nursery, end, tuple(memory.inherited[name] for name in end.fds)) for end in record.ends)
     put_filters(near, far)
+    for end in record.ends:
+        memory.take(end.fds)
     return near, far
+
+
+def _bury(nursery: Nursery, record: PairRecord, memory: Memory) -> str:
+    """Delete what is there of a pair, have it kept no longer, and say why it had to be; for a worker thread."""
+    names = [name for end in record.ends for name in end.fds]
+    missing = [name for name in names if name not in memory.inherited]
+    why = f"of its file descriptors there is no {', '.join(missing)}" if missing else "its devices are gone"
+    for name in set(names) & memory.inherited.keys():
+        (fd,) = memory.take([name])
+        with suppress(VethError):  # gone, or no TAP at all
+            nursery.delete(Tap.adopt((fd,)))
+        os.close(fd)
+        memory.forget([name])
+    return why
 
 
 def _link(nursery: Nursery, end: EndRecord, fds: tuple[int, ...]) -> Link:
@@ -61,6 +116,22 @@ def _link(nursery: Nursery, end: EndRecord, fds: tuple[int, ...]) -> Link:
         kept=end.fds,
         drops=end.kernel_drops,
     )
+
+
+def _as_they_are(links: tuple[Link, Link]) -> PairSpec:
+    """Give a spec that says what the devices show, for a pair of which nobody can tell what was asked for."""
+    near, far = (
+        LinkSpec(
+            name=link.state.name,
+            netns=link.label or None,
+            address=link.state.address,
+            mtu=link.state.mtu,
+            txqueuelen=link.state.txqueuelen,
+            up=link.state.up,
+        )
+        for link in links
+    )
+    return PairSpec(**near.attributes(), peer=far)
 
 
 def _end_record(pair: LivePair, side: Side) -> EndRecord:

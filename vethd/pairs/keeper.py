@@ -8,6 +8,7 @@ turns. The next daemon gets all of them, and goes on forwarding: see Manager.ado
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol
@@ -17,9 +18,8 @@ import msgspec
 from vethd.kernel.births import Nursery
 from vethd.kernel.tun import Tap
 from vethd.model.errors import VethError
-from vethd.model.record import PairRecord, encode, encode_pair, newest
-
-_COPIES = ("s0", "s1")
+from vethd.model.record import EngineRecord, PairRecord, encode, encode_pair
+from vethd.pairs.takeover import COPIES, HeldPair, read_record
 
 
 class Keeper(Protocol):
@@ -35,22 +35,38 @@ class Keeper(Protocol):
 class Memory:
     """What is kept of one manager. Not for two threads at once; write() is the loop's."""
 
-    def __init__(self, keeper: Keeper, inherited: Mapping[str, int]) -> None:
-        """Read what a predecessor left; inherited holds its fds by name, and is ours from now on."""
+    def __init__(
+        self, keeper: Keeper, inherited: Mapping[str, int], held: Mapping[str, HeldPair] | None = None
+    ) -> None:
+        """Read what a predecessor left; inherited holds its fds by name, and is ours from now on.
+
+        held are its pairs whose frames are forwarded already. complaints is what of it cannot be read, in words.
+        """
         self._keeper = keeper
         self._inherited = dict(inherited)
+        self.held = dict(held or {})
+        self.record, self.complaints = read_record(self._inherited)
         self._copies: list[int] = []
-        for name in _COPIES:
-            fd = self._inherited.pop(name, -1)
-            if fd < 0:
+        for name in COPIES:
+            fd = self._inherited.get(name, -1)
+            if fd < 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
                 fd = os.memfd_create(f"vethd-{name}", os.MFD_CLOEXEC)
+                if name in self._inherited:  # and is no memfd
+                    keeper.forget(name)
                 keeper.keep(name, fd)
+            else:
+                del self._inherited[name]
             self._copies.append(fd)
-        self.record = newest(os.pread(fd, os.fstat(fd).st_size, 0) for fd in self._copies)
         self._seq = self.record.seq if self.record else 0
         self._last_fd = self.record.last_fd if self.record else 0
         self._last_id = 0
+        self._engine: EngineRecord | None = None
         self._pairs: dict[str, msgspec.Raw] = {}
+
+    @property
+    def inherited(self) -> Mapping[str, int]:
+        """The inherited fds that nobody has taken yet, by name."""
+        return self._inherited
 
     def keep(self, fds: tuple[int, ...]) -> list[str]:
         """Have fds kept; give the names under which they are."""
@@ -83,12 +99,13 @@ class Memory:
             with suppress(VethError):
                 nursery.delete(Tap.adopt((fd,)))
             os.close(fd)
-            self._keeper.forget(name)
+            if name not in COPIES:  # there the name is our own memfd's by now
+                self._keeper.forget(name)
         return len(rest)
 
-    def put(self, pairs: Iterable[PairRecord], last_id: int) -> None:
+    def put(self, pairs: Iterable[PairRecord], last_id: int, engine: EngineRecord) -> None:
         """Write these pairs down, over what was known of them; last_id is the last number given to any."""
-        self._last_id = last_id
+        self._last_id, self._engine = last_id, engine
         self._pairs |= {pair.id: encode_pair(pair) for pair in pairs}
         self._write()
 
@@ -100,7 +117,7 @@ class Memory:
     def _write(self) -> None:
         """Write over the older copy."""
         self._seq += 1
-        data = encode(self._seq, self._last_id, self._last_fd, self._pairs.values())
+        data = encode(self._seq, self._last_id, self._last_fd, self._pairs.values(), self._engine)
         fd = self._copies[self._seq % len(self._copies)]
         os.pwrite(fd, data, 0)
         os.ftruncate(fd, len(data))

@@ -23,7 +23,7 @@ from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec, validate_pair
 from vethd.model.state import Side
 from vethd.pairs import changes
-from vethd.pairs.adoption import adopted_links, entry_record
+from vethd.pairs.adoption import adopt_pairs, engine_record, entry_record
 from vethd.pairs.describe import link_info, link_stats, pair_info
 from vethd.pairs.entry import Entry, find_link, merged, still_there
 from vethd.pairs.events import EventHub
@@ -163,26 +163,10 @@ class Manager:
     # --- what declared pairs need (see declared.py)
 
     async def adopt(self) -> int:
-        """Take over the pairs that a predecessor left in the memory, and forward at once. Gives how many.
-
-        Neither devices nor carrier are touched; what cannot be taken over is let go, and told.
-        """
-        memory = self.memory
-        if memory is None:
+        """Take over the pairs that a predecessor left in the memory; see adoption.py. Gives how many."""
+        if self.memory is None:
             return 0
-        record = memory.record
-        self._last_id = record.last_id if record else 0
-        for left in record.pairs if record else []:
-            try:
-                links = await self.workers.chore(adopted_links, self.workers.nursery, left, memory)
-            except (VethError, KeyError) as error:
-                log.warning("pair not taken over", pair=left.id, reason=str(error))
-                continue
-            pair = LivePair(left.id, links, self)
-            self.entries[left.id] = Entry(left.id, left.spec, left.source, live=pair)
-            pair.resume(left)
-        if rest := await self.workers.chore(memory.drop_rest, self.workers.nursery):
-            log.warning("stored devices without a record deleted", fds=rest)
+        self._last_id = await adopt_pairs(self, self.memory)
         self.remember()
         return len(self.entries)
 
@@ -278,7 +262,8 @@ class Manager:
         """Write these pairs down, or all, for whoever comes after us."""
         if self.memory is not None:
             told = entries or self.entries.values()
-            self.memory.put([entry_record(entry, entry.live) for entry in told if entry.live], self._last_id)
+            pairs = [entry_record(entry, entry.live) for entry in told if entry.live]
+            self.memory.put(pairs, self._last_id, engine_record(self.tuning))
 
     def _new_id(self) -> str:
         self._last_id += 1

@@ -16,9 +16,7 @@ from typing import Any, Protocol
 from vethd.datapath.engine import Counters, Wire, plus
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.watcher import LinkKey
-from vethd.model.drops import Drop
-from vethd.model.errors import VethError
-from vethd.model.record import PairRecord
+from vethd.model.record import EndRecord
 from vethd.model.spec import PairSpec
 from vethd.model.state import (
     DeleteLink,
@@ -36,6 +34,7 @@ from vethd.model.state import (
 from vethd.pairs.events import EventHub
 from vethd.pairs.link import Link
 from vethd.pairs.publish import publish
+from vethd.pairs.takeover import HeldPair
 from vethd.pairs.resume import resumed_counters
 from vethd.pairs.tuning import Tuning
 from vethd.pairs.workers import Workers
@@ -97,18 +96,21 @@ class LivePair:
             self._owner.spawn(self._follow(side, placed=True))
         self._learn_masters()
 
-    def resume(self, record: PairRecord) -> None:
-        """Go on where a predecessor left off: what waits in the rings is forwarded, no carrier changes."""
+    def resume(self, left: tuple[EndRecord, EndRecord], spec: PairSpec, held: HeldPair) -> None:
+        """Go on where a predecessor left off: the wire runs already, no carrier changes."""
         self._state = PairState([End.UP if link.state.up else End.DOWN for link in self.links])
-        self.wire = self._join(record.spec, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
+        self.wire = held.wire
+        self._tune(self.wire, spec)
         for side in Side:
-            self._base[side] = resumed_counters(record.ends[side], self.links[side], self.links[side.other])
+            self._base[side] = resumed_counters(left[side], held.seen[side], held.seen[side.other])
+            self.wire.set_gate(side, self._state.gate(side))  # an end went up or down since
             self._owner.desk.placed(self.links[side].place.key, self, side)
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
             self._feed(Event(Kind.CARRIER, side, int(self.links[side].state.carrier)))
         for side in Side:
             self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
         self._learn_masters()
+        held.hand_over(self._died)
         self._owner.spawn(self._publish_both())
 
     @property
@@ -178,11 +180,9 @@ class LivePair:
         if self.wire is not None:
             self.wire.close()
 
-    def _join(
-        self, spec: PairSpec, gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER)
-    ) -> Wire:
+    def _join(self, spec: PairSpec) -> Wire:
         near, far = (link.tap for link in self.links)
-        wire = self._owner.tuning.engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
+        wire = self._owner.tuning.engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died)
         self._tune(wire, spec)
         return wire
 

@@ -1,0 +1,80 @@
+"""The little of a device that must be known before frames flow, without the codec: pyroute2 takes 0.1 s to import.
+
+One RTM_GETLINK a device, in the namespace where it is; the answer's three attributes are found by their numbers.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from typing import NamedTuple
+
+from vethd.kernel import netns
+from vethd.kernel.tun import Tap
+from vethd.kernel.uapi import IFF_UP, NETLINK_ROUTE, NLM_F_REQUEST, NLMSG_ERROR, RTM_GETLINK
+from vethd.model.errors import VethError
+
+IFLA_IFNAME = 3
+IFLA_MTU = 4
+IFLA_STATS64 = 23
+
+_HDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
+_IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_ATTR = struct.Struct("=HH")  # length with this header, type
+_STATS = struct.Struct("=QQQQ")  # rx_packets, tx_packets, rx_bytes, tx_bytes: the first of rtnl_link_stats64
+_RECV = 1 << 16
+_TYPE = 0x3FFF  # without the bits that say how an attribute is encoded
+
+
+class Glance(NamedTuple):
+    """A device at one instant: whether it is administratively up, its MTU, and what it sent and received."""
+
+    up: bool
+    mtu: int
+    tx_packets: int
+    tx_bytes: int
+    rx_bytes: int
+
+
+def glance(tap: Tap) -> Glance:
+    """Look at a device where it is now. Blocks; the calling thread enters the device's namespace and comes back.
+
+    Raises VethError: ENODEV once the device is gone, EPERM without CAP_SYS_ADMIN.
+    """
+    fd = tap.netns_fd()
+    try:
+        with netns.inside(fd), socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
+            return _parsed(_ask(sock, tap.ifname))
+    except OSError as error:
+        raise VethError(error.errno or errno.EIO, "getlink") from error
+    finally:
+        os.close(fd)
+
+
+def _ask(sock: socket.socket, name: str) -> bytes:
+    text = os.fsencode(name) + b"\0"
+    attr = (_ATTR.pack(_ATTR.size + len(text), IFLA_IFNAME) + text).ljust((_ATTR.size + len(text) + 3) & ~3, b"\0")
+    body = _IFINFO.pack(socket.AF_UNSPEC, 0, 0, 0, 0) + attr
+    sock.settimeout(30.0)
+    sock.send(_HDR.pack(_HDR.size + len(body), RTM_GETLINK, NLM_F_REQUEST, 1, 0) + body)
+    return sock.recv(_RECV)
+
+
+def _parsed(answer: bytes) -> Glance:
+    length, kind, *_ = _HDR.unpack_from(answer)
+    if kind == NLMSG_ERROR:
+        raise VethError(-struct.unpack_from("=i", answer, _HDR.size)[0], "getlink")
+    flags = _IFINFO.unpack_from(answer, _HDR.size)[3]
+    mtu, stats = 0, (0, 0, 0, 0)
+    at = _HDR.size + _IFINFO.size
+    while at + _ATTR.size <= length:
+        size, attr = _ATTR.unpack_from(answer, at)
+        if attr & _TYPE == IFLA_MTU:
+            mtu = struct.unpack_from("=I", answer, at + _ATTR.size)[0]
+        elif attr & _TYPE == IFLA_STATS64:
+            stats = _STATS.unpack_from(answer, at + _ATTR.size)
+        at += max((size + 3) & ~3, _ATTR.size)
+    _, tx_packets, rx_bytes, tx_bytes = stats
+    return Glance(bool(flags & IFF_UP), mtu, tx_packets, tx_bytes, rx_bytes)
