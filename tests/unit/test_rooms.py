@@ -20,7 +20,7 @@ ROOMS = ("model", "kernel", "datapath", "pairs", "doors", "daemon")
 ALLOWED = {
     **{room: tuple(f"vethd.{other}" for other in ROOMS[: number + 1]) for number, room in enumerate(ROOMS)},
     "control": ("vethd.control", "vethd.model", "vethd.kernel.probe", "vethd.datapath.uring.why_not"),
-    "clients": (),
+    "clients": ("vethd.clients",),
     "": ("vethd",),  # vethd/__init__.py and its like: the house itself
 }
 

@@ -1,0 +1,80 @@
+"""The daemon's fd-passing socket, by _socket alone: one request with descriptors, one reply (docs/api.md)."""
+
+from __future__ import annotations
+
+import _socket
+import posix
+import sys
+
+from vethd.clients.ip.dispatch import socket_path
+
+DOWN_S = 1.0  # a daemon that does not say within this that it is well is down
+REPLY_S = 60.0  # it may have much to do
+REPLY_MAX = 1 << 24
+NETNS_NAMES = "/var/run/netns/"
+
+HEALTH = b'{"method":"GET","path":"/v1/health"}'
+
+
+class DownError(Exception):
+    """No daemon answers; its text is the reason."""
+
+
+class Reply:
+    """A reply: the status of the request, and its JSON, both as the API has them."""
+
+    __slots__ = ("status", "text")
+
+    def __init__(self, data: bytes) -> None:
+        head, _, rest = data.partition(b',"body":')
+        self.status = int(head.partition(b'"status":')[2])
+        self.text = rest[:-1]
+
+
+def ask(request: bytes, fds: list[int]) -> Reply:
+    """Make one request of a daemon that was well a moment ago. Raises DownError."""
+    _call(HEALTH, [], DOWN_S)
+    return Reply(_call(request, fds, REPLY_S))
+
+
+def request(method: str, path: str, body: str = "") -> bytes:
+    """Write a request; path and body are as JSON wants them already."""
+    return ('{"method":"' + method + '","path":"' + path + '"' + (',"body":' + body if body else "") + "}").encode()
+
+
+def quoted(name: str) -> str:
+    """Percent-encode a name for a path, and so for JSON, too."""
+    return "".join(f"%{byte:02X}" for byte in name.encode("utf-8", "surrogateescape"))
+
+
+def open_netns(word: str) -> int:
+    """Open the namespace that a word of `ip -netns` or `netns` names: a name, or a path. Raises OSError."""
+    return posix.open(word if "/" in word else NETNS_NAMES + word, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+
+
+def own_netns(switched: str | None) -> int:
+    """Open the namespace that a command line is for: this process's, or that of -netns. Raises OSError."""
+    if switched is None:
+        return posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
+    return posix.open(NETNS_NAMES + switched, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+
+
+def _call(data: bytes, fds: list[int], patience_s: float) -> bytes:
+    try:
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+        try:
+            sock.settimeout(DOWN_S)
+            sock.connect(socket_path())
+            packed = b"".join(fd.to_bytes(4, sys.byteorder) for fd in fds)
+            sock.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, packed)] if fds else [])
+            sock.settimeout(patience_s)
+            reply = sock.recv(REPLY_MAX)
+        finally:
+            sock.close()
+    except TimeoutError as error:
+        raise DownError(f"not within {patience_s:g} s") from error
+    except OSError as error:
+        raise DownError(error.strerror or str(error)) from error
+    if not reply:
+        raise DownError("it hung up")
+    return reply

@@ -1,0 +1,132 @@
+"""The real ip's `link show`, in which vethd's links are written as veths.
+
+In text two places are written anew: the name (va@vb, or va@if3 where the peer is in another namespace) and, with -d,
+the kind. In JSON: link, or link_index and link_netnsid, and with -d the kind. Which links are vethd's the daemon knows.
+"""
+
+from __future__ import annotations
+
+import json
+import posix
+import re
+from typing import Any
+
+from vethd.clients.ip.dispatch import Line
+from vethd.clients.ip.real import run, write
+from vethd.clients.ip.show import Asked
+
+_COLOR = re.compile(rb"(?:\x1b\[[0-9;]*m)*")
+_HEAD = re.compile(rb"(\d+): ")
+_TUN = re.compile(rb"(?<=    )tun type tap .*?(?=addrgenmode |$)", re.MULTILINE)
+
+Row = dict[str, Any]
+
+
+def write_links(real: str, line: Line, asked: Asked, netns: int, told: bytes) -> int:
+    """Write what was asked for of the namespace netns, and give the status; told is what the daemon says of links."""
+    found = json.loads(told)
+    inode = posix.fstat(netns).st_ino
+    ours: list[Row] = [link for link in ([found] if asked.dev else found) if link["netns_inode"] == inode]
+    veths = _rows(real, line, "link", "show", "type", "veth") if asked.kind else None
+    ran = run(real, [*_colours(line), *line.again("link", "show", *asked.words)], catch="o")
+    if "json" in line.rows:
+        rows = _json(json.loads(ran.out or b"[]"), ours, veths, details="details" in line.rows)
+        if "brief" not in line.rows:
+            from vethd.clients.ip.nsids import add_nsids  # noqa: PLC0415 - not for text
+
+            add_nsids(rows, ours, netns)
+        ran.out = _dumped(rows, pretty="pretty" in line.rows) if ran.out else b""
+    elif "brief" in line.rows:
+        ran.out = _brief(ran.out, ours, veths)
+    else:
+        ran.out = _text(ran.out, ours, veths)
+    write(1, ran.out)
+    return ran.status
+
+
+def _rows(real: str, line: Line, *words: str) -> list[Row]:
+    netns = ["-netns", line.netns] if line.netns is not None else []
+    return [row for row in json.loads(run(real, ["-json", *netns, *words], catch="oe").out or b"[]") if row]
+
+
+def _colours(line: Line) -> list[str]:
+    """Give the option that keeps colours which the terminal would have had."""
+    auto = any(option.endswith("=auto") for option in line.options)
+    return ["-color=always"] if auto and posix.isatty(1) else []
+
+
+def _json(rows: list[Row], ours: list[Row], veths: list[Row] | None, *, details: bool) -> list[Row]:
+    links = {link["ifindex"]: link for link in ours}
+    kept = None if veths is None else links.keys() | {row["ifindex"] for row in veths}
+    return [_as_veth(row, links, details=details) for row in rows if kept is None or row.get("ifindex") in kept]
+
+
+def _as_veth(row: Row, links: dict[int, Row], *, details: bool) -> Row:
+    """Give a row as a veth has it, with what is new where iproute2 has it: after the ifindex."""
+    index = row.get("ifindex")
+    link = links.get(index) if index is not None else _named(row.get("ifname"), links)
+    if link is None:
+        return row
+    here = link["netns"] == link["peer_netns"]
+    whose: Row = {"link": link["peer_name"]} if here else {"link_index": link["peer_ifindex"]}
+    shown: Row = {"ifindex": index, **whose, **row} if index is not None else {**whose, **row}
+    if details and "linkinfo" in row:
+        info = {key: value for key, value in row["linkinfo"].items() if key != "info_data"}
+        shown["linkinfo"] = info | {"info_kind": "veth"}
+    return shown
+
+
+def _named(name: str | None, links: dict[int, Row]) -> Row | None:
+    return next((link for link in links.values() if link["name"] == name), None)
+
+
+def _dumped(rows: list[Row], *, pretty: bool) -> bytes:
+    text = json.dumps(rows, indent=4) if pretty else json.dumps(rows, separators=(",", ":"))
+    return text.encode() + b"\n"
+
+
+def _text(out: bytes, ours: list[Row], veths: list[Row] | None) -> bytes:
+    """Edit the blocks of our links, which begin with their ifindex, and leave out those that were not asked for."""
+    links = {link["ifindex"]: link for link in ours}
+    kept = None if veths is None else links.keys() | {row["ifindex"] for row in veths}
+    lines: list[bytes] = []
+    link, keep = None, True
+    for line in out.splitlines(keepends=True):
+        head = _HEAD.match(line)
+        if head:
+            index = int(head[1])
+            link, keep = links.get(index), kept is None or index in kept
+        if keep and link is not None:
+            shown = _renamed(line, head.end(), link, b"%s: ") if head else line
+            lines.append(_TUN.sub(b"veth ", shown))
+        elif keep:
+            lines.append(line)
+    return b"".join(lines)
+
+
+def _brief(out: bytes, ours: list[Row], veths: list[Row] | None) -> bytes:
+    names = None if veths is None else {row["ifname"] for row in veths}
+    lines: list[bytes] = []
+    for line in out.splitlines(keepends=True):
+        start = _matched(line, 0)
+        name = line[start:].split(b" ")[0].split(b"@")[0].decode("utf-8", "surrogateescape")
+        link = next((link for link in ours if link["name"] == name), None)
+        if link is not None:
+            lines.append(_renamed(line, 0, link, b"%-16s "))
+        elif names is None or name in names:
+            lines.append(line)
+    return b"".join(lines)
+
+
+def _renamed(line: bytes, start: int, link: Row, form: bytes) -> bytes:
+    """Write name@peer for the name at start, perhaps behind a colour, in iproute2's form."""
+    start = _matched(line, start)
+    peer = link["peer_name"] if link["netns"] == link["peer_netns"] else f"if{link['peer_ifindex']}"
+    old, new = (form % name.encode("utf-8", "surrogateescape") for name in (link["name"], f"{link['name']}@{peer}"))
+    return line[:start] + new + line[start + len(old) :] if line.startswith(old, start) else line
+
+
+def _matched(line: bytes, start: int) -> int:
+    """Give the place behind a colour's escape, if there is one."""
+    colour = _COLOR.match(line, start)
+    return colour.end() if colour else start

@@ -1,0 +1,214 @@
+"""What `ip link add` and `ip link delete` say: iproute2's words, their order of comparison and their abbreviations.
+
+A line is read for one end at a time, and then for its peer. Whatever iproute2 would not take raises UsageError and is
+not worded here. What is said and has no effect on a veth that is being made (measured: alias, carrier, protodown,
+parentdev, link; of the peer also master and, alone, index) is read and left out.
+"""
+
+from __future__ import annotations
+
+from vethd.clients.ip.dispatch import abbreviates
+from vethd.clients.ip.values import UsageError, group, integer, leading, lladdr, on_off, unsigned
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GSO_MAX_SEGS = 65535
+ALIAS_MAX = 255
+NAME_MAX = 15
+NAME_LONGEST = 127  # of an altname, which is what iproute2 takes a name for
+
+# in iproute2's order of comparison; "=": not to be abbreviated; "!": makes sense, but not for a pair of vethd
+_TABLE = """
+up= down= name= index= link address broadcast brd= txqueuelen qlen= txqlen mtu= xdpgeneric=! xdpdrv=! xdpoffload=! xdp=!
+netns= multicast= allmulticast= promisc= trailers=! arp= carrier= vf=! master vrf= nomaster dynamic! type alias group=
+mode=! state=! numtxqueues numrxqueues addrgenmode! link-netns link-netnsid protodown= protodown_reason=! gso_max_size=
+gso_max_segs= gro_max_size= gso_ipv4_max_size=! gro_ipv4_max_size=! parentdev= help
+"""
+_WORDS = tuple(_TABLE.split())
+_SYNONYMS = {"brd": "broadcast", "qlen": "txqueuelen", "txqlen": "txqueuelen", "vrf": "master"}
+_ONCE = frozenset({"name", "txqueuelen", "mtu", "netns", "group", "numtxqueues", "numrxqueues"})
+_FLAGS = frozenset({"multicast", "allmulticast", "promisc", "arp"})
+
+
+class NotOursError(Exception):
+    """The line is good, and about another kind of link."""
+
+
+class UnsupportedError(Exception):
+    """The line is good, but no pair can be made so; its text is what to say."""
+
+    def __init__(self, word: str) -> None:
+        """Word it as the kernel does, which sets no addrgenmode on a link that IPv6 has not seen, since Linux 6.4."""
+        kernels = "RTNETLINK answers: Address family not supported by protocol\n"
+        super().__init__(kernels if word == "addrgenmode" else f'Error: vethd: a new pair takes no "{word}".\n')
+
+
+class End:
+    """What a line says of one end: attributes as the API has them, and what must be looked up before.
+
+    doubtful: the real ip is to be asked whether it takes the line, as it depends on devices of the namespace.
+    """
+
+    __slots__ = ("dev", "doubtful", "index", "kind", "link_netns", "name", "netns", "rest", "said", "seen")
+
+    def __init__(self) -> None:
+        self.said: dict[str, object] = {}
+        self.name: str | None = None
+        self.dev: str | None = None
+        self.index: int | None = None
+        self.netns: str | None = None
+        self.link_netns: str | None = None
+        self.doubtful = False
+        self.kind: str | None = None
+        self.rest: list[str] = []
+        self.seen: set[str] = set()
+
+    def known_as(self) -> str | None:
+        """Give the name that the line gives it. Raises UsageError where it gives two."""
+        if self.name is not None and self.dev is not None and self.name != self.dev:
+            raise UsageError(self.name)
+        return self.name if self.name is not None else self.dev
+
+
+def read_end(words: list[str]) -> End:
+    """Read one end's words up to its type, which takes one word more. Raises UsageError, UnsupportedError."""
+    end, at = End(), 0
+    while at < len(words):
+        word, mark = _find(words[at])
+        if not word:
+            at += words[at] == "dev"
+            _device(end, words[at] if at < len(words) else "")
+        elif word in ("up", "down"):
+            end.said["up"] = word == "up"
+        elif word == "nomaster":
+            end.said.pop("master", None)
+        elif mark == "!":
+            raise UnsupportedError(word)
+        else:
+            at += 1
+            if word == "help" or at == len(words):
+                raise UsageError(word)
+            if word == "type":
+                end.kind, end.rest = words[at], words[at + 1 :]
+                break
+            _take(end, _SYNONYMS.get(word, word), words[at])
+        at += 1
+    return end
+
+
+def read_add(words: list[str]) -> tuple[End, End | None]:
+    """Read what follows `link add`: the near end, and the peer where one is described.
+
+    Raises NotOursError (another type), UsageError, UnsupportedError.
+    """
+    try:
+        near = read_end(words)
+    except UnsupportedError:
+        if _type_of(words) != "veth":
+            raise NotOursError from None
+        raise
+    if near.kind != "veth":
+        raise NotOursError
+    if near.known_as() is None and "group" in near.said:
+        raise UsageError("group")
+    if not near.rest:
+        return near, None
+    if near.rest[0] != "peer":
+        raise UsageError(near.rest[0])
+    peer = read_end(near.rest[1:])
+    if peer.kind is not None or (peer.known_as() is None and "group" in peer.said):
+        raise UsageError("type")
+    return near, peer
+
+
+def read_delete(words: list[str]) -> str:
+    """Give the device that `link delete` names. Raises UsageError where it says anything else but a type."""
+    if words and words[0] in ("dev", "name"):
+        words = words[1:]
+    if not words or (words[1:] and not (len(words) >= 3 and abbreviates(words[1], "type"))):
+        raise UsageError("dev")
+    return words[0]
+
+
+def _type_of(words: list[str]) -> str:
+    """Guess the type of a line that could not be read whole."""
+    return words[words.index("type") + 1] if "type" in words[:-1] else ""
+
+
+def _find(word: str) -> tuple[str, str]:
+    """Find an option's whole word and its mark; ("", "") where it is none, but a device's name."""
+    for row in _WORDS:
+        whole = row.rstrip("=!")
+        if word == whole or ("=" not in row and abbreviates(word, whole)):
+            return whole, row[-1]
+    return "", ""
+
+
+def _device(end: End, name: str) -> None:
+    if end.dev is not end.name:
+        raise UsageError(name)
+    _check_name(name, NAME_LONGEST)
+    end.dev = name
+
+
+def _check_name(name: str, longest: int) -> None:
+    if not name or len(name.encode("utf-8", "surrogateescape")) > longest:
+        raise UsageError(name)
+    if any(char in "/ \t\n\v\f\r" for char in name):
+        raise UsageError(name)
+
+
+def _take(end: End, word: str, value: str) -> None:
+    """Take one option's value. Raises UsageError, also where it was said before and may be said once."""
+    if word in _ONCE and word in end.seen:
+        raise UsageError(word)
+    end.seen.add(word)
+    if word in _FLAGS:
+        end.said[word] = on_off(value)
+    elif word in _NUMBERS:
+        end.said[word] = _NUMBERS[word](value)
+    else:
+        _take_word(end, word, value)
+
+
+def _take_word(end: End, word: str, value: str) -> None:
+    match word:
+        case "name":
+            _check_name(value, NAME_MAX)
+            end.name = value
+            end.dev = value if end.dev is None else end.dev
+        case "index" if not end.index and leading(value) > 0:
+            end.index = leading(value)
+        case "link":
+            end.doubtful = True
+        case "master":
+            end.doubtful = True
+            end.said["master"] = value
+        case "netns":
+            end.netns = value
+        case "link-netns" | "link-netnsid" if end.link_netns is None:
+            end.link_netns = value if word == "link-netns" else f"id {integer(value)}"
+        case "alias" if len(value.encode("utf-8", "surrogateescape")) <= ALIAS_MAX:
+            pass
+        case "carrier" | "protodown":
+            on_off(value)
+        case "parentdev":
+            pass
+        case _:
+            raise UsageError(value)
+
+
+_NUMBERS: dict[str, Callable[[str], object]] = {
+    "address": lladdr,
+    "broadcast": lladdr,
+    "txqueuelen": integer,
+    "mtu": integer,
+    "group": group,
+    "numtxqueues": integer,
+    "numrxqueues": integer,
+    "gso_max_size": unsigned,
+    "gso_max_segs": lambda text: unsigned(text, GSO_MAX_SEGS),
+    "gro_max_size": unsigned,
+}

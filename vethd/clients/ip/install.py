@@ -1,0 +1,140 @@
+"""`vethd-ip install DIR`: the room's modules, compiled, in one file named `ip`; and vethd-ip itself, which needs none.
+
+The file begins with the interpreter's absolute path, as a search for it costs 130 ms where pyenv does it, and holds
+bytecode: compiling the source would cost each call 20 ms. What most calls need is run, the rest is unpacked on demand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import binascii
+import marshal
+import os
+import sys
+import tempfile
+from pathlib import Path
+from types import CodeType
+
+from vethd import __version__
+from vethd.clients.ip import dispatch
+
+MODULES = ("add", "batch", "door", "edit", "grammar", "nsids", "real", "roads", "show", "values")
+
+USUAL = ("/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin")
+_EXECUTABLE = 0o755
+_HEAD_MAX = 4096
+
+_FILE = """\
+#!{python} -IS
+# {mark} (vethd {version}) for {real!r}; install it again after either changed.
+import marshal, sys
+class Rest:
+    packed = {rest!r}
+    def __init__(self):
+        import binascii
+        self.codes = marshal.loads(binascii.a2b_base64(self.packed))
+    def find_spec(self, name, path, target=None):
+        if name in self.codes:
+            import _frozen_importlib
+            return _frozen_importlib.ModuleSpec(name, self, is_package=not self.codes[name])
+    def create_module(self, spec):
+        return None
+    def exec_module(self, module):
+        if self.codes[module.__name__]:
+            exec(self.codes[module.__name__], module.__dict__)
+def unpack():
+    sys.meta_path.insert(0, Rest())
+dispatch = sys.modules["vethd.clients.ip.dispatch"] = type(sys)("vethd.clients.ip.dispatch")
+exec(marshal.loads({head!r}), dispatch.__dict__)
+sys.exit(dispatch.main({real!r}, unpack))
+"""
+
+
+class InstallError(Exception):
+    """Nothing was installed, and why."""
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether a file is one that install() wrote, or this program itself."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_MAX)
+    except OSError:
+        return False
+    return dispatch.MARK.encode() in head or path.resolve() == Path(sys.argv[0]).resolve()
+
+
+def find_real(not_in: Path | None = None) -> str:
+    """Find the real ip: the first on PATH, or in the usual places, that is not ours. Raises InstallError."""
+    for directory in (*os.get_exec_path(), *USUAL):
+        path = Path(directory, "ip").absolute()
+        if not_in is not None and path.parent.resolve() == not_in.resolve():
+            continue
+        if path.is_file() and os.access(path, os.X_OK) and not is_ours(path):
+            return str(path)
+    raise InstallError("no ip(8) on PATH: install iproute2, or name it with --real")
+
+
+def contents(real: str, python: str) -> bytes:
+    """Give the file: source with two pieces of bytecode, for the interpreter that runs this."""
+    room = Path(__file__).parent
+
+    def compiled(name: str) -> CodeType:
+        source = (room / f"{name}.py").read_bytes()
+        return compile(source, f"vethd-ip/{name}.py", "exec", dont_inherit=True, optimize=2)
+
+    modules: dict[str, CodeType | None] = dict.fromkeys(("vethd", "vethd.clients", "vethd.clients.ip"))
+    modules |= {f"vethd.clients.ip.{name}": compiled(name) for name in MODULES}
+    rest = binascii.b2a_base64(marshal.dumps(modules), newline=False)
+    head = marshal.dumps(compiled("dispatch"))
+    said = {"mark": dispatch.MARK, "version": __version__, "real": real, "python": python}
+    return _FILE.format(rest=rest, head=head, **said).encode()
+
+
+def install(directory: Path, real: str | None = None) -> Path:
+    """Put the file `ip` into a directory, whole or not at all, over an older one of ours. Raises InstallError."""
+    target = directory / "ip"
+    if os.path.lexists(target) and not is_ours(target):
+        raise InstallError(f"{target} is there already, and not vethd-ip's: it stays")
+    if real is None:
+        real = find_real(directory)
+    elif is_ours(Path(real)) or not os.access(real, os.X_OK):
+        raise InstallError(f"{real} is no real ip(8) that can be run")
+    python = os.path.realpath(sys.executable)
+    if any(char.isspace() for char in python):
+        raise InstallError(f"{python}: a path with a blank cannot begin a script")
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=".ip-", delete=False) as file:
+            try:
+                file.write(contents(os.path.abspath(real), python))  # noqa: PTH100 - a link may be meant to stay one
+                os.fchmod(file.fileno(), _EXECUTABLE)
+                Path(file.name).rename(target)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise InstallError(f"{target}: {error.strerror}") from error
+    return target
+
+
+def main() -> None:
+    """Run vethd-ip: `install DIR`, or any command line of ip."""
+    if sys.argv[1:2] != ["install"]:
+        try:
+            sys.exit(dispatch.main(find_real(), lambda: None))
+        except InstallError as error:
+            sys.exit(f"vethd-ip: {error}")
+    parser = argparse.ArgumentParser(
+        prog="vethd-ip install", description="Put a file named ip, for the head of a PATH, into DIR."
+    )
+    parser.add_argument("--real", metavar="IP", help="the real ip(8); default: the first on PATH that is not vethd-ip")
+    parser.add_argument("directory", metavar="DIR", type=Path, help="where it goes; must be there")
+    asked = parser.parse_args(sys.argv[2:])
+    try:
+        sys.stdout.write(f"{install(asked.directory, asked.real)}\n")
+    except InstallError as error:
+        sys.exit(f"vethd-ip: {error}")
+
+
+if __name__ == "__main__":
+    main()

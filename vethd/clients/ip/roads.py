@@ -1,0 +1,126 @@
+"""Carries out one command line that may be vethd's: a pair made, an end deleted, links shown."""
+
+from __future__ import annotations
+
+import posix
+import sys
+
+from vethd.clients.ip import real as real_ip
+from vethd.clients.ip.dispatch import Line, become, say, socket_path, verb
+from vethd.clients.ip.door import DownError, ask, own_netns, quoted, request
+from vethd.clients.ip.grammar import End, NotOursError, UnsupportedError, read_add, read_delete
+from vethd.clients.ip.show import show
+from vethd.clients.ip.values import UsageError
+
+REFUSED = 2
+CREATED = 201
+DELETED = 204
+ABSENT = 404
+
+
+class ElsewhereError(Exception):
+    """The line is the real ip's business."""
+
+
+class MistakeError(Exception):
+    """The real ip does not take this line, and says why."""
+
+
+def run(real: str, line: Line) -> int:
+    """Carry out this process's command line and give its status; the real ip may take the process over."""
+    if line.batch is not None:
+        from vethd.clients.ip.batch import run_batch  # noqa: PLC0415 - one in a thousand
+
+        return run_batch(real, line, line.batch)
+    try:
+        return carry_out(real, line, line.words)
+    except ElsewhereError:
+        return become(real, sys.argv[1:])
+    except MistakeError:
+        return real_ip.complain(real, sys.argv[1:])
+
+
+def carry_out(real: str, line: Line, words: list[str]) -> int:
+    """Carry out words with line's options; give the status. Raises ElsewhereError, MistakeError."""
+    what = verb(words)
+    if what in ("add", "replace"):
+        return _add(real, line, words, replace=what == "replace")
+    if what == "delete":
+        return _delete(line, words)
+    shown = show(real, line, words[2:]) if what == "show" else None
+    if shown is None:
+        raise ElsewhereError
+    return shown
+
+
+def _add(real: str, line: Line, words: list[str], *, replace: bool) -> int:
+    """Make a pair, or nothing."""
+    refused, doubtful = "", True
+    try:
+        near, peer = read_add(words[2:])
+        doubtful = near.doubtful or (peer is not None and peer.doubtful)
+    except NotOursError:
+        raise ElsewhereError from None
+    except UsageError:
+        raise MistakeError from None
+    except UnsupportedError as error:
+        refused = str(error)
+    if doubtful and (objection := real_ip.objection(real, line.again(*words))):
+        return real_ip.replay(objection)
+    if refused:
+        say(refused)
+        return REFUSED
+    return _made(real, line, near, peer, replace=replace)
+
+
+def _made(real: str, line: Line, near: End, peer: End | None, *, replace: bool) -> int:
+    from vethd.clients.ip.add import Namespaces, pair_of, refusal  # noqa: PLC0415 - needs json
+
+    with Namespaces(line) as netnses:
+        try:
+            body = pair_of(near, peer, netnses, real)
+        except UsageError:
+            raise MistakeError from None
+        except OSError as error:
+            say(f"RTNETLINK answers: {error.strerror}\n")
+            return REFUSED
+        try:
+            reply = ask(request("POST", "/v1/pairs", body), netnses.fds)
+        except DownError as error:
+            say(_down(real, error))
+            return REFUSED
+    if reply.status == CREATED:
+        return 0
+    say(refusal(reply, near, peer, replace=replace))
+    return REFUSED
+
+
+def _delete(line: Line, words: list[str]) -> int:
+    """Delete an end, and its peer with it, if it is ours."""
+    try:
+        name = read_delete(words[2:])
+        netns = own_netns(line.netns)
+    except (UsageError, OSError):
+        raise ElsewhereError from None
+    try:
+        reply = ask(request("DELETE", f"/v1/links/{quoted(name)}?netns=fd:0"), [netns])
+    except DownError:
+        raise ElsewhereError from None
+    finally:
+        posix.close(netns)
+    if reply.status == DELETED:
+        return 0
+    if reply.status == ABSENT:
+        raise ElsewhereError
+    from vethd.clients.ip.add import refusal  # noqa: PLC0415 - needs json
+
+    say(refusal(reply, None, None, replace=False))
+    return REFUSED
+
+
+def _down(real: str, error: DownError) -> str:
+    """Say that no daemon answers; and that the kernel could do it, where it could."""
+    path = socket_path().decode("utf-8", "surrogateescape")
+    ran = real_ip.run(real, ["link", "add", "type", "veth", "peer", "mtu", "1"], catch="oe")  # EINVAL, and nothing made
+    kernel = f"; this kernel has veth, too: {real} makes its pairs" if b"Invalid argument" in ran.err else ""
+    return f"vethd-ip: vethd does not answer at {path}: {error}{kernel}\n"
