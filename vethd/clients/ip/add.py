@@ -14,10 +14,21 @@ from vethd.clients.ip.grammar import NAME_MAX, End
 from vethd.clients.ip.values import UsageError, integer
 
 _QUEUES = ("numtxqueues", "numrxqueues")
-MTU_TAP = 65521
-MTU_VETH = 65535
+_KERNELS = (
+    ("numtxqueues", 1, 4096, "Invalid number of transmit queues"),
+    ("numrxqueues", 1, 4096, "Invalid number of receive queues"),
+    ("gso_max_size", 0, 65536, "too big gso_max_size"),
+    ("gro_max_size", 0, 524280, "too big gro_max_size"),
+)
+"""What the kernel has words of its own for: an attribute, and what it may be at most."""
+_OURS = (("mtu", 65522, 65535), ("numtxqueues", 257, 4096), ("numrxqueues", 257, 4096))
+"""What a veth can and a TAP cannot."""
 INHERITED = ("mtu", "txqueuelen", "queues", "group", "gso_max_size", "gso_max_segs", "gro_max_size")
 """What the kernel gives to a peer that was not described."""
+
+
+class RefusedError(Exception):
+    """What the kernel would refuse; its text is what to say."""
 
 
 class Namespaces:
@@ -43,7 +54,7 @@ class Namespaces:
             raise UsageError("netns") from None
 
     def named(self, word: str) -> str:
-        """Give the API's word for a name, a path or a PID. Raises UsageError (none of these), OSError ESRCH."""
+        """Give the API's word for a name, a path or a PID. Raises UsageError, RefusedError (no such process)."""
         try:
             return self._add(open_netns(word))
         except OSError:
@@ -51,16 +62,16 @@ class Namespaces:
         try:
             return self._add(posix.open(f"/proc/{pid}/ns/net", posix.O_RDONLY | posix.O_CLOEXEC))
         except FileNotFoundError:
-            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH)) from None
+            raise RefusedError(answer(errno.ESRCH)) from None
 
     def linked(self, word: str, real: str) -> str:
-        """Give the API's word for link-netns, a name, or link-netnsid, "id N". Raises UsageError, OSError EINVAL."""
+        """Give the API's word for link-netns, a name, or link-netnsid, "id N". Raises UsageError, RefusedError."""
         if word.startswith("id "):
             ran = real_ip.run(real, ["-json", *self._line.again("netns", "list-id")], catch="oe")
             rows = json.loads(ran.out or b"[]")
             names = [row.get("name") for row in rows if row.get("nsid") == int(word[3:])]
             if not names or not names[0]:
-                raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+                raise RefusedError("Error: Unknown network namespace id.\n")
             word = names[0]
         try:
             return self._add(open_netns(word))
@@ -73,7 +84,7 @@ class Namespaces:
 
 
 def pair_of(near: End, peer: End | None, netnses: Namespaces, real: str) -> str:
-    """Give a pair's JSON. Raises UsageError, OSError with the errno that the kernel would answer."""
+    """Give a pair's JSON. Raises UsageError, RefusedError."""
     own = netnses.own()
     body = _end(near)
     body["netns"] = netnses.named(near.netns) if near.netns is not None else own
@@ -94,17 +105,26 @@ def pair_of(near: End, peer: End | None, netnses: Namespaces, real: str) -> str:
     return json.dumps(body)
 
 
+def answer(number: int) -> str:
+    """Word an errno as iproute2 does."""
+    return f"RTNETLINK answers: {os.strerror(number)}\n"
+
+
 def refusal(reply: Reply, near: End | None, peer: End | None, *, replace: bool) -> str:
-    """Word a refusal as iproute2 words the kernel's."""
+    """Word a refusal as iproute2 words the kernel's; what a veth could and a pair of vethd cannot do is said so."""
     error = json.loads(reply.text)
     number, message = error["errno"], error["message"]
-    if number == errno.ERANGE and any(len(os.fsencode(_name(end))) > NAME_MAX for end in (near, peer)):
-        return "Error: Attribute failed policy validation.\n"
-    if number == errno.EINVAL and any(MTU_TAP < _mtu(end) <= MTU_VETH for end in (near, peer)):
-        return f"Error: vethd: {message}.\n"
-    if number == errno.EEXIST and replace:
-        number = errno.EOPNOTSUPP
-    return f"RTNETLINK answers: {os.strerror(number)}\n" if number else f"Error: vethd: {message}.\n"
+    ends = [end for end in (near, peer) if end is not None]
+    if number == errno.ERANGE:
+        named = any(len(os.fsencode(end.known_as() or "")) > NAME_MAX for end in ends)
+        return "Error: Attribute failed policy validation.\n" if named else "Error: integer out of range.\n"
+    if number == errno.EEXIST and replace and near is not None and message.startswith(f"newlink {near.known_as()}:"):
+        return answer(errno.EOPNOTSUPP)
+    for key, low, high, words in _KERNELS if number == errno.EINVAL else ():
+        if any(not low <= _number(end, key, low) <= high for end in ends):
+            return f"Error: {words}.\n"
+    ours = any(low <= _number(end, key, 0) <= high for key, low, high in _OURS for end in ends)
+    return answer(number) if number and not ours else f"Error: vethd: {message}.\n"
 
 
 def _end(end: End) -> dict[str, object]:
@@ -119,10 +139,6 @@ def _end(end: End) -> dict[str, object]:
     return said
 
 
-def _name(end: End | None) -> str:
-    return (end.known_as() if end is not None else None) or ""
-
-
-def _mtu(end: End | None) -> int:
-    mtu = end.said.get("mtu") if end is not None else None
-    return mtu if isinstance(mtu, int) else 0
+def _number(end: End, key: str, unsaid: int) -> int:
+    said = end.said.get(key)
+    return said if isinstance(said, int) else unsaid

@@ -30,6 +30,7 @@ loops+ family+ 4= 6= 0= M= B= human human-readable iec stats statistics details 
 force batch+ brief json pretty rcvbuf+ color help netns+ Numeric all echo=
 """
 _OPTIONS = tuple(_TABLE.split())
+_FAMILIES = ("inet", "inet6", "link", "mpls", "bridge")
 
 
 class Line:
@@ -72,7 +73,9 @@ def split(args: list[str]) -> Line | None:
             line.options.append(said)
             line.rows.append(option)
             continue
-        if at == len(args):
+        if at == len(args) or (option == "family+" and args[at] not in _FAMILIES):
+            return None
+        if option == "rcvbuf+" and not args[at].isdecimal():
             return None
         if option == "netns+":
             line.netns = args[at]

@@ -21,13 +21,13 @@ NAME_LONGEST = 127  # of an altname, which is what iproute2 takes a name for
 
 # in iproute2's order of comparison; "=": not to be abbreviated; "!": makes sense, but not for a pair of vethd
 _TABLE = """
-up= down= name= index= link address broadcast brd= txqueuelen qlen= txqlen mtu= xdpgeneric=! xdpdrv=! xdpoffload=! xdp=!
-netns= multicast= allmulticast= promisc= trailers=! arp= carrier= vf=! master vrf= nomaster dynamic! type alias group=
-mode=! state=! numtxqueues numrxqueues addrgenmode! link-netns link-netnsid protodown= protodown_reason=! gso_max_size=
-gso_max_segs= gro_max_size= gso_ipv4_max_size=! gro_ipv4_max_size=! parentdev= help
+up= down= name= index= link address broadcast! brd=! txqueuelen qlen= txqlen mtu= xdpgeneric=! xdpdrv=! xdpoffload=!
+xdp=! netns= multicast= allmulticast= promisc= trailers=! arp= carrier= vf=! master vrf= nomaster dynamic! type alias
+group= mode=! state=! numtxqueues numrxqueues addrgenmode! link-netns link-netnsid protodown= protodown_reason=!
+gso_max_size= gso_max_segs= gro_max_size= gso_ipv4_max_size=! gro_ipv4_max_size=! parentdev= help
 """
 _WORDS = tuple(_TABLE.split())
-_SYNONYMS = {"brd": "broadcast", "qlen": "txqueuelen", "txqlen": "txqueuelen", "vrf": "master"}
+_SYNONYMS = {"qlen": "txqueuelen", "txqlen": "txqueuelen", "vrf": "master"}
 _ONCE = frozenset({"name", "txqueuelen", "mtu", "netns", "group", "numtxqueues", "numrxqueues"})
 _FLAGS = frozenset({"multicast", "allmulticast", "promisc", "arp"})
 
@@ -202,7 +202,6 @@ def _take_word(end: End, word: str, value: str) -> None:
 
 _NUMBERS: dict[str, Callable[[str], object]] = {
     "address": lladdr,
-    "broadcast": lladdr,
     "txqueuelen": integer,
     "mtu": integer,
     "group": group,

@@ -74,15 +74,15 @@ def _add(real: str, line: Line, words: list[str], *, replace: bool) -> int:
 
 
 def _made(real: str, line: Line, near: End, peer: End | None, *, replace: bool) -> int:
-    from vethd.clients.ip.add import Namespaces, pair_of, refusal  # noqa: PLC0415 - needs json
+    from vethd.clients.ip.add import Namespaces, RefusedError, pair_of, refusal  # noqa: PLC0415 - needs json
 
     with Namespaces(line) as netnses:
         try:
             body = pair_of(near, peer, netnses, real)
         except UsageError:
             raise MistakeError from None
-        except OSError as error:
-            say(f"RTNETLINK answers: {error.strerror}\n")
+        except RefusedError as error:
+            say(str(error))
             return REFUSED
         try:
             reply = ask(request("POST", "/v1/pairs", body), netnses.fds)

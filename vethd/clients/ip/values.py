@@ -4,6 +4,8 @@ from __future__ import annotations
 
 INT_MAX = (1 << 31) - 1
 UINT_MAX = (1 << 32) - 1
+ULONG_MAX = (1 << 64) - 1
+BYTE_MAX = 255
 LLADDR_MAX = 32  # MAX_ADDR_LEN
 GROUP_FILES = ("/etc/iproute2/group", "/usr/share/iproute2/group", "/usr/lib/iproute2/group")
 
@@ -39,6 +41,7 @@ def lladdr(text: str) -> str:
     """Give a link-layer address as "xx:xx:...": of any length, or of an IPv4 address. Raises UsageError."""
     if "." in text:
         parts = [integer(part, 0, 255) for part in text.split(".")]
+        parts += [0] * (4 - len(parts))
         if len(parts) != 4:
             raise UsageError(text)
     else:
@@ -70,13 +73,13 @@ def group(text: str) -> int:
 
 
 def _byte(text: str) -> int:
-    """Read one byte as scanf("%x") does: what follows the digits does not count."""
+    """Read one byte as scanf("%x") into an int does: what follows the digits, or is over 32 bits, is lost."""
     text = text.lstrip(" \t\n\v\f\r").lower()
     negative = text.startswith("-")
     text = text[1:] if text[:1] in ("+", "-") and text else text
     digits = _while(text.removeprefix("0x"), 16)
-    value = int(digits, 16) if digits else -1
-    if not 0 <= value <= 255 or (negative and value):
+    value = min(int(digits or "-1", 16), ULONG_MAX) & UINT_MAX
+    if not digits or value > BYTE_MAX or (negative and value):
         raise UsageError(text)
     return value
 

@@ -1,0 +1,97 @@
+"""vethd-ip beside the real ip on the kernel's veth: the same lines, the same statuses, words and links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tests.lib.ip_door import Ip, Step
+from tests.lib.lab import Lab
+from tests.lib.site import Site
+from tests.lib.wait import wait_until
+from vethd.clients.ip.install import find_real, install
+
+LINES = [
+    line
+    for line in Path(__file__).with_name("data").joinpath("ip_lines.txt").read_text().splitlines()
+    if line and not line.startswith("#")
+]
+
+
+T = TypeVar("T")
+
+
+@pytest.fixture(scope="module")
+def programs(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ip, Ip]]:
+    """Give the real ip, and vethd-ip as installed, each with namespaces of its own."""
+    real = Path(find_real())
+    ours = install(tmp_path_factory.mktemp("bin"), str(real))
+    lab = Lab(site)
+    with ExitStack() as stack:
+        stack.callback(lab.clear)
+        made = []
+        for program in (real, ours):
+            a, b = lab.netns("a"), lab.netns("b")
+            pid = stack.enter_context(b.process())
+            made.append(Ip(program, a, b, pid, {"VETHD_SOCKET": str(site.socket)}))
+        yield made[0], made[1]
+
+
+@pytest.fixture
+def both(programs: tuple[Ip, Ip], site: Site) -> Iterator[tuple[Ip, Ip]]:
+    """Give both programs, and clear away what they made."""
+    yield programs
+    of_both(programs, Ip.clear)
+    wait_until(lambda: not site.daemon.pairs(), what="no pair left")
+
+
+def of_both(programs: tuple[Ip, Ip], function: Callable[[Ip], T]) -> tuple[T, T]:
+    """Call function with each of both programs, at once: they mostly wait."""
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(function, programs)
+    return first, second
+
+
+BROADCAST = 'Error: vethd: a new pair takes no "broadcast".\n'
+MTU = "Error: vethd: newlink {}: mtu {} is outside 68..65521 (the kernel's veth takes 65535, a TAP does not).\n"
+QUEUES = "Error: vethd: newlink va: queues 300 is outside 1..256.\n"
+# what vethd-ip says in places where docs/ip.md lists a difference
+DIFFERENCES = {
+    "l a va b 02:00:00:00:00:09 type veth": Step(2, "", BROADCAST),
+    "link add va broadcast 01:02:03:04:05:06 type veth": Step(2, "", BROADCAST),
+    "link add va broadcast 1:2:3 type veth": Step(2, "", BROADCAST),
+    "link add va type veth peer name vb brd 01:02:03:04:05:07": Step(2, "", BROADCAST.replace("broadcast", "brd")),
+    "link add va mtu 65535 type veth": Step(2, "", MTU.format("va", 65535)),
+    "link add va type veth peer name vb mtu 65522": Step(2, "", MTU.format("vb", 65522)),
+    "link add va numtxqueues 300 type veth": Step(2, "", QUEUES),
+    "link add va mode dormant type veth": Step(2, "", BROADCAST.replace("broadcast", "mode")),
+    "link add va dynamic on type veth": Step(2, "", BROADCAST.replace("broadcast", "dynamic")),
+}
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("line", LINES)
+def test_line(both: tuple[Ip, Ip], line: str) -> None:
+    """Run a line, and compare."""
+    expected, found = of_both(both, lambda program: program.line(line))
+    if line in DIFFERENCES:
+        assert found == [DIFFERENCES[line]]
+        assert not site_names(both[1])
+    else:
+        assert found == expected
+        expected_links, links = of_both(both, lambda program: program.made(line))
+        assert links == expected_links
+
+
+def test_every_difference_is_a_line() -> None:
+    assert set(DIFFERENCES) <= set(LINES)
+
+
+def site_names(program: Ip) -> set[str]:
+    """Give the names of the devices in both namespaces."""
+    return program.a.names() | program.b.names()
