@@ -127,7 +127,7 @@ def read_delete(words: list[str]) -> str:
     """Give the device that `link delete` names. Raises UsageError where it says anything else but a type."""
     if words and words[0] in ("dev", "name"):
         words = words[1:]
-    if not words or (words[1:] and not (len(words) >= 3 and abbreviates(words[1], "type"))):
+    if not words or (words[1:] and not (len(words) == 3 and _find(words[1])[0] == "type")):
         raise UsageError("dev")
     return words[0]
 
