@@ -14,6 +14,7 @@ import pytest
 
 from tests.lib.fake_daemon import link_info, link_stats, pair_info
 from vethd.datapath.engines import Picked
+from vethd.doors.callers import Caller
 from vethd.doors.operations import ROUTES, dispatch
 from vethd.doors.routing import STATUS, Api, Call, Reply
 from vethd.model.api import EngineChange, EngineInfo, ErrorBody, PairChange, Saved
@@ -22,6 +23,7 @@ from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
 from vethd.pairs.tuning import Tuning
 
+ROOT = Caller(0, admin=True)
 RELOADED = {"created": 1, "changed": 2, "deleted": 3, "waiting": 4}
 
 
@@ -29,7 +31,7 @@ class StubManager:
     """Knows one pair, p1: va in no namespace, vb in "blue". Remembers what it was asked; refuses if told so."""
 
     def __init__(self) -> None:
-        self.entry = SimpleNamespace(id="p1", spec=PairSpec(name="va"), live=object(), fds=None, source="runtime")
+        self.entry = SimpleNamespace(id="p1", spec=PairSpec(name="va"), live=object(), fds=None, source="runtime", owner=0)
         self.entries = {"p1": self.entry}
         self.asked: list[tuple[Any, ...]] = []
         self.refusal: BaseException | None = None
@@ -63,7 +65,8 @@ class StubManager:
         self._ask("change_engine", change)
         self.tuning.change(change)
 
-    def find(self, name: str, label: str | None = None) -> tuple[Any, Side]:
+    def find(self, name: str, label: str | None = None, owner: int = 0) -> tuple[Any, Side]:
+        assert owner == 0
         self._ask("find", name, label)
         return self.entry, Side.FAR if name == "vb" else Side.NEAR
 
@@ -103,7 +106,7 @@ def ask(
 ) -> Reply:
     api = Api(manager, manager, manager.reload if reload else None)  # type: ignore[arg-type]
     data = body if isinstance(body, bytes) else msgspec.json.encode(body)
-    return asyncio.run(dispatch(Call(api, {}, query or {}, None, fds), method, path, data))
+    return asyncio.run(dispatch(Call(api, ROOT, {}, query or {}, None, fds), method, path, data))
 
 
 def refused(reply: Reply) -> tuple[int, str, int]:
@@ -246,7 +249,7 @@ def test_body_where_none_is_wanted_is_not_looked_at(manager: StubManager) -> Non
 def test_every_errno_has_its_status(manager: StubManager) -> None:
     documented = {
         400: "EINVAL ERANGE EADDRNOTAVAIL EOPNOTSUPP ENOTCONN",
-        403: "EPERM EACCES",
+        403: "EPERM EACCES EDQUOT",
         404: "ENOENT ENODEV ESRCH",
         409: "EEXIST EBUSY ENOTUNIQ",
         413: "E2BIG",

@@ -42,7 +42,9 @@ def apply(ctx: click.Context, file: str, *, dry_run: bool, prune: bool) -> None:
     """
     client = client_of(ctx)
     wanted = read_pairs(*_read(file))
-    current, home = client.pairs(), client.health().netns_inode
+    health = client.health()
+    home = health.netns_inode
+    current = [info for info in client.pairs() if info.owner == health.owner]  # nobody else's are ours to prune
     todo = plan(
         current,
         wanted if home == own_inode() else [_in_own_netns(spec) for spec in wanted],

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 import msgspec
@@ -79,11 +79,14 @@ class Client:
         where that fails the pair is deleted again.
         """
         peer_up = spec.peer is not None and spec.peer.up is True
-        with NetnsFds("newlink", spec.name or "") as fds:
+
+        def create(fds: NetnsFds) -> PairInfo:
             body = self._own_netns(spec, fds)
             if body.peer is not None and peer_up:
                 body = msgspec.structs.replace(body, peer=msgspec.structs.replace(body.peer, up=None))
-            info = self._ask(PairInfo, Request("POST", "/v1/pairs", body=body, fds=fds.fds))
+            return self._ask(PairInfo, Request("POST", "/v1/pairs", body=body, fds=fds.fds))
+
+        info = _by_name_or_fd("newlink", spec.name or "", create)
         if not peer_up:
             return info
         try:
@@ -95,10 +98,13 @@ class Client:
 
     def change(self, id: str, change: PairChange) -> PairInfo:  # noqa: A002  as pair()
         """Change what is said, all of it or nothing; a netns that is said moves that end. Raises VethError."""
-        with NetnsFds("changelink", change.name or "") as fds:
+
+        def send(fds: NetnsFds) -> PairInfo:
             peer = None if change.peer is None else _said_netns(change.peer, fds)
             body = msgspec.structs.replace(_said_netns(change, fds), peer=peer)
             return self._ask(PairInfo, Request("PATCH", f"/v1/pairs/{segment(id)}", body=body, fds=fds.fds))
+
+        return _by_name_or_fd("changelink", change.name or "", send)
 
     def delete(self, id: str) -> None:  # noqa: A002  as pair()
         """Delete a pair, both ends. Raises VethError ENOENT."""
@@ -182,8 +188,8 @@ class Client:
         self, method: Method, name: str, suffix: str = "", *, netns: str | None, change: LinkSpec | None = None
     ) -> bytes:
         """Send a request about one link; an ambiguous name is asked again as one in the caller's own namespace."""
-        op = {"GET": "getlink", "DELETE": "dellink"}.get(method, "changelink")
-        with NetnsFds(op, name) as fds:
+
+        def send(fds: NetnsFds) -> bytes:
             body = None if change is None else _said_netns(change, fds)
             query = {} if netns is None else {"netns": fds.resolve(netns)}
             request = Request(method, f"/v1/links/{segment(name)}{suffix}", query, body, fds.fds)
@@ -199,6 +205,8 @@ class Client:
             except VethError as error:
                 raise (ambiguous if error.errno == errno.ENODEV else error) from None
 
+        return _by_name_or_fd({"GET": "getlink", "DELETE": "dellink"}.get(method, "changelink"), name, send)
+
     def _is_home(self) -> bool:
         """Tell whether caller and daemon are in one network namespace."""
         return self.health().netns_inode == own_inode()
@@ -209,12 +217,25 @@ class Client:
         A peer that was never named follows the near end.
         """
         unsaid = spec.netns is None or (spec.peer is not None and spec.peer.netns is None)
-        own = fds.own() if unsaid and not self._is_home() else None
+        own = fds.own() if unsaid and (fds.by_fd or not self._is_home()) else None
+        fds.named = fds.named or (unsaid and own is None)
         peer = spec.peer
         if peer is not None:
             peer = msgspec.structs.replace(peer, netns=own if peer.netns is None else fds.resolve(peer.netns))
         near = own if spec.netns is None else fds.resolve(spec.netns)
         return msgspec.structs.replace(spec, netns=near, peer=peer)
+
+
+def _by_name_or_fd(op: str, ifname: str, send: Callable[[NetnsFds], T]) -> T:
+    """Send a request with its namespaces named; with all of them opened here where we may not name them."""
+    with NetnsFds(op, ifname) as fds:
+        try:
+            return send(fds)
+        except VethError as error:
+            if error.errno != errno.EPERM or not fds.named:
+                raise
+    with NetnsFds(op, ifname, by_fd=True) as fds:
+        return send(fds)
 
 
 _Link = TypeVar("_Link", bound=LinkSpec)

@@ -1,7 +1,8 @@
 """Turns a caller's words for a namespace into what the daemon can act upon.
 
 Names and paths go to the daemon as they are. What only the caller can open, he opens: a PID's namespace, and
-his own, which is what an unsaid one means. These travel as file descriptors, "fd:0" being the first one sent.
+his own, which is what an unsaid one means. These travel as file descriptors, "fd:0" being the first one sent. From who
+is no administrator the daemon takes nothing else (EPERM): then names and paths are opened here as well.
 """
 
 from __future__ import annotations
@@ -49,9 +50,14 @@ def inode_of(netns: str) -> int | None:
 class NetnsFds:
     """The file descriptors that go along with one request; a context manager, which closes what it opened."""
 
-    def __init__(self, op: str, ifname: str) -> None:
-        """Name the operation and the link that a refusal will speak of."""
+    def __init__(self, op: str, ifname: str, *, by_fd: bool = False) -> None:
+        """Name the operation and the link that a refusal will speak of; by_fd opens names and paths, too.
+
+        named tells whether anything is left for the daemon to open.
+        """
         self.fds: list[int] = []
+        self.by_fd = by_fd
+        self.named = False
         self._opened: list[int] = []
         self._op = op
         self._ifname = ifname
@@ -66,12 +72,15 @@ class NetnsFds:
     def resolve(self, netns: str) -> str:
         """Give the word to send: a name or path as it is, "fd:N" for a PID or one of the caller's own fds.
 
-        Raises VethError ESRCH (no such process), EBADF (no such fd), EACCES.
+        Raises VethError ESRCH (no such process, or name to open), EBADF (no such fd), EACCES.
         """
         if netns.startswith(FD_PREFIX):
             return self._send(self._inherited(netns))
         if is_pid(netns):
             return self._send(self._open(f"/proc/{netns}/ns/net", f"no process {netns}"))
+        if self.by_fd and netns:
+            return self._send(self._open(path_of(netns), f"no network namespace {netns!r}"))
+        self.named = True
         return netns
 
     def own(self) -> str:

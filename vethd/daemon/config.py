@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
 from vethd.datapath.engines import ENGINES
+from vethd.doors.callers import QUOTA
 from vethd.model.api import SPIN_US, SpinUs, Workers
 from vethd.model.errors import ConfigError
 from vethd.model.pairfile import check_pairs, convert, read_toml
@@ -16,6 +17,9 @@ from vethd.model.spec import PairSpec
 
 SOCKET = "/run/vethd/vethd.sock"
 STATE_DIR = "/var/lib/vethd"
+ADMIN_GROUP = "vethd"
+
+Quota = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
@@ -23,7 +27,9 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
 
     socket: str = SOCKET
     socket_group: str | None = None
-    socket_mode: str = "0660"
+    socket_mode: str = "0666"
+    admin_group: str = ADMIN_GROUP
+    quota: Quota = QUOTA
     engine: str = "auto"
     workers: Workers = 0
     spin_us: SpinUs = SPIN_US
@@ -60,7 +66,7 @@ def read_config(path: str) -> Config:
     except ValueError:
         mode_ok = False
     if not mode_ok:
-        raise ConfigError(path, "socket_mode", f'{config.socket_mode!r} is not an octal mode such as "0660"')
+        raise ConfigError(path, "socket_mode", f'{config.socket_mode!r} is not an octal mode such as "0666"')
     check_pairs(config.pair, path)
     for number, pair in enumerate(config.pair):
         if pair.name is None:

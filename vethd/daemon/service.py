@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import grp
 import resource
 import signal
 from collections.abc import Callable
@@ -52,6 +53,18 @@ def raise_fd_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def _policy(config: Config) -> Policy:
+    """Look the admin group up. Raises VethError EINVAL where one was asked for that there is not."""
+    gid = None
+    try:
+        gid = grp.getgrnam(config.admin_group).gr_gid
+    except KeyError:
+        if config.admin_group not in ("", ADMIN_GROUP):
+            reason = f"admin_group: no group {config.admin_group!r}"
+            raise VethError(errno.EINVAL, "start", reason=reason) from None
+    return Policy(gid, config.quota)
+
+
 def tell_fallback(engine: EngineInfo) -> None:
     """Log why "auto" did not take the engine that it would rather have, where it did not."""
     if engine.fallback:
@@ -65,6 +78,7 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
     """
     need_machine()
     raise_fd_limit()
+    policy = _policy(config)
     notify = Notify()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
@@ -84,7 +98,7 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
         adopted = await manager.adopt()
         declared = Declared(manager, Store(config.state_dir))
         reloader = _Reloader(config, reread, manager, declared, notify)
-        api = Api(manager, declared, reloader.reload if reread else None)
+        api = Api(manager, declared, reloader.reload if reread else None, policy)
         http, fd_door = HttpDoor(api), FdDoor(api, sockets.fdpass)
         await http.start(sockets.control)
         watchdog = loop.create_task(_watchdog(notify))

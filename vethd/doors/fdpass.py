@@ -14,20 +14,23 @@ import errno
 import os
 import socket
 import struct
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import parse_qsl
 
 import msgspec
 
+from vethd.doors.callers import Caller
+from vethd.doors.entrance import FULL, Entrance
 from vethd.doors.operations import dispatch
 from vethd.doors.routing import BODY_MAX, Api, Call, Reply
+from vethd.kernel.netns import is_namespace
 from vethd.model.api import ErrorBody
 
 FDS_MAX = 16
 PATIENCE_S = 30.0
-PAUSE_S = 0.2  # before the next caller is looked at where no fd is left for him
 
-_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _SO_SNDBUFFORCE = 32
 
 
@@ -40,63 +43,73 @@ class _Request(msgspec.Struct, forbid_unknown_fields=True):
 class FdDoor:
     """Serves a listening socket on the running loop."""
 
-    def __init__(self, api: Api, listener: socket.socket) -> None:
-        """Take over listener, SOCK_SEQPACKET, bound and listening."""
+    def __init__(
+        self,
+        api: Api,
+        listener: socket.socket,
+        special: Callable[[socket.socket, Caller, bytes], bool] = lambda *_: False,
+    ) -> None:
+        """Take over listener, SOCK_SEQPACKET, bound and listening.
+
+        special is asked first, with a connection that is closed when it returns, and tells whether it took that up.
+        """
         self._api = api
-        self._listener = listener
+        self._special = special
         self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[None]] = set()
-        listener.setblocking(False)
-        self._listen()
+        self._entrance = Entrance(api, listener, self._serve, _reply(Reply(403, FULL)))
 
     async def close(self) -> None:
         """Stop serving, what is under way included."""
-        self._loop.remove_reader(self._listener.fileno())
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._listener.close()
+        self._entrance.shut()
+        await self._entrance.clear()
 
-    def _listen(self) -> None:
-        if self._listener.fileno() >= 0:
-            self._loop.add_reader(self._listener.fileno(), self._accept)
-
-    def _accept(self) -> None:
-        try:
-            connection, _ = self._listener.accept()
-        except OSError as error:
-            if error.errno in _EXHAUSTED:  # callers wait in the backlog, and the loop must not spin meanwhile
-                self._loop.remove_reader(self._listener.fileno())
-                self._loop.call_later(PAUSE_S, self._listen)
-            return
-        connection.setblocking(False)
-        task = self._loop.create_task(self._serve(connection))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    async def _serve(self, connection: socket.socket) -> None:
+    async def _serve(self, connection: socket.socket, caller: Caller) -> None:
         fds: list[int] = []
+        closed = None
         with connection:
             try:
                 async with asyncio.timeout(PATIENCE_S):
                     await self._readable(connection)
                 data = _receive(connection, fds)
-                if data:
-                    reply = await self._answer(data, fds)
-                    _send(connection, msgspec.json.encode({"status": reply.status, "body": reply.body}))
+                if data and not self._special(connection, caller, data):
+                    _send(connection, _reply(await self._answer(data, fds, caller)))
             except (TimeoutError, OSError):
-                return  # nothing said, or nobody there
+                pass  # nothing said, or nobody there
             finally:
-                for fd in fds:
-                    os.close(fd)
+                if strange := _close_namespaces(fds):
+                    closed = self._close_elsewhere(strange)
+        if closed is not None:
+            await closed
 
-    async def _answer(self, data: bytes, fds: list[int]) -> Reply:
+    def _close_elsewhere(self, fds: list[int]) -> asyncio.Future[None]:
+        """Close what may be anything on a thread of its own; the future is done when that is.
+
+        Closing may take as long as whoever is behind it likes: a FUSE server, a socket that lingers. The caller's
+        connection counts as his until it is done, which bounds what he can tie up.
+        """
+        closed: asyncio.Future[None] = self._loop.create_future()
+
+        def tell() -> None:
+            if not closed.done():
+                closed.set_result(None)
+
+        def close() -> None:
+            for fd in fds:
+                with suppress(OSError):
+                    os.close(fd)
+            with suppress(RuntimeError):  # the loop ended first
+                self._loop.call_soon_threadsafe(tell)
+
+        threading.Thread(target=close, name="vethd-close", daemon=True).start()
+        return closed
+
+    async def _answer(self, data: bytes, fds: list[int], caller: Caller) -> Reply:
         try:
             request = msgspec.json.decode(data, type=_Request)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=f"request: {error}"))
         path, _, query = request.path.partition("?")
-        call = Call(self._api, {}, dict(parse_qsl(query, keep_blank_values=True)), None, fds)
+        call = Call(self._api, caller, {}, dict(parse_qsl(query, keep_blank_values=True)), None, fds)
         return await dispatch(call, request.method, path, bytes(request.body))
 
     async def _readable(self, connection: socket.socket) -> None:
@@ -111,6 +124,18 @@ class FdDoor:
             await ready
         finally:
             self._loop.remove_reader(connection.fileno())
+
+
+def _close_namespaces(fds: list[int]) -> list[int]:
+    """Close those that are namespaces, which is done at once; give the others."""
+    strange = [fd for fd in fds if not is_namespace(fd)]
+    for fd in set(fds).difference(strange):
+        os.close(fd)
+    return strange
+
+
+def _reply(reply: Reply) -> bytes:
+    return msgspec.json.encode({"status": reply.status, "body": reply.body})
 
 
 def _receive(connection: socket.socket, fds: list[int]) -> bytes:
@@ -148,5 +173,4 @@ def _send(connection: socket.socket, reply: bytes) -> None:
 
 
 def _too_big(message: str) -> bytes:
-    body = ErrorBody(code="E2BIG", errno=errno.E2BIG, message=message)
-    return msgspec.json.encode({"status": 413, "body": body})
+    return _reply(Reply(413, ErrorBody(code="E2BIG", errno=errno.E2BIG, message=message)))

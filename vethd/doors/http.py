@@ -12,11 +12,15 @@ import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
+from vethd.doors import rights
+from vethd.doors.callers import Caller
+from vethd.doors.entrance import FULL, Entrance
 from vethd.doors.metrics import CONTENT_TYPE, exposition
 from vethd.doors.openapi import schema
 from vethd.doors.operations import dispatch
-from vethd.doors.routing import BACKLOG, BODY_MAX, Api, Call, Reply
+from vethd.doors.routing import BODY_MAX, Api, Call, Reply
 from vethd.model.api import ErrorBody
+from vethd.model.state import Side
 
 STREAM_STALL_S = 30.0  # a listener that takes nothing for so long is hung up on
 STREAM_END_S = 0.2  # and so is one that does not take the stream's end
@@ -41,19 +45,46 @@ class HttpDoor:
         logger.addFilter(_our_fault)
         self._runner = web.AppRunner(app, logger=logger, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         self._streams: set[asyncio.Task[None]] = set()
+        self._entrance: Entrance | None = None
+        self._callers: dict[asyncio.BaseProtocol, Caller] = {}
 
     async def start(self, listener: socket.socket) -> None:
         """Begin to serve; listener is bound and listening, and ours from now on."""
         await self._runner.setup()
-        await web.SockSite(self._runner, listener, backlog=BACKLOG).start()
+        self._entrance = Entrance(self._api, listener, self._serve, _refusal())
 
     async def close(self) -> None:
         """Stop serving: streams end, requests under way get a second."""
+        if self._entrance is not None:
+            self._entrance.shut()
         for task in list(self._streams):
             task.cancel()
         await self._runner.cleanup()
+        if self._entrance is not None:
+            await self._entrance.clear()
+
+    async def _serve(self, connection: socket.socket, caller: Caller) -> None:
+        """Hand a connection to aiohttp, and wait for its end. Credentials are the connection's, so every request's."""
+        if self._runner.server is None:  # it was closed
+            connection.close()
+            return
+        handler, gone = self._runner.server(), asyncio.get_running_loop().create_future()
+        self._callers[handler] = caller
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(lambda: _Connection(handler, gone), connection)
+            await gone
+        finally:
+            del self._callers[handler]
+
+    def _caller(self, request: web.Request) -> Caller:
+        """Give who made a request. Raises ConnectionResetError where he has hung up."""
+        caller = self._callers.get(request.protocol)
+        if caller is None:
+            raise ConnectionResetError
+        return caller
 
     async def _operation(self, request: web.Request) -> web.StreamResponse:
+        caller = self._caller(request)
         try:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
@@ -61,7 +92,7 @@ class HttpDoor:
             return _response(Reply(413, ErrorBody(code="E2BIG", errno=errno.E2BIG, message=message)))
         except (ConnectionError, web.RequestPayloadError) as error:  # hung up on, or no HTTP
             return _response(Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=f"body: {error}")))
-        call = Call(self._api, {}, request.query, None, None)
+        call = Call(self._api, caller, {}, request.query, None, None)
         return _response(await dispatch(call, request.method, request.rel_url.raw_path, body))
 
     async def _wrong_method(self, request: web.Request) -> web.StreamResponse:
@@ -70,6 +101,7 @@ class HttpDoor:
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson", "Cache-Control": "no-store"})
+        caller = self._caller(request)
         listener = self._api.manager.hub.listen()
         task = asyncio.current_task()
         if task is not None:
@@ -77,8 +109,9 @@ class HttpDoor:
         try:
             await response.prepare(request)
             async for event in listener:
+                shown = rights.event_shown(self._api, caller, event)
                 async with asyncio.timeout(STREAM_STALL_S):
-                    await response.write(msgspec.json.encode(event) + b"\n")
+                    await response.write(msgspec.json.encode(shown) + b"\n")
         except (TimeoutError, ConnectionError):
             if request.transport is not None:
                 request.transport.abort()
@@ -92,13 +125,44 @@ class HttpDoor:
                 self._streams.discard(task)
         return response
 
-    async def _metrics(self, _request: web.Request) -> web.StreamResponse:
-        manager = self._api.manager
-        text = exposition(manager.links(), await manager.stats(), self._api)
+    async def _metrics(self, request: web.Request) -> web.StreamResponse:
+        caller = self._caller(request)
+        async with self._api.room.turn(caller):
+            entries = [entry for entry in self._api.manager.entries.values() if rights.owned(caller, entry)]
+            stats = await self._api.manager.stats([(entry, side) for entry in entries for side in Side])
+            links = [link for entry in entries for link in self._api.manager.info(entry).links]
+            text = exposition(links, stats, self._api)
         return web.Response(body=text, headers={"Content-Type": CONTENT_TYPE})
 
     async def _openapi(self, _request: web.Request) -> web.StreamResponse:
         return web.Response(body=msgspec.json.encode(schema()), content_type="application/json")
+
+
+class _Connection(asyncio.Protocol):
+    """aiohttp's protocol, and word of the connection's end."""
+
+    def __init__(self, handler: asyncio.Protocol, gone: asyncio.Future[None]) -> None:
+        self._handler = handler
+        self._gone = gone
+        # what has nothing to add is not in the way
+        self.data_received = handler.data_received  # type: ignore[method-assign]
+        self.eof_received = handler.eof_received  # type: ignore[method-assign]
+        self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = handler.resume_writing  # type: ignore[method-assign]
+        self.connection_made = handler.connection_made  # type: ignore[method-assign]
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Pass it on, to both."""
+        self._handler.connection_lost(exc)
+        if not self._gone.done():
+            self._gone.set_result(None)
+
+
+def _refusal() -> bytes:
+    """Give the whole answer to whom there is no room for: nothing that he says is read."""
+    body = msgspec.json.encode(FULL)
+    head = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nConnection: close\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _our_fault(record: logging.LogRecord) -> bool:

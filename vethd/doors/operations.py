@@ -15,7 +15,8 @@ import msgspec
 import structlog
 
 from vethd import __version__
-from vethd.doors.routing import STATUS, Api, Call, NotFoundError, Reply, Route, find_route
+from vethd.doors import rights
+from vethd.doors.routing import STATUS, Call, NotFoundError, Reply, Route, find_route
 from vethd.kernel import netns
 from vethd.model.api import (
     EngineChange,
@@ -29,7 +30,7 @@ from vethd.model.api import (
     Saved,
 )
 from vethd.model.errors import ConfigError, VethError
-from vethd.model.spec import LinkSpec, PairSpec
+from vethd.model.spec import LinkSpec, PairSpec, validate_pair
 from vethd.model.state import Side
 from vethd.pairs.entry import Entry
 
@@ -40,8 +41,11 @@ async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
     """Carry out one request. Never raises but CancelledError: every failure is a reply."""
     try:
         route, variables = find_route(ROUTES, method, path)
+        if route.admin:
+            rights.need_admin(call.caller, route.path.rpartition("/")[2])
         parsed = msgspec.json.decode(body or b"{}", type=route.body) if route.body is not None else None
-        result = await route.handler(call._replace(path=variables, body=parsed))
+        async with call.api.room.turn(call.caller):
+            result = await route.handler(call._replace(path=variables, body=parsed))
     except NotFoundError as error:
         return Reply(error.status, ErrorBody(code=error.code, errno=0, message=str(error)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -62,13 +66,21 @@ async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
 
 async def _pairs(call: Call) -> list[PairInfo]:
     """List the pairs."""
-    return [call.api.manager.info(entry) for entry in call.api.manager.entries.values()]
+    infos = [call.api.manager.info(entry) for entry in call.api.manager.entries.values()]
+    return [rights.pair_shown(call.caller, info) for info in infos]
 
 
 async def _newlink(call: Call) -> PairInfo:
     """Make a pair, or nothing. `up` is refused on the peer (ENOTCONN), as on veth."""
     manager = call.api.manager
-    entry = await manager.newlink(call.body, fds=call.fds)
+    if call.caller.admin:
+        entry = await manager.newlink(call.body, fds=call.fds)
+    else:
+        validate_pair(call.body)
+        await rights.check_ends(call, "newlink", (call.body.near_end(), call.body.far_end()))
+        async with call.api.room.births:
+            rights.check_quota(call, call.body)  # nothing is awaited between this and its being on the list
+            entry = await manager.newlink(call.body, fds=call.fds, owner=call.caller.owner)
     entry.spec = _without_fds(entry.spec, manager.info(entry).links)
     entry.fds = None
     return manager.info(entry)
@@ -76,35 +88,37 @@ async def _newlink(call: Call) -> PairInfo:
 
 async def _pair(call: Call) -> PairInfo:
     """Show a pair."""
-    return call.api.manager.info(_entry(call))
+    return rights.pair_shown(call.caller, call.api.manager.info(_entry(call)))
 
 
 async def _changepair(call: Call) -> PairInfo:
     """Change what is said of a pair's ends, all of it or nothing."""
     entry = _entry(call)
+    await rights.check_change(call, entry, (call.body, call.body.peer or LinkSpec()))
     await call.api.manager.changelink(entry, call.body, call.fds)
     return call.api.manager.info(entry)
 
 
 async def _delpair(call: Call) -> None:
     """Delete a pair."""
-    await _delete(call.api, _entry(call))
+    await _delete(call, _entry(call))
 
 
 async def _links(call: Call) -> list[LinkInfo]:
     """List the living links."""
-    return call.api.manager.links()
+    return rights.links_shown(call.api, call.caller, call.api.manager.links())
 
 
 async def _link(call: Call) -> LinkInfo:
     """Show a link."""
     entry, side = await _find(call)
-    return call.api.manager.info(entry).links[side]
+    return rights.links_shown(call.api, call.caller, [call.api.manager.info(entry).links[side]])[0]
 
 
 async def _changelink(call: Call) -> LinkInfo:
     """Change what is said of a link, all of it or nothing."""
     entry, side = await _find(call)
+    await rights.check_change(call, entry, (call.body,))
     change = PairChange(peer=call.body) if side is Side.FAR else PairChange(**call.body.attributes())
     await call.api.manager.changelink(entry, change, call.fds)
     return call.api.manager.info(entry).links[side]
@@ -113,17 +127,20 @@ async def _changelink(call: Call) -> LinkInfo:
 async def _dellink(call: Call) -> None:
     """Delete a link; its peer goes with it."""
     entry, _ = await _find(call)
-    await _delete(call.api, entry)
+    await _delete(call, entry)
 
 
 async def _stats(call: Call) -> list[LinkStats]:
-    """Count, for every link."""
-    return await call.api.manager.stats()
+    """Count, for every link that is the caller's to look into."""
+    entries = [entry for entry in call.api.manager.entries.values() if rights.owned(call.caller, entry)]
+    return await call.api.manager.stats([(entry, side) for entry in entries for side in Side])
 
 
 async def _linkstats(call: Call) -> LinkStats:
     """Count, for one link."""
-    for stats in await call.api.manager.stats([await _find(call)]):
+    entry, side = await _find(call)
+    rights.need_owned(call.caller, entry, "stats", call.path["name"])
+    for stats in await call.api.manager.stats([(entry, side)]):
         return stats
     raise VethError(errno.ENODEV, "stats", call.path["name"])
 
@@ -152,6 +169,7 @@ async def _health(call: Call) -> Health:
         netns_inode=manager.workers.nursery.own_inode,
         pairs=sum(1 for entry in manager.entries.values() if entry.live),
         waiting=sum(1 for entry in manager.entries.values() if not entry.live),
+        owner=call.caller.owner,
     )
 
 
@@ -179,9 +197,9 @@ ROUTES = (
     Route("GET", "/v1/stats", _stats, None, list[LinkStats]),
     Route("GET", "/v1/links/{name}/stats", _linkstats, None, LinkStats),
     Route("GET", "/v1/engine", _engine, None, EngineInfo),
-    Route("PATCH", "/v1/engine", _changeengine, EngineChange, EngineInfo),
-    Route("POST", "/v1/save", _save, None, Saved),
-    Route("POST", "/v1/reload", _reload, None, dict[str, int]),
+    Route("PATCH", "/v1/engine", _changeengine, EngineChange, EngineInfo, admin=True),
+    Route("POST", "/v1/save", _save, None, Saved, admin=True),
+    Route("POST", "/v1/reload", _reload, None, dict[str, int], admin=True),
     Route("GET", "/v1/health", _health, None, Health),
 )
 
@@ -197,16 +215,20 @@ def _entry(call: Call) -> Entry:
 
 
 async def _find(call: Call) -> tuple[Entry, Side]:
-    """Find the link that path and query name. A netns that cannot be opened may still be a label we know."""
+    """Find the link that path and query name, among the caller's own first.
+
+    A netns that cannot be opened may still be a label we know. Nothing is opened for others but what they sent: that
+    would be done with our rights.
+    """
     ref = call.query.get("netns")
     label = ref
-    if ref:
+    if ref and (call.caller.admin or ref.startswith(rights.FD_PREFIX)):
         try:
             label = await call.api.manager.workers.chore(_label, ref, call)
         except VethError:
             if ref.startswith("fd:"):
                 raise
-    return call.api.manager.find(call.path["name"], label)
+    return call.api.manager.find(call.path["name"], label, call.caller.owner)
 
 
 def _label(ref: str, call: Call) -> str:
@@ -217,9 +239,10 @@ def _label(ref: str, call: Call) -> str:
         os.close(fd)
 
 
-async def _delete(api: Api, entry: Entry) -> None:
-    await api.manager.dellink(entry)
-    await api.declared.forget(entry)
+async def _delete(call: Call, entry: Entry) -> None:
+    rights.need_owned(call.caller, entry, "dellink", call.path.get("name", ""))
+    await call.api.manager.dellink(entry)
+    await call.api.declared.forget(entry)
 
 
 def _without_fds(spec: PairSpec, links: Sequence[LinkInfo]) -> PairSpec:

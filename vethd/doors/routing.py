@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
+from vethd.doors.callers import Caller, Policy, Room
 from vethd.pairs.declared import Declared
 from vethd.pairs.manager import Manager
 
@@ -28,6 +29,7 @@ STATUS = {
     errno.ENAMETOOLONG: 400,
     errno.EPERM: 403,
     errno.EACCES: 403,
+    errno.EDQUOT: 403,
     errno.ENOENT: 404,
     errno.ENODEV: 404,
     errno.ESRCH: 404,
@@ -40,11 +42,13 @@ STATUS = {
 
 @dataclass
 class Api:
-    """What the operations work on. reload is None where there is no config to read again."""
+    """What the operations work on, and for whom. reload is None where there is no config to read again."""
 
     manager: Manager
     declared: Declared
     reload: Callable[[], Awaitable[dict[str, int]]] | None = None
+    policy: Policy = field(default_factory=Policy)
+    room: Room = field(default_factory=Room)
     started: float = field(default_factory=time.monotonic)
 
 
@@ -52,6 +56,7 @@ class Call(NamedTuple):
     """One request, its path's variables taken out. fds stay the door's to close."""
 
     api: Api
+    caller: Caller
     path: Mapping[str, str]
     query: Mapping[str, str]
     body: Any
@@ -69,7 +74,10 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 class Route(NamedTuple):
-    """One operation: where it is, what it takes, what it gives. {name} in the path is a variable."""
+    """One operation: where it is, what it takes, what it gives, and whether it is for administrators alone.
+
+    {name} in the path is a variable.
+    """
 
     method: str
     path: str
@@ -77,6 +85,7 @@ class Route(NamedTuple):
     body: Any
     reply: Any
     status: int = 200
+    admin: bool = False
 
 
 class NotFoundError(Exception):

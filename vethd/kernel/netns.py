@@ -17,14 +17,18 @@ import os
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 
-from vethd.kernel.uapi import CLONE_NEWNET, NS_GET_NSTYPE
+from vethd.kernel.uapi import AT_EMPTY_PATH, AT_STATX_DONT_SYNC, CLONE_NEWNET, NS_GET_NSTYPE
 from vethd.model.errors import VethError
 
 RUN_NETNS = "/run/netns"
 INHERITED = range(1 << 20)
 """For open_ref(): "fd:N" is this process's own fd N, as its starter left it open."""
 _FD_DIGITS = 10
+
+_STATX_BYTES = 256
+_STX_DEV = slice(136, 144)  # stx_dev_major, stx_dev_minor
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -107,6 +111,32 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
     return _checked(fd, ref)
 
 
+def is_namespace(fd: int) -> bool:
+    """Tell whether fd is a namespace, of whatever kind: all are of one file system, nsfs.
+
+    Of a stranger's fd nothing else may be asked first: an ioctl, fstat or close goes to whatever is behind it, a FUSE
+    server of his perhaps, which may never answer. statx() answers from memory where it is told not to ask.
+    """
+    return _device(fd) == _nsfs()
+
+
+def _device(fd: int) -> bytes:
+    """Give the number of the device that a file is on; b"" where fd is not open."""
+    statx = ctypes.create_string_buffer(_STATX_BYTES)
+    if _libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, statx) != 0:
+        return b""
+    return statx.raw[_STX_DEV]
+
+
+@cache
+def _nsfs() -> bytes:
+    fd = open_own()
+    try:
+        return _device(fd)
+    finally:
+        os.close(fd)
+
+
 def inode(netns_fd: int) -> int:
     """Give the namespace's inode: its identity while it lives."""
     return os.fstat(netns_fd).st_ino
@@ -148,6 +178,9 @@ def _dup_checked(ref: str, fds: Sequence[int] | None) -> int:
     if number >= len(fds):
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r}: {len(fds)} file descriptors came with the request")
     try:
+        fcntl.fcntl(fds[number], fcntl.F_GETFD)  # asks our own table alone
+        if not is_namespace(fds[number]):
+            raise VethError(errno.EINVAL, "netns", reason=f"{ref!r} is not a network namespace")
         return _checked(os.dup(fds[number]), ref)
     except OSError as error:
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r} is not an open file descriptor") from error

@@ -65,7 +65,9 @@ class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
 class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
     """A pair: its two links, near end first, or, while it waits, why it has none.
 
-    spec is what was asked for; rx_checksum and gro are what holds.
+    spec is what was asked for; rx_checksum and gro are what holds. owner is the uid that made it, 0 for every
+    administrator's and the config's; who is neither its owner nor an administrator sees no spec, and of the links no
+    address, alias, altname and master.
     """
 
     id: str
@@ -77,6 +79,7 @@ class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
     gro: bool
     spec: PairSpec
     links: list[LinkInfo]
+    owner: int = 0
 
 
 class LinkStats(msgspec.Struct, kw_only=True, frozen=True):
@@ -146,7 +149,11 @@ class PairEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class Health(msgspec.Struct, kw_only=True, frozen=True):
-    """Reply of GET /v1/health. netns_inode is the daemon's own namespace: what an unsaid netns means."""
+    """Reply of GET /v1/health.
+
+    netns_inode is the daemon's own namespace: what an unsaid netns means. owner is whose pairs the caller's are: his
+    uid, or 0 where he is an administrator.
+    """
 
     status: Literal["ok"]
     version: str
@@ -156,6 +163,7 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
     netns_inode: int
     pairs: int
     waiting: int
+    owner: int = 0
 
 
 class EngineInfo(msgspec.Struct, kw_only=True, frozen=True):

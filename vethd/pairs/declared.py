@@ -17,7 +17,7 @@ import structlog
 
 from vethd.kernel.mounts import MountWatch
 from vethd.kernel.netns import INHERITED, inode, label, open_ref
-from vethd.model.api import Saved
+from vethd.model.api import PairInfo, Saved
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.plan import canonical_netns, match, plan
 from vethd.model.spec import LinkSpec, PairSpec
@@ -56,8 +56,7 @@ class Declared:
                 aside = await self._manager.workers.chore(self._store.set_aside)
                 log.warning("saved pairs cannot be read", reason=str(error), kept_as=str(aside) if aside else "")
         await self.reconcile(config)
-        infos = [self._manager.info(entry) for entry in self._manager.entries.values()]
-        creates = plan(infos, saved, prune=False).creates
+        creates = plan(self._infos(), saved, prune=False).creates
         for spec in creates:
             await self._manager.attempt(self._manager.declare(spec, "saved", None))
         if len(creates) < len(saved):
@@ -71,8 +70,7 @@ class Declared:
         entries = self._manager.entries
         # a pair made at run time is not the config's to delete, but the config may take it over
         canonical = await self._manager.workers.chore(self._canonical, config)
-        infos = [self._manager.info(entry) for entry in entries.values()]
-        todo = plan(infos, config, prune=True, keep=("runtime", "saved"), canonical=canonical)
+        todo = plan(self._infos(), config, prune=True, keep=("runtime", "saved"), canonical=canonical)
         for pair_id in todo.deletes:
             if pair_id in entries:
                 await self._manager.dellink(entries[pair_id])
@@ -102,10 +100,14 @@ class Declared:
     async def save(self) -> Saved:
         """Write the pairs that the config does not have, as they are now, where the next start finds them.
 
+        Not those of a user: what he may have is decided when he asks for it, and his namespaces have no names.
+
         All of them, or none is saved that was not before. Raises VethError EOPNOTSUPP, and what writing answers.
         """
         store = self._need_store()
-        entries = [e for e in self._manager.entries.values() if e.source != "config" and e.live is not None]
+        entries = [
+            e for e in self._manager.entries.values() if e.source != "config" and e.live is not None and not e.owner
+        ]
         specs = [_as_is(self._manager, entry) for entry in entries]
         before = [(entry, entry.source, entry.spec) for entry in entries]
         for entry, spec in zip(entries, specs, strict=True):
@@ -143,8 +145,7 @@ class Declared:
     def _adopt(self, config: Sequence[PairSpec], canonical: Callable[[str | None], str]) -> bool:
         """Mark as the config's the pairs that it names, and give them its words; tell whether one was saved."""
         saved = False
-        infos = [self._manager.info(entry) for entry in self._manager.entries.values()]
-        for spec, info in zip(config, match(infos, config, canonical), strict=True):
+        for spec, info in zip(config, match(self._infos(), config, canonical), strict=True):
             if info is not None:
                 entry = self._manager.entries[info.id]
                 saved = saved or entry.source == "saved"
@@ -163,6 +164,10 @@ class Declared:
         specs = [entry.spec for entry in self._manager.entries.values() if entry.source == "saved"]
         await self._manager.workers.chore(store.save, specs)
         return Saved(pairs=len(specs), file=str(store.file))
+
+    def _infos(self) -> list[PairInfo]:
+        """Describe the pairs that may be the config's or the saved ones: no user's own."""
+        return [self._manager.info(entry) for entry in self._manager.entries.values() if not entry.owner]
 
     def _need_store(self) -> Store:
         if self._store is None:

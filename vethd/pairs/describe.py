@@ -28,6 +28,7 @@ def pair_info(entry: Entry, tuning: Tuning) -> PairInfo:
         gro=tuning.gro(entry.spec),
         spec=entry.spec,
         links=[link_info(entry.live, side) for side in Side] if entry.live else [],
+        owner=entry.owner,
     )
 
 

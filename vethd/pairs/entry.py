@@ -21,7 +21,10 @@ from vethd.pairs.pair import LivePair
 
 @dataclass(eq=False)
 class Entry:
-    """A pair that somebody asked for. held: declared, deleted by hand, left alone until the next reload."""
+    """A pair that somebody asked for. held: declared, deleted by hand, left alone until the next reload.
+
+    owner is the uid that it belongs to, 0 where it is the administrators' or the config's.
+    """
 
     id: str
     spec: PairSpec
@@ -30,11 +33,14 @@ class Entry:
     live: LivePair | None = None
     reason: str = ""
     held: bool = False
+    owner: int = 0
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-def find_link(entries: Iterable[Entry], name: str, label: str | None = None) -> tuple[Entry, Side]:
+def find_link(entries: Iterable[Entry], name: str, label: str | None = None, owner: int = 0) -> tuple[Entry, Side]:
     """Find a living link by its present name or altname, in the namespace of that label where one is given.
+
+    Where owner has such a link, nobody else's of that name is looked at: none can be made to stand in its way.
 
     Raises VethError ENODEV (none) or ENOTUNIQ (several).
     """
@@ -46,6 +52,7 @@ def find_link(entries: Iterable[Entry], name: str, label: str | None = None) -> 
         if name in (entry.live.links[side].state.name, *entry.live.links[side].state.altnames)
         and label in (None, entry.live.links[side].label)
     ]
+    found = [one for one in found if one[0].owner == owner] or found
     if not found:
         where = "" if label is None else f" in namespace {label!r}" if label else " in the daemon's own namespace"
         raise VethError(errno.ENODEV, "getlink", name, f"vethd has no link of that name{where}")

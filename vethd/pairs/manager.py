@@ -61,13 +61,15 @@ class Manager:
 
     # --- what is asked of it
 
-    async def newlink(self, spec: PairSpec, *, source: Source = "runtime", fds: Sequence[int] | None = None) -> Entry:
+    async def newlink(
+        self, spec: PairSpec, *, source: Source = "runtime", fds: Sequence[int] | None = None, owner: int = 0
+    ) -> Entry:
         """Make a pair as rtnl_newlink() does: the peer first, all or nothing, `up` refused on the peer.
 
-        fds is what "fd:N" refers to; they stay the caller's. Raises VethError with veth's errno.
+        fds is what "fd:N" refers to; they stay the caller's. owner is whose it is. Raises VethError with veth's errno.
         """
         validate_pair(spec)
-        entry = Entry(self._new_id(), spec, source, fds, reason="being made")
+        entry = Entry(self._new_id(), spec, source, fds, reason="being made", owner=owner)
         self.entries[entry.id] = entry
         try:
             async with entry.lock:
@@ -121,9 +123,9 @@ class Manager:
                 entry.live.tune(entry.spec)
         self.hub.tell("engine_changed", detail=", ".join(changed))
 
-    def find(self, name: str, label: str | None = None) -> tuple[Entry, Side]:
+    def find(self, name: str, label: str | None = None, owner: int = 0) -> tuple[Entry, Side]:
         """Find a living link: see find_link()."""
-        return find_link(self.entries.values(), name, label)
+        return find_link(self.entries.values(), name, label, owner)
 
     def info(self, entry: Entry) -> PairInfo:
         """Describe a pair."""
