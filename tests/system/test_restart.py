@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.lib.service import CONTROL, Service
+from tests.lib.service import CONTROL, VETHD, Service
 from tests.lib.streams import Datagrams
 from tests.lib.systemd_box import systemd_box_fixture
 from tests.lib.two_ends import BACK_S, VETHCTL, back, identity, two_ends_fixture
@@ -64,6 +64,17 @@ def test_stop_takes_the_devices_away(service: Service) -> None:
     box.output("systemctl", "stop", "vethd.service", "vethd.socket", "vethd-fd.socket")
     gone = lambda: box.run("ip", "-n", "red", "link", "show", "va").returncode == 1  # noqa: E731
     wait_until(gone, BACK_S, "the device is gone")
+
+
+def test_replace_is_not_for_a_service(service: Service) -> None:
+    """Neither side: not in a unit of its own, nor in the place of one whose devices systemd keeps."""
+    done = service.box.run(str(VETHD), "--socket", CONTROL, "--replace")
+    words = "systemd keeps the devices of this daemon: `systemctl restart` replaces it"
+    assert (done.returncode, done.stderr) == (1, f"vethd: replace: handover: {words}\n")
+    done = service.box.run("env", "NOTIFY_SOCKET=/run/none", str(VETHD), "--socket", CONTROL, "--replace")
+    assert done.returncode == 1
+    assert "use `systemctl restart`" in done.stderr
+    service.box.output("ip", "netns", "exec", "red", "ping", "-c1", "-W5", "10.6.0.2")
 
 
 def test_counters_go_on_frame_by_frame(service: Service) -> None:

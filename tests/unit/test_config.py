@@ -222,8 +222,9 @@ def test_check_config_says_nothing_of_the_machine(tmp_path: Path, monkeypatch: p
 def test_an_option_wins_over_the_file_at_a_reload_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Config] = []
 
-    async def serve(config: Config, reread: Callable[[], Config] | None, _early: Early) -> None:
+    async def serve(config: Config, reread: Callable[[], Config] | None, _early: Early, *, replace: bool) -> None:
         assert reread is not None
+        assert not replace
         seen.append(config)
         write(tmp_path, "workers = 5\nspin_us = 5\ngro = false")
         seen.append(reread())

@@ -45,6 +45,7 @@ _SOCKET_HELP = f"Serve the API here.  [env var: VETHD_SOCKET; default: {SOCKET}]
 @click.option("--workers", type=click.IntRange(0, WORKERS_MAX), metavar="N", help=_WORKERS_HELP)
 @click.option("--spin-us", type=click.IntRange(0, SPIN_US_MAX), metavar="N", help=_SPIN_HELP)
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Say so much.  [default: info]")
+@click.option("--replace", is_flag=True, help="Take everything over from the daemon that runs, if one does; it ends.")
 @click.option("--check-config", is_flag=True, help="Check the config file, say what is wrong with it, and end.")
 @click.pass_context
 def cli(  # noqa: PLR0913 - one argument an option
@@ -56,6 +57,7 @@ def cli(  # noqa: PLR0913 - one argument an option
     workers: int | None,
     spin_us: int | None,
     log_level: str | None,
+    replace: bool,
     check_config: bool,
 ) -> None:
     """Run veth in userspace: pairs of TAP devices that behave like the kernel's veth.
@@ -80,7 +82,7 @@ def cli(  # noqa: PLR0913 - one argument an option
         click.echo(f"{config_path}: {len(config.pair)} pairs, no error")
     elif ctx.invoked_subcommand is None:
         reread = partial(read, config_path) if config_path else None
-        uvloop.run(serve(config, reread, early), loop_factory=early.loop_factory())
+        uvloop.run(serve(config, reread, early, replace=replace), loop_factory=early.loop_factory())
 
 
 @cli.command()

@@ -15,13 +15,13 @@ import structlog
 
 from vethd import __version__
 from vethd.daemon.config import ADMIN_GROUP, Config
+from vethd.daemon.doors import Doors
 from vethd.daemon.early import Early
 from vethd.daemon.notify import Notify
+from vethd.daemon.replace import Giver, take_over
 from vethd.daemon.sockets import listen
 from vethd.datapath.engines import keep_or_pick
 from vethd.doors.callers import Policy
-from vethd.doors.fdpass import FdDoor
-from vethd.doors.http import HttpDoor
 from vethd.doors.routing import Api
 from vethd.kernel.probe import capabilities
 from vethd.kernel.tun import DEV_NET_TUN
@@ -71,10 +71,11 @@ def tell_fallback(engine: EngineInfo) -> None:
         log.info("uring cannot run here: asyncio forwards", reason=engine.fallback)
 
 
-async def serve(config: Config, reread: Callable[[], Config] | None, early: Early) -> None:
+async def serve(config: Config, reread: Callable[[], Config] | None, early: Early, *, replace: bool) -> None:
     """Run the daemon until SIGTERM or SIGINT; reread reads its config again, None where it has none.
 
-    early is what forwards already. Raises VethError where it cannot start.
+    early is what forwards already; replace takes over from the daemon that runs. Raises VethError where it cannot
+    start.
     """
     need_machine()
     raise_fd_limit()
@@ -82,25 +83,24 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
     notify = Notify()
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
+    _on_signals(loop, stop)
+    early, confirm = await take_over(config, notify, early) if replace else (early, lambda: None)
     sockets = listen(config.socket, config.mode, config.socket_group, early.passed)
     try:
         picked = keep_or_pick(early.engine, config.engine, loop, config.workers, config.spin_us)
         if picked.engine is not early.engine:
             early.let_go()
-        keeps = notify.fd_store or bool(early.passed)
-        memory = Memory(notify, early.passed, early.held) if keeps else None
-        manager = Manager(picked, memory, gro=config.gro)
+        manager = Manager(picked, _memory(notify, early), gro=config.gro)
         engine = manager.tuning.info()
         tell_fallback(engine)
         adopted = await manager.adopt()
         declared = Declared(manager, Store(config.state_dir))
         reloader = _Reloader(config, reread, manager, declared, notify)
         api = Api(manager, declared, reloader.reload if reread else None, policy)
-        http, fd_door = HttpDoor(api), FdDoor(api, sockets.fdpass)
-        await http.start(sockets.control)
+        giver = Giver(manager, sockets, reloader.lock, stop)
+        giver.doors = doors = Doors(api, sockets, giver.asked)
+        await doors.open()
+        confirm()
         watchdog = loop.create_task(_watchdog(notify))
         try:
             told = {"forwarding_after_ms": early.after_ms} if early.held else {}
@@ -112,17 +112,28 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
             if starting.done():
                 starting.result()  # what failed there is a fault of ours, and ends us with its traceback
         finally:
+            await giver.settled()
             notify.stopping()
             log.info("stopping")
             for task in (starting, watchdog, *reloader.tasks):
                 task.cancel()
             await asyncio.gather(starting, watchdog, *reloader.tasks, return_exceptions=True)
-            await http.close()
-            await fd_door.close()
+            await doors.close()
             declared.close()
             await manager.close()
     finally:
         sockets.close()
+
+
+def _on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
+
+
+def _memory(notify: Notify, early: Early) -> Memory | None:
+    """Give the memory of pairs that outlive us, or that outlived another."""
+    return Memory(notify, early.passed, early.held) if notify.fd_store or early.passed else None
 
 
 async def _start(declared: Declared, config: Config, notify: Notify, manager: Manager, reloader: _Reloader) -> None:

@@ -24,6 +24,15 @@ class Sockets:
     _lock: int = -1
     _paths: tuple[str, ...] = ()
 
+    def fds(self) -> dict[str, int]:
+        """Give what a successor is to have, by name."""
+        lock = {"lock": self._lock} if self._lock >= 0 else {}
+        return {"control": self.control.fileno(), "fdpass": self.fdpass.fileno()} | lock
+
+    def leave(self) -> None:
+        """Leave files and lock to a successor, who has them, too: close() is to close our own descriptors alone."""
+        self._paths = ()
+
     def close(self) -> None:
         """Close both, and take our own away from the file system."""
         self.control.close()
@@ -43,6 +52,8 @@ def listen(path: str, mode: int, group: str | None, passed: dict[str, int]) -> S
     """
     given = {name: socket.socket(fileno=passed.pop(name)) for name in ("control", "fdpass") if name in passed}
     if {"control", "fdpass"} <= given.keys():
+        if "lock" in passed:  # a predecessor's, who made all three
+            return Sockets(given["control"], given["fdpass"], passed.pop("lock"), _files(path))
         return Sockets(given["control"], given["fdpass"])
     if "control" in given:
         fd_path = path + ".fd"
@@ -61,7 +72,11 @@ def listen(path: str, mode: int, group: str | None, passed: dict[str, int]) -> S
         Path(path + ".lock").unlink(missing_ok=True)
         os.close(lock)
         raise
-    return Sockets(made[0], made[1], lock, (path, path + ".fd", path + ".lock"))
+    return Sockets(made[0], made[1], lock, _files(path))
+
+
+def _files(path: str) -> tuple[str, str, str]:
+    return path, path + ".fd", path + ".lock"
 
 
 def _lock(path: str) -> int:

@@ -22,7 +22,8 @@ from vethd.model.state import Side
 from vethd.pairs.entry import Entry
 from vethd.pairs.keeper import Memory
 from vethd.pairs.link import Link
-from vethd.pairs.pair import LivePair, Owner
+from vethd.pairs.owner import Owner
+from vethd.pairs.pair import LivePair
 from vethd.pairs.takeover import hold
 from vethd.pairs.tuning import Tuning
 from vethd.pairs.workers import put_filters
@@ -60,6 +61,39 @@ async def adopt_pairs(owner: Adopter, memory: Memory) -> int:
     if rest := await workers.chore(memory.drop_rest, workers.nursery):
         log.warning("stored devices without a record deleted", fds=rest)
     return record.last_id if record else 0
+
+
+class Parcel:
+    """A keeper who keeps nothing, but knows what a successor is to be given: fds by name, all but two the pairs'."""
+
+    def __init__(self) -> None:
+        """Begin empty."""
+        self.fd_store = False
+        self.fds: dict[str, int] = {}
+        self.memory = Memory(self, {})
+
+    def keep(self, name: str, fd: int) -> None:
+        """See Keeper."""
+        self.fds[name] = fd
+
+    def forget(self, name: str) -> None:
+        """See Keeper."""
+        self.fds.pop(name, None)
+
+    def close(self) -> None:
+        """Close what the pairs do not own: the record."""
+        self.memory.close()
+
+
+def pack(owner: Adopter) -> Parcel:
+    """Write down all pairs, halted, and give what another process needs to adopt them."""
+    parcel = Parcel()
+    living = [(entry, entry.live) for entry in owner.entries.values() if entry.live is not None]
+    for _, pair in living:
+        for link in pair.links:
+            link.kept = parcel.memory.keep(link.tap.fds)
+    parcel.memory.put([entry_record(entry, pair) for entry, pair in living], 0, engine_record(owner.tuning))
+    return parcel
 
 
 def entry_record(entry: Entry, pair: LivePair) -> PairRecord:

@@ -23,7 +23,12 @@ from vethd.pairs.takeover import COPIES, HeldPair, read_record
 
 
 class Keeper(Protocol):
-    """Somebody who holds fds for us while we are not there. Never blocks, never raises."""
+    """Somebody who holds fds for us while we are not there. Never blocks, never raises.
+
+    fd_store: whether there is such a somebody at all.
+    """
+
+    fd_store: bool
 
     def keep(self, name: str, fd: int) -> None:
         """Hold a duplicate of fd under that name."""
@@ -62,6 +67,11 @@ class Memory:
         self._last_id = 0
         self._engine: EngineRecord | None = None
         self._pairs: dict[str, msgspec.Raw] = {}
+
+    @property
+    def kept_elsewhere(self) -> bool:
+        """Whether what is kept outlives this process."""
+        return self._keeper.fd_store
 
     @property
     def inherited(self) -> Mapping[str, int]:

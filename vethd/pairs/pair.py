@@ -9,13 +9,11 @@ peer's name) goes to the workers, in order. A pair that lost one end ends itself
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from contextlib import suppress
-from typing import Any, Protocol
+from typing import Any
 
 from vethd.datapath.engine import Counters, Wire, plus
 from vethd.kernel.linkstate import LinkState
-from vethd.kernel.watcher import LinkKey
+from vethd.model.drops import Drop
 from vethd.model.record import EndRecord
 from vethd.model.spec import PairSpec
 from vethd.model.state import (
@@ -31,41 +29,13 @@ from vethd.model.state import (
     SetNoqueue,
     Side,
 )
-from vethd.pairs.events import EventHub
 from vethd.pairs.link import Link
+from vethd.pairs.owner import Owner
 from vethd.pairs.publish import publish
-from vethd.pairs.takeover import HeldPair
 from vethd.pairs.resume import resumed_counters
-from vethd.pairs.tuning import Tuning
-from vethd.pairs.workers import Workers
+from vethd.pairs.takeover import HeldPair
 
-
-class Desk(Protocol):
-    """Who hands on rtnetlink's news: newsdesk.NewsDesk."""
-
-    def placed(self, key: LinkKey, pair: LivePair, side: Side) -> None:
-        """Hand on the news of that link from now on."""
-
-    def left(self, key: LinkKey, pair: LivePair) -> None:
-        """Hand on no more news of that link, if they were pair's."""
-
-
-class Owner(Protocol):
-    """Who keeps the pairs: the manager."""
-
-    hub: EventHub
-    tuning: Tuning
-    workers: Workers
-
-    @property
-    def desk(self) -> Desk:
-        """Who hands on rtnetlink's news."""
-
-    def ended(self, pair: LivePair, reason: str) -> None:
-        """Bury the pair: one of its ends is gone."""
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run work as a task that is not forgotten."""
+Gates = tuple[Drop | None, Drop | None]
 
 
 class LivePair:
@@ -103,15 +73,37 @@ class LivePair:
         self._tune(self.wire, spec)
         for side in Side:
             self._base[side] = resumed_counters(left[side], held.seen[side], held.seen[side.other])
-            self.wire.set_gate(side, self._state.gate(side))  # an end went up or down since
             self._owner.desk.placed(self.links[side].place.key, self, side)
+            self.wire.set_gate(side, self._state.gate(side))  # an end went up or down since
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
             self._feed(Event(Kind.CARRIER, side, int(self.links[side].state.carrier)))
         for side in Side:
             self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
+            self._owner.spawn(self._noqueue(side))  # it may have moved while nobody looked
         self._learn_masters()
-        held.hand_over(self._died)
         self._owner.spawn(self._publish_both())
+        held.hand_over(self._died)
+
+    def halt(self) -> None:
+        """Stop reading: what the ends send waits in the devices, for a successor or for go_on()."""
+        if self.wire is not None:
+            self.wire.close()
+            self._base = [self.counters(side) for side in Side]
+            self.wire = None
+
+    def go_on(self, spec: PairSpec) -> None:
+        """Forward again after halt(), and catch up with what could not be carried out meanwhile."""
+        if self._ending:
+            return
+        if gone := [side for side in Side if self._state.ends[side] is End.ABSENT]:
+            self._owner.ended(self, f"{self.links[gone[0]].state.name} is gone")
+            return
+        self.wire = self._join(spec, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
+        for side in Side:
+            self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
+            self._owner.workers.set_carrier(self.links[side], on=self.carrier)
+        for side in Side:
+            self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
 
     @property
     def carrier(self) -> bool:
@@ -180,9 +172,9 @@ class LivePair:
         if self.wire is not None:
             self.wire.close()
 
-    def _join(self, spec: PairSpec) -> Wire:
+    def _join(self, spec: PairSpec, gates: Gates = (Drop.NO_CARRIER, Drop.NO_CARRIER)) -> Wire:
         near, far = (link.tap for link in self.links)
-        wire = self._owner.tuning.engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died)
+        wire = self._owner.tuning.engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
         self._tune(wire, spec)
         return wire
 
@@ -273,13 +265,12 @@ class LivePair:
 
     async def learn_master(self, side: Side) -> None:
         """Find out what the bridge is called that the end at side is a port of."""
-        link, nursery = self.links[side], self._owner.workers.nursery
-        with suppress(VethError):
-            link.master = await self._owner.workers.chore(nursery.name_of, link.tap, link.state.master)
+        link, workers = self.links[side], self._owner.workers
+        link.master = await workers.insist(workers.nursery.name_of, link.tap, link.state.master) or ""
 
     async def _noqueue(self, side: Side) -> None:
-        with suppress(VethError):  # gone, or moved again: then its next place gets it
-            await self._owner.workers.chore(self._owner.workers.nursery.noqueue, self.links[side].tap)
+        # moved again: then its next place gets it, too
+        await self._owner.workers.insist(self._owner.workers.nursery.noqueue, self.links[side].tap)
 
     async def _publish_both(self) -> None:
         for side in Side:
@@ -288,7 +279,7 @@ class LivePair:
     async def _publish(self, side: Side) -> None:
         if not self._ending:
             link, peer = self.links[side], self.links[side.other]
-            await self._owner.workers.chore(publish, self._owner.workers.nursery, link, peer)
+            await self._owner.workers.insist(publish, self._owner.workers.nursery, link, peer)
 
     def _tell(self, event: Any, side: Side, detail: str = "") -> None:
         link = self.links[side]

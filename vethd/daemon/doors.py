@@ -1,0 +1,36 @@
+"""Both doors, opened and closed together, as often as need be: the listening sockets stay."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+from vethd.daemon.sockets import Sockets
+from vethd.doors.callers import Caller
+from vethd.doors.fdpass import FdDoor
+from vethd.doors.http import HttpDoor
+from vethd.doors.routing import Api
+
+
+class Doors:
+    """The control socket and the fd-passing one. While they are closed callers wait in the backlog."""
+
+    def __init__(self, api: Api, sockets: Sockets, special: Callable[[socket.socket, Caller, bytes], bool]) -> None:
+        """Leave them closed; special is FdDoor's."""
+        self._api = api
+        self._sockets = sockets
+        self._special = special
+        self._open: tuple[HttpDoor, FdDoor] | None = None
+
+    async def open(self) -> None:
+        """Serve."""
+        http = HttpDoor(self._api)
+        await http.start(self._sockets.control.dup())
+        self._open = http, FdDoor(self._api, self._sockets.fdpass.dup(), self._special)
+
+    async def close(self) -> None:
+        """Serve no more: streams end, requests under way get a second. Twice is once."""
+        if self._open is not None:
+            (http, fd_door), self._open = self._open, None
+            await http.close()
+            await fd_door.close()

@@ -1,0 +1,169 @@
+"""`vethd --replace`: a new daemon in the place of a running one, without anybody's frames, counters or calls lost.
+
+Theory of operation. The new one is ready for everything when it asks. The old one closes its doors (callers wait in the
+sockets' backlog), stops reading (frames wait in the devices), and gives everything away: nobody reads twice, nothing is
+reordered. The new one forwards at once, then adopts the pairs, opens the doors, confirms; the old one ends, and
+leaves sockets and lock where they are. Until it has heard the confirmation it is ready to go on: it makes sure that the
+new one is dead, as two must not read from one device, and is as if nothing had been.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import select
+import signal
+import socket
+import struct
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+import structlog
+
+from vethd.daemon.config import Config
+from vethd.daemon.doors import Doors
+from vethd.daemon.early import Early
+from vethd.daemon.notify import Notify
+from vethd.daemon.sockets import Sockets
+from vethd.datapath.engines import pick_engine
+from vethd.doors import handover
+from vethd.doors.callers import Caller
+from vethd.model.errors import VethError
+from vethd.pairs.adoption import pack
+from vethd.pairs.manager import Manager
+from vethd.pairs.takeover import hold, read_record
+from vethd.pairs.workers import put_filters
+
+log = structlog.get_logger()
+
+END_S = 5.0
+_PEERCRED = struct.Struct("3i")
+
+
+async def take_over(config: Config, notify: Notify, early: Early) -> tuple[Early, Callable[[], None]]:
+    """Forward what the daemon that runs has given us, and give what tells it in the end that it may go.
+
+    Where none runs, early is as it was, and nobody is told. Raises VethError, and then that one goes on.
+    """
+    if notify.fd_store:
+        reason = "--replace is not for a service of systemd, which keeps the devices: use `systemctl restart`"
+        raise VethError(errno.EOPNOTSUPP, "replace", reason=reason)
+    loop = asyncio.get_running_loop()
+    engine = pick_engine(config.engine, loop, config.workers, config.spin_us).engine
+    try:
+        asked = await asyncio.to_thread(handover.ask, config.socket)
+    except VethError:
+        engine.close()
+        raise
+    if asked is None:
+        engine.close()
+        log.info("no daemon runs here to be replaced", socket=config.socket)
+        return early, lambda: None
+    connection, fds = asked
+    began = time.monotonic()
+    early = Early(fds, engine)
+    record, _ = read_record(fds)
+    if record is not None:
+        hold(record, fds, engine, early.held, gro=config.gro)
+    early.after_ms = round((time.monotonic() - began) * 1000, 1)
+    return early, partial(handover.confirm, connection)
+
+
+class Giver:
+    """The old one's side."""
+
+    def __init__(self, manager: Manager, sockets: Sockets, busy: asyncio.Lock, stop: asyncio.Event) -> None:
+        """Give what manager has, when busy is free, and then set stop."""
+        self.doors: Doors | None = None
+        self._manager = manager
+        self._sockets = sockets
+        self._busy = busy
+        self._stop = stop
+        self._task: asyncio.Task[None] | None = None
+
+    def asked(self, connection: socket.socket, caller: Caller, data: bytes) -> bool:
+        """Take up a request for a handover, which is told by True; its connection stays the caller's to close."""
+        if not handover.is_asked(data):
+            return False
+        if caller.uid not in (0, os.geteuid()):
+            handover.refuse(connection, 403, VethError(errno.EPERM, "handover", reason="only root may replace vethd"))
+        elif self._manager.memory is not None and self._manager.memory.kept_elsewhere:
+            reason = "systemd keeps the devices of this daemon: `systemctl restart` replaces it"
+            handover.refuse(connection, 409, VethError(errno.EBUSY, "handover", reason=reason))
+        elif self._task is not None and not self._task.done():
+            handover.refuse(connection, 409, VethError(errno.EBUSY, "handover", reason="another one is under way"))
+        else:
+            self._task = asyncio.get_running_loop().create_task(self._give(connection.dup()))
+        return True
+
+    async def settled(self) -> None:
+        """Wait until no handover is under way."""
+        if self._task is not None:
+            await self._task
+
+    async def _give(self, connection: socket.socket) -> None:
+        with connection:
+            peer = _Peer(connection)
+            try:
+                async with self._busy:
+                    await self._give_to(connection, peer)
+            finally:
+                peer.close()
+
+    async def _give_to(self, connection: socket.socket, peer: _Peer) -> None:
+        assert self.doors is not None  # noqa: S101 - nobody can ask before they are open
+        await self.doors.close()
+        pairs = [(entry, entry.live) for entry in self._manager.entries.values() if entry.live is not None]
+        names = [link.kept for _, pair in pairs for link in pair.links]
+        for _, pair in pairs:
+            pair.halt()
+        parcel = pack(self._manager)
+        try:
+            await asyncio.to_thread(handover.give, connection, self._sockets.fds() | parcel.fds)
+        except VethError as error:
+            log.warning("not replaced, going on", by=peer.pid, reason=str(error))
+            await asyncio.to_thread(peer.end)
+            for link, kept in zip([link for _, pair in pairs for link in pair.links], names, strict=True):
+                link.kept = kept
+            for entry, pair in pairs:
+                if entry.live is pair:
+                    with suppress(VethError):
+                        await self._manager.workers.chore(put_filters, *pair.links)  # the new one's may be there
+                    pair.go_on(entry.spec)
+            await self.doors.open()
+        else:
+            log.info("replaced", by=peer.pid)
+            self._sockets.leave()
+            self._stop.set()
+        finally:
+            parcel.close()
+
+
+class _Peer:
+    """The process that asked, known for sure by a pidfd."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self.pid: int = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))[
+            0
+        ]
+        self._fd = -1
+        with suppress(OSError):  # dead already, or of another PID namespace
+            self._fd = os.pidfd_open(self.pid)
+
+    def end(self) -> None:
+        """See to it that it is dead: it has our devices' fds. Blocks."""
+        if self._fd < 0:
+            return
+        with suppress(OSError):  # not ours to kill, or dead
+            signal.pidfd_send_signal(self._fd, signal.SIGKILL)
+        poller = select.poll()
+        poller.register(self._fd, select.POLLIN)
+        if not poller.poll(END_S * 1000):
+            log.warning("the other daemon does not end", pid=self.pid)
+
+    def close(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
