@@ -1,34 +1,58 @@
-"""A filter that forbids this thread, and the processes that it makes, one system call: as container runtimes do it."""
+"""Filters on system calls: one that forbids a call, as container runtimes do it, and one that asks about each.
+
+Both hold for this thread and the processes that it makes, for good.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import platform
 import struct
+from collections.abc import Iterable, Sequence
 
-PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 22, 38
-SECCOMP_MODE_FILTER = 2
-RET_ERRNO, RET_ALLOW = 0x00050000, 0x7FFF0000
+PR_SET_NO_NEW_PRIVS = 38
+SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER = 1, 1 << 3
+RET_ERRNO, RET_USER_NOTIF, RET_ALLOW = 0x00050000, 0x7FC00000, 0x7FFF0000
 LD_W_ABS, JEQ_K, RET_K = 0x20, 0x15, 0x06  # classic BPF
 IO_URING_SETUP = 425  # on every architecture but alpha
+
+Rule = tuple[int, int, int, int]
 
 
 def forbid(number: int, code: int) -> None:
     """Make system call number answer the errno code from now on; for good. Raises OSError."""
-    rules = (
-        (LD_W_ABS, 0, 0, 0),  # struct seccomp_data begins with the number
-        (JEQ_K, 0, 1, number),
-        (RET_K, 0, 0, RET_ERRNO | code),
-        (RET_K, 0, 0, RET_ALLOW),
-    )
-    program = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *rule) for rule in rules))
-    head = ctypes.create_string_buffer(struct.pack("=HxxxxxxQ", len(rules), ctypes.addressof(program)))
+    _install([(JEQ_K, 0, 1, number), (RET_K, 0, 0, RET_ERRNO | code), (RET_K, 0, 0, RET_ALLOW)])
+
+
+def ask_about_all_but(free: Iterable[int]) -> int:
+    """Have every system call wait for a supervisor's word from now on, but those numbers. Raises OSError.
+
+    Gives the descriptor on which the supervisor hears of them: seccomp_unotify(2). It closes on exec.
+    """
+    numbers = sorted(free)
+    rules = [(JEQ_K, len(numbers) - n, 0, number) for n, number in enumerate(numbers)]
+    return _install([*rules, (RET_K, 0, 0, RET_USER_NOTIF), (RET_K, 0, 0, RET_ALLOW)], SECCOMP_FILTER_FLAG_NEW_LISTENER)
+
+
+def _install(rules: Sequence[Rule], flags: int = 0) -> int:
+    """Put a filter before system calls; rules begin with the call's number in hand."""
+    program = ((LD_W_ABS, 0, 0, 0), *rules)  # struct seccomp_data begins with the number
+    text = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *rule) for rule in program))
+    head = ctypes.create_string_buffer(struct.pack("=HxxxxxxQ", len(program), ctypes.addressof(text)))
     libc = ctypes.CDLL(None, use_errno=True)
     zero = ctypes.c_ulong(0)  # prctl(2) looks at all five arguments
-    for what in (
-        (PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero),
-        (PR_SET_SECCOMP, ctypes.c_ulong(SECCOMP_MODE_FILTER), head, zero, zero),
-    ):
-        if libc.prctl(*what) != 0:
-            failed = ctypes.get_errno()
-            raise OSError(failed, f"prctl: {os.strerror(failed)}")
+    libc.syscall.restype = ctypes.c_long
+    if libc.prctl(PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), zero, zero, zero) != 0:
+        raise _failure("prctl")
+    words = (SYS_SECCOMP[platform.machine()], SECCOMP_SET_MODE_FILTER, flags)
+    made = libc.syscall(*map(ctypes.c_long, words), head)
+    if made < 0:
+        raise _failure("seccomp")
+    return int(made)
+
+
+def _failure(what: str) -> OSError:
+    code = ctypes.get_errno()
+    return OSError(code, f"{what}: {os.strerror(code)}")

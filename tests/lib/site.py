@@ -14,7 +14,7 @@ from typing import Any, Self
 import msgspec
 
 from tests.lib.backends import Backend, Vethd
-from tests.lib.daemon import Daemon, UnixConnection
+from tests.lib.daemon import PROGRAM, Daemon, UnixConnection
 from tests.lib.engines import ENGINE
 from tests.lib.lab import Lab, Wire
 from tests.lib.leaks import PREFIX, Traces
@@ -38,6 +38,7 @@ class Site(Vethd):
         self.config = directory / "vethd.toml"
         self.state = directory / "state"
         self.running = False
+        self.program: Sequence[str] = PROGRAM
         self.configure("")
 
     def configure(self, pairs: str) -> None:
@@ -47,7 +48,8 @@ class Site(Vethd):
     def start(self, *args: str) -> Daemon:
         """Start the daemon, which is then self.daemon."""
         assert not self.running
-        self.daemon = Daemon(self.directory, self.home, self.engine, "--config", str(self.config), *args)
+        args = ("--config", str(self.config), *args)
+        self.daemon = Daemon(self.directory, self.home, self.engine, *args, program=self.program)
         self.running = True
         return self.daemon
 

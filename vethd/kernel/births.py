@@ -17,7 +17,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from vethd.kernel import netns
@@ -76,9 +76,10 @@ class Nursery:
         in_place = netns.inode(target_fd) == self.own_inode and link.index is None
         pattern = link.name is None or "%" in link.name
         final = link.name or "veth%d"
-        with netns.inside(self._own_fd if in_place else self._staging_fd), Rtnl() as here:
-            tap = Tap.birth(_TEMPORARY if pattern and not in_place else final, link.queues or 1)
-            try:
+        try:
+            with ExitStack() as undo, netns.inside(self._own_fd if in_place else self._staging_fd), Rtnl() as here:
+                tap = Tap.birth(_TEMPORARY if pattern and not in_place else final, link.queues or 1)
+                undo.callback(tap.close)
                 ifindex = here.ifindex(tap.ifname, "newlink")
                 here.set_link(ifindex, link, skip=("name", "up", *_AFTER_MOVE), op="newlink")
                 if not in_place:
@@ -86,13 +87,11 @@ class Nursery:
                 with self._at(tap, listen=True) as there:
                     there.rtnl.noqueue(there.ifindex)
                     there.rtnl.set_link(there.ifindex, link, skip=("name", "up", *_BEFORE_MOVE), op="newlink")
-                    return tap, there.place()
-            except VethError as error:
-                tap.close()
-                raise VethError(error.errno, "newlink", link.name or "", error.reason) from error
-            except BaseException:
-                tap.close()
-                raise
+                    place = there.place()
+                undo.pop_all()
+                return tap, place
+        except VethError as error:
+            raise VethError(error.errno, "newlink", link.name or "", error.reason) from error
 
     def locate(self, tap: Tap) -> Place:
         """Find where a device is now, and see to it that we hear of it there. Raises VethError ENODEV."""
@@ -121,27 +120,35 @@ class Nursery:
             here.rtnl.dellink(here.ifindex)
 
     def noqueue(self, tap: Tap) -> None:
-        """Give a link veth's qdisc again. Raises VethError."""
+        """Give a link veth's qdisc again, unless somebody chose another. Raises VethError."""
         with self._at(tap) as here:
-            here.rtnl.noqueue(here.ifindex)
+            if not here.rtnl.chosen_qdisc(here.ifindex):
+                here.rtnl.noqueue(here.ifindex)
 
     def settle(self, tap: Tap) -> None:
         """Have the kernel act now on a change of carrier: it does when the link is asked for. Gone is no error."""
         with suppress(VethError), self._at(tap) as here:
             here.rtnl.link(here.ifindex)
 
-    def publish(self, tap: Tap, alias: tuple[str, str] | None, altname: tuple[str, str] | None) -> None:
-        """Write alias and altname, each given as (new, what we wrote there before); None leaves it alone.
+    def publish(self, tap: Tap, alias: tuple[str, str] | None, altname: tuple[str, str]) -> None:
+        """Write alias and altname, each given as (new, what we wrote there before); None leaves the alias alone.
 
-        An alias that is neither empty nor ours is the user's, and stays. Raises VethError.
+        An alias that is neither empty nor ours is the user's, and stays; so does a name that is somebody's. What is so
+        already is not done again: after a failure call it again. Raises VethError.
         """
         with self._at(tap) as here:
-            if altname and altname[1]:
-                here.rtnl.altname(here.ifindex, remove=altname[1])
-            new, ours = alias or ("", "")
-            write = bool(new) and here.rtnl.link(here.ifindex).alias in ("", ours)
-            told = LinkSpec(alias=new if write else None, altname=altname[0] if altname else None)
-            here.rtnl.set_link(here.ifindex, told)
+            state = here.rtnl.link(here.ifindex)
+            new, ours = altname
+            if ours != new and ours in state.altnames:
+                here.rtnl.altname(here.ifindex, remove=ours)
+            if new not in state.altnames:
+                try:
+                    here.rtnl.altname(here.ifindex, add=new)
+                except VethError as error:
+                    if error.errno != errno.EEXIST:
+                        raise
+            if alias and state.alias in ("", alias[1]):
+                here.rtnl.set_link(here.ifindex, LinkSpec(alias=alias[0]))
 
     def name_of(self, tap: Tap, ifindex: int) -> str:
         """Give the name of another link in tap's namespace, as of its master; "" for ifindex 0. Raises VethError."""

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
@@ -26,6 +27,10 @@ RUN_NETNS = "/run/netns"
 INHERITED = range(1 << 20)
 """For open_ref(): "fd:N" is this process's own fd N, as its starter left it open."""
 _FD_DIGITS = 10
+_EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
+"""What a call answers that says nothing of what it was asked about."""
+_HOMEWARD_S = (0.0, 0.001, 0.01, 0.1, 1.0)
+"""Pauses before the tries to leave a namespace again."""
 
 _STATX_BYTES = 256
 _STX_DEV = slice(136, 144)  # stx_dev_major, stx_dev_minor
@@ -42,7 +47,8 @@ def _check(result: int, op: str) -> None:
 def inside(netns_fd: int) -> Iterator[None]:
     """Run the body with the calling thread in the namespace of netns_fd, then go back.
 
-    Raises VethError EPERM (no CAP_SYS_ADMIN over it) or EINVAL (not a network namespace).
+    A thread that was left behind would do all that follows in the wrong namespace: setns(2) allocates, so it is tried
+    again where it fails. Raises VethError EPERM (no CAP_SYS_ADMIN over it) or EINVAL (not a network namespace).
     """
     home = open_own()
     try:
@@ -50,9 +56,18 @@ def inside(netns_fd: int) -> Iterator[None]:
         try:
             yield
         finally:
-            _check(_libc.setns(home, CLONE_NEWNET), "setns")
+            _go_home(home)
     finally:
         os.close(home)
+
+
+def _go_home(home: int) -> None:
+    for pause_s in _HOMEWARD_S:
+        time.sleep(pause_s)
+        if _libc.setns(home, CLONE_NEWNET) == 0:
+            return
+    # nothing that this process did from now on would be where it belongs; another process starts at home
+    os.abort()
 
 
 def open_own() -> int:
@@ -103,7 +118,7 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
     except ValueError as error:  # a NUL byte, or half a surrogate pair
         raise VethError(errno.EINVAL, "netns", reason=f"no network namespace {ref!r}") from error
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if error.errno in _EXHAUSTED:
             raise VethError(error.errno, "netns") from error
         if "/" in ref or not (ref.isascii() and ref.isdigit()):
             raise VethError(error.errno or errno.ENOENT, "netns", reason=f"no network namespace {ref!r}") from error
@@ -138,12 +153,18 @@ def _nsfs() -> bytes:
 
 
 def inode(netns_fd: int) -> int:
-    """Give the namespace's inode: its identity while it lives."""
-    return os.fstat(netns_fd).st_ino
+    """Give the namespace's inode: its identity while it lives. Raises VethError."""
+    try:
+        return os.fstat(netns_fd).st_ino
+    except OSError as error:
+        raise VethError(error.errno or errno.EIO, "netns") from error
 
 
 def label(netns_inode: int, own_inode: int) -> str:
-    """Give the name that `ip netns` knows, "" for the daemon's own, or "net:[INODE]" where there is none."""
+    """Give the name that `ip netns` knows, "" for the daemon's own, or "net:[INODE]" where there is none.
+
+    Raises VethError where it could not look.
+    """
     if netns_inode == own_inode:
         return ""
     try:
@@ -153,10 +174,12 @@ def label(netns_inode: int, own_inode: int) -> str:
                 try:
                     if entry.stat().st_ino == netns_inode:
                         return entry.name
-                except OSError:
-                    continue
-    except OSError:
-        pass
+                except OSError as error:
+                    if error.errno in _EXHAUSTED:
+                        raise
+    except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise VethError(error.errno, "netns") from error
     return f"net:[{netns_inode}]"
 
 
@@ -167,6 +190,8 @@ def _open_pid(pid: str) -> int:
         reason = f"the namespace of process {pid} may not be opened by this user: name it, or send its fd"
         raise VethError(errno.EACCES, "netns", reason=reason) from error
     except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise VethError(error.errno, "netns") from error
         raise VethError(errno.ESRCH, "netns", reason=f"no network namespace and no process {pid!r}") from error
 
 
@@ -183,13 +208,15 @@ def _dup_checked(ref: str, fds: Sequence[int] | None) -> int:
             raise VethError(errno.EINVAL, "netns", reason=f"{ref!r} is not a network namespace")
         return _checked(os.dup(fds[number]), ref)
     except OSError as error:
+        if error.errno in _EXHAUSTED:
+            raise VethError(error.errno, "netns") from error
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r} is not an open file descriptor") from error
 
 
 def _checked(fd: int, ref: str) -> int:
     try:
         kind = fcntl.ioctl(fd, NS_GET_NSTYPE)
-    except OSError:
+    except OSError:  # no namespace of any kind
         kind = 0
     if kind != CLONE_NEWNET:
         os.close(fd)

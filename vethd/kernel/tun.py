@@ -15,7 +15,7 @@ import fcntl
 import os
 import struct
 import threading
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 
 import pytun
 
@@ -116,7 +116,7 @@ class Tap:
         """The device's present name. Raises VethError ENODEV once it is gone."""
         try:
             return _ifname(self.fds[0])
-        except (OSError, IndexError) as error:
+        except IndexError as error:
             raise VethError(errno.ENODEV, "TUNGETIFF") from error
 
     @property
@@ -147,6 +147,8 @@ class Tap:
             fd = self.netns_fd()
         try:
             return os.fstat(fd).st_ino
+        except OSError as error:
+            raise VethError(error.errno or errno.EIO, "TUNGETDEVNETNS") from error
         finally:
             os.close(fd)
 
@@ -178,14 +180,15 @@ def _attach(name: str, flags: int) -> int:
         # an attached TAP, and under EXCL any TAP, of that name; for a netdev of another kind it is EINVAL
         taken = code == errno.EBUSY or (code == errno.EINVAL and os.path.exists(f"/sys/class/net/{name}"))  # noqa: PTH110 - no object needed
         raise VethError(errno.EEXIST if taken else code, "newlink", name) from error
-    try:
-        fd = os.dup(device.fileno())
-    except OSError as error:
-        raise VethError(error.errno or errno.EIO, "newlink", name) from error
-    finally:
-        device.close()
-    os.set_blocking(fd, False)
-    return fd
+    with ExitStack() as undo, closing(device):
+        try:
+            fd = os.dup(device.fileno())
+            undo.callback(os.close, fd)
+            os.set_blocking(fd, False)
+        except OSError as error:
+            raise VethError(error.errno or errno.EIO, "newlink", name) from error
+        undo.pop_all()
+        return fd
 
 
 def _set_offload(fd: int, name: str) -> tuple[int, int]:
@@ -206,5 +209,9 @@ def _set_offload(fd: int, name: str) -> tuple[int, int]:
 
 
 def _ifname(fd: int) -> str:
-    request = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
+    """Raise VethError ENODEV where the device is gone: the kernel has no other reason."""
+    try:
+        request = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
+    except OSError as error:
+        raise VethError(errno.ENODEV, "TUNGETIFF") from error
     return os.fsdecode(request[:IFNAMSIZ].split(b"\0", 1)[0])  # whoever renames it need not know UTF-8

@@ -69,7 +69,7 @@ class Watcher:
             self._sock.bind((0, 0))  # first: bind() sets the groups below 32 to what it is given
             for group in (RTNLGRP_LINK, RTNLGRP_NSID):
                 self._sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
-            self._own_nsid = _read_own_nsid()
+            self._own_nsid = _read_own_nsid(NSID_NOT_ASSIGNED)
         except OSError as error:
             self._epoll.close()
             self._sock.close()
@@ -120,7 +120,7 @@ class Watcher:
             for kind, message in split(data):
                 if kind == RTM_NEWNSID:
                     # somebody may just have given our own namespace an id: its messages carry it from now on
-                    self._own_nsid = _read_own_nsid()
+                    self._own_nsid = _read_own_nsid(self._own_nsid)
                     continue
                 key = (nsid, peek(message)[1])
                 if key[1] and self._wanted(key):
@@ -137,8 +137,8 @@ class Watcher:
         return OWN_NSID
 
 
-def _read_own_nsid() -> int:
-    """Give our own namespace's id in itself, which it rarely has: NSID_NOT_ASSIGNED."""
+def _read_own_nsid(known: int) -> int:
+    """Give our own namespace's id in itself, which it rarely has: NSID_NOT_ASSIGNED. Where it cannot be read: known."""
     try:
         own = netns.open_own()
         try:
@@ -147,4 +147,4 @@ def _read_own_nsid() -> int:
         finally:
             os.close(own)
     except VethError:
-        return NSID_NOT_ASSIGNED
+        return known

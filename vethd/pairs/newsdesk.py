@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 import structlog
 
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.watcher import LinkKey, Watcher
-from vethd.model.errors import VethError
 from vethd.model.state import Side
 from vethd.pairs.describe import account_drops
 from vethd.pairs.pair import LivePair
@@ -77,7 +75,10 @@ class NewsDesk:
             if key in survey and pair.links[side].news == news:
                 self._news(key, survey[key])
             elif key not in survey:  # moved while nobody listened, or dead: then the engine tells
-                with suppress(VethError):
-                    place = await self._workers.chore(self._workers.nursery.locate, pair.links[side].tap)
-                    if self._index.get(key) == (pair, side) and place.key != key:
-                        self._news(key, pair.links[side].state._replace(deleted=True, new_nsid=place.key[0]))
+                place = await self._workers.insist(self._workers.nursery.locate, pair.links[side].tap)
+                if place is None or self._index.get(key) != (pair, side):
+                    continue
+                if place.key != key:
+                    self._news(key, pair.links[side].state._replace(deleted=True, new_nsid=place.key[0]))
+                elif pair.links[side].news == news:  # it could not be read just then
+                    self._news(key, place.state)

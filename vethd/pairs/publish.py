@@ -6,25 +6,16 @@ copied from veth's output work (`ip link show va@vb`).
 
 from __future__ import annotations
 
-from contextlib import suppress
-
 from vethd.kernel.births import Nursery
-from vethd.model.errors import VethError
 from vethd.pairs.link import Link
 
 
 def publish(nursery: Nursery, link: Link, peer: Link) -> None:
-    """Write alias and altname of link, where they are not so already; for a worker thread.
+    """Write alias and altname of link where they are not so already; for a worker thread.
 
-    A link that is gone, or a name that is somebody's, is no error: the API still tells.
+    A name that is somebody's is no error: the API still tells. Raises VethError, and then it may be called again.
     """
     altname = f"{link.state.name}@{peer.state.name}"
     alias = f"peer {peer.state.name} ifindex {peer.place.key[1]} netns {peer.label or '-'}"
-    ours, link.alias = link.alias, alias
-    old_altname, link.altname = link.altname, altname
-    with suppress(VethError):
-        nursery.publish(
-            link.tap,
-            alias=None if link.own_alias else (alias, ours),
-            altname=(altname, old_altname) if altname != old_altname else None,
-        )
+    nursery.publish(link.tap, None if link.own_alias else (alias, link.alias), (altname, link.altname))
+    link.alias, link.altname = alias, altname

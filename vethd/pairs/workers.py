@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
@@ -33,8 +34,8 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 _BURIALS = 8
-LOCATE_S = 60.0
-RETRY_S = 0.2
+_PAUSES_S = (*(0.01 * 2**n for n in range(10)), *(10.24 for _ in range(5)))  # a minute in all
+_FOR_GOOD = (errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class Workers:
@@ -43,10 +44,10 @@ class Workers:
     def __init__(self) -> None:
         """Make the staging namespace. Raises VethError EPERM without CAP_SYS_ADMIN."""
         self.nursery = Nursery()
-        self._births = ThreadPoolExecutor(1, "vethd-birth")
-        self._chores = ThreadPoolExecutor(1, "vethd-chore")
-        self._carriers = ThreadPoolExecutor(1, "vethd-carrier")
-        self._burials = ThreadPoolExecutor(_BURIALS, "vethd-burial")
+        self._births = _pool(1, "vethd-birth")
+        self._chores = _pool(1, "vethd-chore")
+        self._carriers = _pool(1, "vethd-carrier")
+        self._burials = _pool(_BURIALS, "vethd-burial")
 
     async def make(self, spec: PairSpec, fds: Sequence[int] | None) -> tuple[Link, Link]:
         """Make both devices of a valid spec, the peer first, down and without carrier; (near, far).
@@ -64,18 +65,25 @@ class Workers:
         """Call a blocking function of the kernel room in its turn."""
         return await self._run(self._chores, function, *args)
 
-    async def locate(self, tap: Tap) -> tuple[Place, str] | None:
-        """Find where a device is and what its namespace is called; None where it is gone, or not found in LOCATE_S."""
-        for _ in range(int(LOCATE_S / RETRY_S)):
+    async def insist(self, function: Callable[..., T], *args: object) -> T | None:
+        """Call function as a chore until it succeeds; None where it never will (the device is gone), or not in a while.
+
+        What fails otherwise is out of fds or memory, or the device would not stay in one place: that passes. So
+        function is one that may be called again after a failure.
+        """
+        for pause_s in _PAUSES_S:
             try:
-                place = await self.chore(self.nursery.locate, tap)
-                return place, await self.chore(netns.label, place.netns_inode, self.nursery.own_inode)
+                return await self.chore(function, *args)
             except VethError as error:
-                if error.errno == errno.ENODEV:
+                if error.errno in _FOR_GOOD:
                     return None
-                log.warning("a device is not found yet", reason=str(error))
-                await asyncio.sleep(RETRY_S)  # out of fds, or it would not stay in one place
+                log.warning("a chore failed, and is tried again", reason=str(error), after_s=pause_s)
+                await asyncio.sleep(pause_s)
         return None
+
+    async def locate(self, tap: Tap) -> tuple[Place, str] | None:
+        """Find where a device is and what its namespace is called; None as insist()."""
+        return await self.insist(self._locate, tap)
 
     def set_carrier(self, link: Link, *, on: bool) -> None:
         """Turn a carrier on or off, soon and in order: every ioctl of a TAP takes the RTNL lock.
@@ -85,6 +93,10 @@ class Workers:
         """
         link.epoch += 1
         self._carriers.submit(self._set_carrier, link.tap, on=on)
+
+    async def carriers_set(self) -> None:
+        """Wait until every carrier is as it was asked for until now."""
+        await self._run(self._carriers, lambda: None)
 
     def _set_carrier(self, tap: Tap, *, on: bool) -> None:
         try:
@@ -132,10 +144,15 @@ class Workers:
                 raise
             undo.callback(near_link.close)
             put_filters(near_link, far_link)
-            publish(self.nursery, near_link, far_link)
-            publish(self.nursery, far_link, near_link)
+            with suppress(VethError):  # it is done again once their news reach us
+                publish(self.nursery, near_link, far_link)
+                publish(self.nursery, far_link, near_link)
             undo.pop_all()
             return near_link, far_link
+
+    def _locate(self, tap: Tap) -> tuple[Place, str]:
+        place = self.nursery.locate(tap)
+        return place, netns.label(place.netns_inode, self.nursery.own_inode)
 
     def _bury(self, link: Link) -> None:
         with closing(link), suppress(VethError):
@@ -143,8 +160,18 @@ class Workers:
                 self.nursery.delete(link.tap)
 
     def _birth(self, link: LinkSpec, netns_fd: int) -> Link:
+        label = netns.label(netns.inode(netns_fd), self.nursery.own_inode)
         tap, place = self.nursery.birth(_with_mac(link), netns_fd)
-        return Link(tap, place, netns.label(place.netns_inode, self.nursery.own_inode), own_alias=bool(link.alias))
+        return Link(tap, place, label, own_alias=bool(link.alias))
+
+
+def _pool(threads: int, name: str) -> ThreadPoolExecutor:
+    """Give a pool whose threads run already: nothing that is under way ever needs one that cannot be had."""
+    pool = ThreadPoolExecutor(threads, name)
+    together = threading.Barrier(threads)
+    for _ in range(threads):
+        pool.submit(together.wait)
+    return pool
 
 
 def _open(link: LinkSpec, fds: Sequence[int] | None) -> int:

@@ -1,0 +1,91 @@
+"""The part of systemd that keeps descriptors for a service, without systemd: to be killed beside it a hundred times.
+
+As systemd's (src/core/service.c): a name a message, what polls EPOLLERR or EPOLLHUP is let go, FDSTOREREMOVE closes
+all of that name.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import socket
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+FDS_MAX = 253
+
+
+class FdStore:
+    """Listens where $NOTIFY_SOCKET says. A context manager, which closes what it keeps."""
+
+    def __init__(self, path: Path) -> None:
+        """Listen at path, which is made."""
+        self.path = path
+        self.status = ""
+        self._fds: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._sock.setblocking(False)  # recv_fds() heeds no flags
+        self._sock.bind(str(path))
+        self._end_r, self._end_w = os.pipe()
+        self._thread = threading.Thread(target=self._work, name="fd store")
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Give the variable that a service finds it by."""
+        return {"NOTIFY_SOCKET": str(self.path)}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        os.write(self._end_w, b"x")
+        self._thread.join()
+        self._sock.close()
+        self.path.unlink()
+        for fd in (self._end_r, self._end_w, *self._fds.values()):
+            os.close(fd)
+
+    def names(self) -> set[str]:
+        """Give the names of what is kept."""
+        return set(self.fds())
+
+    def fds(self) -> dict[str, int]:
+        """Give what is kept, by name, once all that was sent has been heard; dead devices are let go first."""
+        with self._lock:
+            self._hear_all()
+            poller = select.poll()
+            for fd in self._fds.values():
+                poller.register(fd, 0)
+            dead = {fd for fd, _ in poller.poll(0)}
+            for name in [name for name, fd in self._fds.items() if fd in dead]:
+                os.close(self._fds.pop(name))
+            return dict(self._fds)
+
+    def _work(self) -> None:
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        poller.register(self._end_r, select.POLLIN)
+        while not any(fd == self._end_r for fd, _ in poller.poll()):
+            with self._lock:
+                self._hear_all()
+
+    def _hear_all(self) -> None:
+        while True:
+            try:
+                data, fds, _, _ = socket.recv_fds(self._sock, 1 << 16, FDS_MAX)
+            except BlockingIOError:
+                return
+            said = dict(line.split("=", 1) for line in data.decode().splitlines())
+            name = said.get("FDNAME", "stored")
+            self.status = said.get("STATUS", self.status)
+            if "FDSTOREREMOVE" in said and name in self._fds:
+                os.close(self._fds.pop(name))
+            for fd in fds:
+                if "FDSTORE" in said and name not in self._fds:
+                    self._fds[name] = fd
+                else:
+                    os.close(fd)
