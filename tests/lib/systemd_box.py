@@ -132,6 +132,8 @@ class SystemdBox:
                 self.pid = _booted(notify, child)
             except TimeoutError as error:
                 raise AssertionError(f"systemd did not boot: {error}\n{(box / 'log').read_text()}") from error
+            # it tells of every job that takes long, and would wait for ever for somebody to read that
+            notify.close()
             self._stack = self._stack.pop_all()
         return self
 

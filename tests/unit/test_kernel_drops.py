@@ -130,16 +130,20 @@ SAMPLES = st.builds(
 
 
 @given(st.lists(SAMPLES, max_size=20))
-def test_it_adds_up_whatever_the_samples(samples: list[DropSample]) -> None:
+def test_it_adds_up_and_never_goes_back_whatever_the_samples(samples: list[DropSample]) -> None:
     """The two sources are read one after the other, so a filter may be ahead of tx_dropped, which only grows."""
     drops = KernelDrops()
     highest = 0
+    before = drops.by_reason()
     filtered = bool(samples) and samples[0].oversize is not None
     for sample in samples:
         highest += sample.tx_dropped
         counts = (sample.oversize or 0, sample.passed or 0) if filtered else (None, None)
         drops.account(sample._replace(tx_dropped=highest, oversize=counts[0], passed=counts[1]))
         assert total(drops) == highest
+        now = drops.by_reason()
+        assert all(now[reason] >= count for reason, count in before.items()), (before, now)
+        before = now
 
 
 def test_names() -> None:

@@ -13,6 +13,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Self
 
 from pyroute2.netlink import nlmsg
@@ -33,6 +34,7 @@ from vethd.kernel.uapi import (
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
+    NLM_F_ECHO,
     NLM_F_EXCL,
     NLM_F_REPLACE,
     NLM_F_REQUEST,
@@ -43,6 +45,7 @@ from vethd.kernel.uapi import (
     RTM_DELLINKPROP,
     RTM_GETLINK,
     RTM_GETNSID,
+    RTM_GETQDISC,
     RTM_NEWLINK,
     RTM_NEWLINKPROP,
     RTM_NEWNSID,
@@ -77,9 +80,13 @@ class Rtnl:
         """Open the socket. Raises VethError."""
         try:
             self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+        except OSError as error:
+            raise VethError(error.errno or errno.EIO, "rtnetlink") from error
+        try:
             self._sock.settimeout(_TIMEOUT_S)
             self._sock.bind((0, 0))
         except OSError as error:
+            self._sock.close()
             raise VethError(error.errno or errno.EIO, "rtnetlink") from error
         self._seq = 0
 
@@ -143,11 +150,16 @@ class Rtnl:
 
     def noqueue(self, ifindex: int) -> None:
         """Give the link the qdisc of a veth: none. Raises VethError."""
-        message = tcmsg()
-        message["index"] = ifindex
-        message["parent"] = TC_H_ROOT
-        message["attrs"] = [("TCA_KIND", "noqueue")]
+        (message := tcmsg()).update(index=ifindex, parent=TC_H_ROOT, attrs=[("TCA_KIND", "noqueue")])
         self._request(message, RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, "noqueue", "")
+
+    def chosen_qdisc(self, ifindex: int) -> bool:
+        """Tell whether somebody chose the link's qdisc: the kernel's own choice has no handle."""
+        (message := tcmsg()).update(index=ifindex, parent=TC_H_ROOT)
+        with suppress(VethError):  # it was never up and has none, or is gone
+            replies = self._request(message, RTM_GETQDISC, NLM_F_ACK | NLM_F_ECHO, "getqdisc", "")
+            return any(struct.unpack_from("=24xI", data)[0] for data in replies)
+        return False
 
     def newlink(self, kind: str, name: str) -> None:
         """Make a link of that kind, as `ip link add NAME type KIND` does. Raises VethError."""
@@ -157,14 +169,12 @@ class Rtnl:
 
     def dellink(self, ifindex: int) -> None:
         """Delete the link. Raises VethError ENODEV where there is none."""
-        message = ifinfmsg()
-        message["index"] = ifindex
+        (message := ifinfmsg()).update(index=ifindex)
         self._request(message, RTM_DELLINK, NLM_F_ACK, "dellink", "")
 
     def link(self, ifindex: int) -> LinkState:
         """Read one link. Raises VethError ENODEV."""
-        message = ifinfmsg()
-        message["index"] = ifindex
+        (message := ifinfmsg()).update(index=ifindex)
         return self._getlink(message, "getlink", "")
 
     def ifindex(self, name: str, op: str = "getlink") -> int:

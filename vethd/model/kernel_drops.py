@@ -4,7 +4,8 @@ The kernel has one counter for three ends of a frame: refused by the tun filter 
 and no room in the queue. With the filter in place two more figures are known, both exact: what it refused and what
 it passed on to the queue. What it passed and was never read, once the queue is dry, was dropped by a full queue; the
 rest had no carrier. Without the filter (no BPF) time tells: a growth that lies whole within one carrier epoch belongs
-to that epoch, and what does not stays unknown. The four always add up to tx_dropped.
+to that epoch, and what does not stays unknown. The four always add up to tx_dropped, and none ever goes back: only what
+is new is told apart.
 """
 
 from __future__ import annotations
@@ -58,18 +59,18 @@ class KernelDrops:
         }
 
     def _by_filter(self, sample: DropSample, oversize: int, passed: int) -> None:
+        new = max(sample.tx_dropped - sum(self.by_reason().values()), 0)
         # the filter's counts are read after tx_dropped and may be ahead of it
-        known = max(sample.tx_dropped - self.unknown, 0)
-        self.oversize = min(oversize, known)
-        rest = known - self.oversize
-        if sample.dry:
-            self.queue_full = min(max(passed - sample.read, 0), rest)
-        elif sample.carrier:
+        refused = min(max(oversize - self.oversize, 0), new)
+        new -= refused
+        full = max(passed - sample.read - self.queue_full, 0)
+        if not sample.dry:
             # a queue that is busy hides its drops among the waiting; but under a carrier nothing else is new
-            self.queue_full = max(rest - self.no_carrier, 0)
-        else:
-            self.queue_full = min(self.queue_full, rest)
-        self.no_carrier = rest - self.queue_full
+            full = new if sample.carrier else 0
+        full = min(full, new)
+        self.oversize += refused
+        self.queue_full += full
+        self.no_carrier += new - full
 
     def _by_epoch(self, sample: DropSample) -> None:
         growth = sample.tx_dropped - self.oversize - self.no_carrier - self.queue_full - self.unknown
