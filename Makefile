@@ -4,6 +4,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 BUILT := .venv/.built
 NATIVE := setup.py $(wildcard vethd/datapath/*.p[xy][xdi])
+SOAK_S ?= 3600
 
 # Tests that need big packages (podman, QEMU, ...) or minutes run in CI and in `make test-all`.
 ifeq ($(CI),true)
@@ -15,7 +16,7 @@ SETS := test
 endif
 
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint unit bench bench-quick bench-page man clean
+.PHONY: help setup demo test test-all lint unit bench bench-quick bench-page soak man clean
 .PHONY: packages-demo packages-test packages-heavy packages-bench
 
 help: ## list the targets
@@ -58,6 +59,9 @@ bench-quick: ## as bench, in two minutes
 
 bench-page: $(READY) ## write the tables and plots of docs/performance.md from build/bench.json
 	@exec $(BIN)/python -m tests.benchmarks.report build/bench.json
+
+soak: packages-test $(BUILT) ## live for SOAK_S=3600 s under the real systemd, upset and audited (SOAK_SEED=..., SOAK_ENGINE=...)
+	@exec $(BIN)/python -m tests.soak --seconds $(SOAK_S) $(SOAK_SEED:%=--seed %) $(SOAK_ENGINE:%=--engine %)
 
 man: $(READY) ## make the man pages in build/man, from the commands' help
 	@exec $(BIN)/python tools/man.py build/man

@@ -6,14 +6,12 @@
  * go" would leave nothing to others. The receiver hears every device of the namespace, cuts super-frames apart and looks
  * at each datagram's stamp and at every byte behind it. */
 #define _GNU_SOURCE
-#include "load.h"
+#include "stamp.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/if_packet.h>
-#include <linux/virtio_net.h>
 #include <net/ethernet.h>
-#include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -23,28 +21,13 @@
 
 enum {
   RUN = 32,
-  HEADERS = 14 + 20 + 8,
-  PAYLOAD_MIN = 64,
-  PAYLOAD_MAX = 1400,
   TICK_NS = 5000000, /* between the runs of a slow sender */
   LATE_NS = 10000000, /* a sender that was kept from its core makes up for no more */
   NAP_NS = 200000,
-  SIDES = 8,
-  MAGIC = 0x76657468,
   LOOK_AGAIN_NS = 500000, /* where there is no device */
   FULL_NS = 500000,       /* in which no forwarder empties a queue of 1,000 */
   RCVBUF = 64 << 20,
 };
-
-struct stamp {
-  uint32_t magic, mark, side, length;
-  uint64_t number;
-};
-
-struct packet {
-  struct virtio_net_hdr vnet;
-  uint8_t bytes[HEADERS + PAYLOAD_MAX];
-} __attribute__((packed));
 
 static struct {
   uint32_t mark, side;
@@ -54,56 +37,6 @@ static struct {
   unsigned long long socket_drops;
 } it;
 
-static uint8_t fill(uint32_t mark, uint64_t number) { return (uint8_t)(mark * 31 + number); }
-
-static uint32_t sum(const uint8_t *at, size_t length, uint32_t total) {
-  for (size_t i = 0; i + 1 < length; i += 2)
-    total += at[i] << 8 | at[i + 1];
-  return total;
-}
-
-static uint16_t folded(uint32_t total) {
-  while (total >> 16)
-    total = (total & 0xffff) + (total >> 16);
-  return total;
-}
-
-static void put16(uint8_t *at, uint16_t value) { at[0] = value >> 8, at[1] = value; }
-
-/* Writes the number'th datagram; its UDP checksum is the pseudo header's sum, the rest is the device's. */
-static size_t build(struct packet *packet, size_t payload, uint64_t number) {
-  uint8_t *eth = packet->bytes, *ip = eth + 14, *udp = ip + 20;
-  struct stamp stamp = {MAGIC, it.mark, it.side, payload, number};
-  packet->vnet = (struct virtio_net_hdr){.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM, .csum_start = 34, .csum_offset = 6};
-  memcpy(eth, "\x02\0\0\0\xee\2\x02\0\0\0\xee\1\x08\0", 14);
-  memcpy(ip, "\x45\0\0\0\0\0\0\0\x40\x11\0\0\x0a\x63\0\0\x0a\x63\0\0", 20);
-  put16(ip + 2, 28 + payload);
-  put16(ip + 4, number);
-  ip[14] = ip[18] = it.mark;
-  ip[15] = 1 + it.side;
-  ip[19] = 100 + it.side;
-  put16(ip + 10, ~folded(sum(ip, 20, 0)));
-  put16(udp, 1000 + it.mark);
-  put16(udp + 2, 2000 + it.side);
-  put16(udp + 4, 8 + payload);
-  put16(udp + 6, folded(sum(ip + 12, 8, 17 + 8 + payload)));
-  memcpy(udp + 8, &stamp, sizeof stamp);
-  memset(udp + 8 + sizeof stamp, fill(it.mark, number), payload - sizeof stamp);
-  return sizeof packet->vnet + HEADERS + payload;
-}
-
-/* Finds a device that is not lo; 0 where there is none. */
-static int device(void) {
-  struct if_nameindex *all = if_nameindex();
-  int found = 0;
-  for (struct if_nameindex *one = all; one && one->if_index; one++)
-    if (strcmp(one->if_name, "lo"))
-      found = one->if_index;
-  if (all)
-    if_freenameindex(all);
-  return found;
-}
-
 static void *send_all(void *netns) {
   static struct packet packets[RUN];
   struct mmsghdr messages[RUN] = {0};
@@ -111,11 +44,9 @@ static void *send_all(void *netns) {
   struct sockaddr_ll to = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP), .sll_halen = 6};
   uint64_t number = 0, run = 0;
   int64_t due = now_ns();
-  int on = 1, fd;
+  int fd;
   enter(netns);
-  fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-  if (fd < 0 || setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on) < 0)
-    fail("packet socket");
+  fd = packet_socket();
   for (int i = 0; i < RUN; i++) {
     parts[i].iov_base = &packets[i];
     messages[i].msg_hdr = (struct msghdr){.msg_name = &to, .msg_namelen = sizeof to, .msg_iov = &parts[i], .msg_iovlen = 1};
@@ -134,7 +65,7 @@ static void *send_all(void *netns) {
     }
     size_t payload = PAYLOAD_MIN + (run++ * 211) % (PAYLOAD_MAX - PAYLOAD_MIN + 1);
     for (int i = 0; i < count; i++)
-      parts[i].iov_len = build(&packets[i], i + 1 < count ? payload : PAYLOAD_MIN, number++);
+      parts[i].iov_len = build(&packets[i], it.mark, it.side, i + 1 < count ? payload : PAYLOAD_MIN, number++);
     for (int done = 0; done < count;) {
       int more = sendmmsg(fd, messages + done, count - done, 0);
       if (more >= 0) {
@@ -162,12 +93,7 @@ static void *send_all(void *netns) {
 static void look(const uint8_t *payload, size_t length) {
   static uint64_t next[SIDES];
   struct stamp stamp;
-  if (length < sizeof stamp) {
-    it.corrupt++;
-    return;
-  }
-  memcpy(&stamp, payload, sizeof stamp);
-  if (stamp.magic != MAGIC || stamp.length != length || stamp.side >= SIDES) {
+  if (!whole(payload, length, &stamp)) {
     it.corrupt++;
     return;
   }
@@ -175,11 +101,6 @@ static void look(const uint8_t *payload, size_t length) {
     it.foreign++;
     return;
   }
-  for (size_t i = sizeof stamp; i < length; i++)
-    if (payload[i] != fill(stamp.mark, stamp.number)) {
-      it.corrupt++;
-      return;
-    }
   if (stamp.number < next[stamp.side])
     it.reordered++;
   next[stamp.side] = stamp.number + 1;
@@ -190,16 +111,9 @@ static void *receive_all(void *netns) {
   static uint8_t data[sizeof(struct virtio_net_hdr) + 14 + 65536];
   struct tpacket_stats stats;
   socklen_t stats_len = sizeof stats;
-  int on = 1, size = RCVBUF, fd;
+  int fd;
   enter(netns);
-  fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
-  if (fd < 0 || setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &on, sizeof on) < 0 ||
-      setsockopt(fd, SOL_PACKET, PACKET_IGNORE_OUTGOING, &on, sizeof on) < 0 ||
-      setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &size, sizeof size) < 0)
-    fail("packet socket");
-  struct sockaddr_ll any = {.sll_family = AF_PACKET, .sll_protocol = htons(ETH_P_IP)};
-  if (bind(fd, (struct sockaddr *)&any, sizeof any) < 0)
-    fail("bind");
+  fd = hearing_socket(RCVBUF);
   printf("ready\n");
   fflush(stdout);
   for (;;) {
@@ -217,8 +131,8 @@ static void *receive_all(void *netns) {
     memcpy(&vnet, data, sizeof vnet);
     const uint8_t *frame = data + sizeof vnet;
     size_t length = got - sizeof vnet;
-    if (length < HEADERS || frame[23] != IPPROTO_UDP || frame[26] != 10 || frame[27] != 99)
-      continue; /* a neighbour solicitation's like: nothing of ours */
+    if (!stamped(frame, length))
+      continue;
     size_t segment = vnet.gso_type ? vnet.gso_size : length - HEADERS;
     for (size_t at = HEADERS; at < length; at += segment)
       look(frame + at, at + segment < length ? segment : length - at);

@@ -21,4 +21,5 @@ static inline int64_t now_ns(void) {
 
 void enter(const char *netns);       /* moves the calling thread there */
 int frames(int argc, char **argv);   /* frames.c */
+int flows(int argc, char **argv);    /* flows.c */
 int stream(int argc, char **argv);   /* stream.c */
