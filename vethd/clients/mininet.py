@@ -1,7 +1,7 @@
 """Mininet's links over vethd: `mn --custom mininet.py --link vethd`, or `Mininet(topo, link=VethdLink)`.
 
-Mininet's processes run wherever its Python does, so this is one file that needs Mininet and the standard library alone. A
-link is asked for on the daemon's fd-passing socket (docs/api.md), with the namespaces of both nodes as descriptors.
+Mininet runs on the system's Python, where vethd need not be: this file needs Mininet and the standard library alone.
+A link is asked for on the daemon's fd-passing socket (docs/api.md), with the namespaces of both nodes as descriptors.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import json
 import os
 import socket
 import sys
+from typing import Any
+from urllib.parse import quote
 
-from mininet.link import Link, TCLink
+from mininet.link import Link, TCIntf, TCLink
 from mininet.node import Node
 
 _SOCKET = "/run/vethd/vethd.sock"
@@ -28,7 +30,7 @@ class VethdLink(Link):  # type: ignore[misc]  # Mininet has no types
     """A link whose two interfaces are a pair of vethd's; everything else is as in Mininet's Link."""
 
     @classmethod
-    def makeIntfPair(  # noqa: N802, PLR0913 - Mininet's own name and parameters
+    def makeIntfPair(  # noqa: N802, PLR0913, PLR0917 - Mininet's own name and parameters
         cls,
         intfname1: str,
         intfname2: str,
@@ -43,7 +45,7 @@ class VethdLink(Link):  # type: ignore[misc]  # Mininet has no types
         try:
             if deleteIntfs:
                 for number, name in enumerate((intfname1, intfname2)):
-                    _ask("DELETE", f"/v1/links/{name}?netns=fd:0", None, netnses[number : number + 1])
+                    _ask("DELETE", f"/v1/links/{quote(name, safe='')}?netns=fd:0", None, netnses[number : number + 1])
             peer = {"name": intfname2, "netns": "fd:1", "address": addr2}
             pair = {"name": intfname1, "netns": "fd:0", "address": addr1, "peer": peer}
             status, body = _ask("POST", "/v1/pairs", pair, netnses)
@@ -54,8 +56,26 @@ class VethdLink(Link):  # type: ignore[misc]  # Mininet has no types
             raise VethdError(f"link {intfname1} - {intfname2}: {body['message']}")
 
 
+class VethdTCIntf(TCIntf):  # type: ignore[misc]
+    """An interface as Mininet's TCIntf configures it.
+
+    Differs: a veth has noqueue because nothing was asked for, a TAP because vethd did; so the root is taken, and
+    `tc qdisc add` is EEXIST where `replace` does the same.
+    """
+
+    def tc(self, cmd: str, tc: str = "tc") -> Any:
+        """Run one command of tc, a pattern for the program and our name."""
+        return super().tc(cmd.replace(" qdisc add ", " qdisc replace ", 1), tc)
+
+
 class VethdTCLink(VethdLink, TCLink):  # type: ignore[misc]
     """As Mininet's TCLink: bandwidth, delay, loss, as far as the kernel has the queueing disciplines."""
+
+    def __init__(self, *args: Any, **params: Any) -> None:
+        """Take what TCLink takes."""
+        params.setdefault("cls1", VethdTCIntf)
+        params.setdefault("cls2", VethdTCIntf)
+        super().__init__(*args, **params)
 
 
 def _netns(node: Node | None) -> int:

@@ -1,0 +1,154 @@
+"""Real Mininet with Linux bridges: its own links over vethd-ip, unmodified, and the links of vethd/clients/mininet.py.
+
+Mininet has a broom (pkill -f, rm /tmp/*.log, sysctl), so it runs in a box: PID and mount namespaces of its own, a /tmp
+that is empty but for the daemon's directory, and a /proc/sys that cannot be written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.lib.lab import Lab
+from tests.lib.leaks import Traces
+from tests.lib.site import Site
+from vethd.clients import ip
+from vethd.clients.ip.install import install
+
+pytestmark = pytest.mark.heavy
+
+RUN_S = 100.0
+LISTEN = "iperf -s -D; until ss -Hltn sport = :5001 | grep -q .; do :; done"
+CUSTOM = Path(ip.__file__).parents[1] / "mininet.py"
+BRIDGES = ("--switch", "lxbr", "--controller", "none")
+_BOX = """
+dir=$1
+shift
+mount --bind "$dir" /mnt
+mount -t tmpfs tmpfs /tmp
+mkdir -p "$dir"
+mount --move /mnt "$dir"
+for file in /proc/sys/net/bridge/bridge-nf-call-*; do
+  [ ! -e "$file" ] || echo 0 >"$file"
+done
+mount --bind -o ro /proc/sys /proc/sys
+exec "$@"
+"""
+
+
+class Room:
+    """Where `mn` is run: the daemon's own namespace, which is Mininet's root one."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.bin = site.directory / "bin"
+        self.bin.mkdir(exist_ok=True)
+        shutil.copy(CUSTOM, site.directory)
+
+    def mn(self, *args: str, vethd_ip: bool = False, commands: str = "", socket: Path | None = None) -> str:
+        """Run mn to its end, commands of its CLI after its tests, and give what it said."""
+        script = self.site.directory / "commands"
+        script.write_text(commands)
+        path = os.environ["PATH"]
+        if vethd_ip:
+            install(self.bin)
+            path = f"{self.bin}:{path}"
+        unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        argv = [*unshare, "sh", "-euc", _BOX, "box", str(self.site.directory), "mn", *BRIDGES, *args]
+        child = self.site.home.run(
+            subprocess.Popen[str],
+            [*argv, *(["--post", str(script)] if commands else [])],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PATH": path, "VETHD_SOCKET": str(socket or self.site.socket)},
+        )
+        try:
+            return child.communicate(timeout=RUN_S)[0]
+        except subprocess.TimeoutExpired:
+            child.kill()  # and with it all that is in the box
+            raise AssertionError(f"mn {' '.join(args)}: not within {RUN_S} s\n{child.communicate()[0]}") from None
+
+    def links(self, *options: str) -> list[str]:
+        """Give the arguments by which Mininet makes the links of our file."""
+        return ["--custom", str(self.site.directory / CUSTOM.name), "--link", ",".join(options)]
+
+
+@pytest.fixture
+def room(site: Site, lab: Lab) -> Iterator[Room]:  # noqa: ARG001 - proves that the daemon keeps no descriptor
+    before = Traces.now(site.home)
+    yield Room(site)
+    before.assert_nothing_left(site.home)
+
+
+def errors(said: str) -> list[str]:
+    """Give Mininet's complaints, but for the limits that the box keeps from it, and what HTB tells everybody."""
+    lines = re.findall(r"\*\*\* Error.*|.*Exception.*|.*Error:.*", said)
+    return [line for line in lines if "setting resource limits" not in line and "quantum of class" not in line]
+
+
+def test_an_unmodified_mn_with_vethd_ip_first_on_path(room: Room) -> None:
+    said = room.mn("--test", "pingall", vethd_ip=True, commands="s1 ethtool -i s1-eth1\n")
+    assert "0% dropped (2/2 received)" in said, said
+    assert "driver: tun" in said, "these were no links of vethd's"
+    assert errors(said) == []
+
+
+def test_a_line_of_switches_carries_tcp_and_feels_a_link_go_down(room: Room) -> None:
+    commands = f"""
+h3 {LISTEN}
+h1 iperf -c h3 -t 1
+link s1 s2 down
+h1 ping -c 1 -W 1 h3
+link s1 s2 up
+h1 ping -c 3 -i 0.2 -W 5 h3
+links
+py net.delLinkBetween(h2, s2)
+py sorted(s2.intfNames())
+"""
+    said = room.mn("--topo", "linear,3", "--test", "pingall", vethd_ip=True, commands=commands)
+    assert "0% dropped (6/6 received)" in said, said
+    assert re.search(r"[1-9][\d.]* [KMG]bits/sec", said), said
+    assert "1 packets transmitted, 0 received" in said, said
+    assert re.search(r"3 packets transmitted, [123] received", said), said
+    assert "s2-eth2<->s1-eth2 (OK OK)" in said, said
+    assert "['lo', 's2-eth2', 's2-eth3']" in said, said
+    assert errors(said) == []
+
+
+def test_links_of_our_own_make_a_tree(room: Room) -> None:
+    said = room.mn(*room.links("vethd"), "--topo", "tree,2,2", "--mac", "--test", "pingall", commands="h1 ip link\n")
+    assert "0% dropped (12/12 received)" in said, said
+    assert "00:00:00:00:00:01" in said, said
+    assert "peer s2-eth1" in said, "these were no links of vethd's"
+    assert errors(said) == []
+
+
+def test_a_link_with_a_rate_keeps_to_it(room: Room) -> None:
+    commands = f"h2 {LISTEN}\nh1 iperf -c h2 -t 2 -f m\ns1 tc qdisc show dev s1-eth1\n"
+    said = room.mn(*room.links("vethdtc", "bw=20"), "--test", "pingall", commands=commands)
+    assert "0% dropped" in said, said
+    assert "qdisc htb 5: root" in said, said
+    rates = [float(rate) for rate in re.findall(r"([\d.]+) Mbits/sec", said)]
+    assert rates, said
+    assert 0 < max(rates) < 30, said
+    assert errors(said) == []
+
+
+def test_without_a_daemon_one_sentence_says_so(room: Room) -> None:
+    nobody = room.site.directory / "nobody"
+    said = room.mn(*room.links("vethd"), "--test", "none", socket=nobody)
+    assert errors(said) == [f"VethdError: vethd does not answer at {nobody}.fd: No such file or directory"], said
+
+
+def test_a_refusal_of_the_daemons_is_told(room: Room) -> None:
+    room.site.post({"name": "s1-eth1", "peer": {"name": "other"}})
+    said = room.mn(*room.links("vethd"), "--test", "none")
+    assert errors(said) == ["VethdError: link h1-eth0 - s1-eth1: newlink s1-eth1: File exists"], said
