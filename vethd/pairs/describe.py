@@ -66,7 +66,9 @@ def link_info(pair: LivePair, side: Side) -> LinkInfo:
 def link_stats(pair: LivePair, side: Side, survey: Mapping[LinkKey, LinkState]) -> LinkStats:
     """Count what the end at side sent and received; survey is Nursery.survey()'s, just taken."""
     link, peer = pair.links[side], pair.links[side.other]
-    kernel = survey.get(link.place.key, link.state)
+    # one that just moves or dies is not in the survey, and what rtnetlink said last is older than what we told last
+    kernel = survey.get(link.place.key) or link.surveyed or link.state
+    link.surveyed = kernel
     account_drops(pair, side, kernel)
     counters = pair.counters(side)
     drops = {drop.label: counters.drops[drop] for drop in Drop} | link.drops.by_reason()
