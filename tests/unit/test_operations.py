@@ -114,10 +114,12 @@ def refused(reply: Reply) -> tuple[int, str, int]:
     return reply.status, reply.body.code, reply.body.errno
 
 
-CONCRETE = {route: (route.method, route.path.format(id="p1", name="va")) for route in ROUTES}
+# an attachment is nothing without a kernel: tests/system/test_cni.py
+SHOWN = [route for route in ROUTES if not route.path.startswith("/v1/attachments")]
+CONCRETE = {route: (route.method, route.path.format(id="p1", name="va")) for route in SHOWN}
 
 
-@pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
+@pytest.mark.parametrize("route", SHOWN, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_answers_as_it_says(manager: StubManager, route: Any) -> None:
     reply = ask(manager, *CONCRETE[route])
     assert reply.status == route.status

@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from vethd import __version__
-from vethd.doors import rights
+from vethd.doors import cni, rights
 from vethd.doors.routing import STATUS, Call, NotFoundError, Reply, Route, find_route
 from vethd.kernel import netns
 from vethd.model.api import (
@@ -201,6 +201,7 @@ ROUTES = (
     Route("POST", "/v1/save", _save, None, Saved, admin=True),
     Route("POST", "/v1/reload", _reload, None, dict[str, int], admin=True),
     Route("GET", "/v1/health", _health, None, Health),
+    *cni.ROUTES,
 )
 
 

@@ -36,6 +36,7 @@ STATUS = {
     errno.EEXIST: 409,
     errno.EBUSY: 409,
     errno.ENOTUNIQ: 409,
+    errno.ESTALE: 409,
     errno.E2BIG: 413,
 }
 

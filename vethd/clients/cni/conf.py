@@ -1,0 +1,177 @@
+"""What the runtime says: the environment, and the network's configuration on stdin.
+
+Fields that the reference plugins bridge and ptp know are read as they read them; one that they know and this plugin
+cannot do is refused (code 2) where it asks for something. What nobody knows is left alone, as CNI wants it.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from vethd.clients.cni import text
+from vethd.clients.cni.errors import (
+    BAD_CONFIG,
+    BAD_ENVIRONMENT,
+    DECODING_FAILURE,
+    INCOMPATIBLE_VERSION,
+    IO_FAILURE,
+    UNSUPPORTED_FIELD,
+    CniError,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
+SINCE = {"CHECK": "0.4.0", "STATUS": "1.1.0", "GC": "1.1.0"}
+COMMANDS = ("ADD", "DEL", "CHECK", "STATUS", "GC", "VERSION")
+_NEEDS = {
+    "ADD": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
+    "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
+}
+_FLAGS = ("isGateway", "isDefaultGateway", "forceAddress", "ipMasq", "hairpinMode", "promiscMode", "enabledad")
+_REFUSED = ("macspoofchk", "vlanTrunk", "portIsolation", "disableContainerInterface")
+_STDIN_MAX = 1 << 20
+_VLAN_MAX = 4094
+_IFNAME_MAX = 15
+_WORD = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+_BLANK = " \t\n\v\f\r"
+
+
+class Env:
+    """The CNI_* variables of one call, checked; netns "" where none was said."""
+
+    def __init__(self) -> None:
+        """Read them. Raises CniError 4, naming the variables."""
+        said = {key: get(key) for key in ("CNI_COMMAND", "CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME")}
+        self.command = said["CNI_COMMAND"]
+        if self.command and self.command not in COMMANDS:
+            raise CniError(BAD_ENVIRONMENT, f"unknown CNI_COMMAND: {self.command}")
+        missing = [key for key in ("CNI_COMMAND", *_NEEDS.get(self.command, ())) if not said[key]]
+        if missing:
+            raise CniError(BAD_ENVIRONMENT, f"required env variables [{','.join(missing)}] missing")
+        self.container = said["CNI_CONTAINERID"]
+        self.netns = said["CNI_NETNS"]
+        self.ifname = said["CNI_IFNAME"]
+        if self.command in _NEEDS:
+            if not is_word(self.container):
+                raise CniError(BAD_ENVIRONMENT, f"CNI_CONTAINERID: {self.container!r} is no container's ID")
+            wrong = self.ifname in (".", "..") or any(char in "/:" + _BLANK for char in self.ifname)
+            if wrong or len(self.ifname.encode("utf-8", "surrogateescape")) > _IFNAME_MAX:
+                raise CniError(BAD_ENVIRONMENT, f"CNI_IFNAME: {self.ifname!r} is no interface's name")
+
+
+class Conf:
+    """One network's configuration, checked. raw is as it came, data its bytes: IPAM is given these."""
+
+    def __init__(self, data: bytes, command: str) -> None:
+        """Read it. Raises CniError."""
+        raw = read(data)
+        self.data = data
+        self.raw = raw
+        self.version = version_of(raw)
+        since = SINCE.get(command)
+        if since and VERSIONS.index(self.version) < VERSIONS.index(since):
+            raise CniError(INCOMPATIBLE_VERSION, f"config version {self.version} does not allow {command}")
+        self.name = _typed(raw, "name", str, "")
+        if not is_word(self.name):
+            raise CniError(BAD_CONFIG, f"name: {self.name!r} is no network's name" if self.name else "name is missing")
+        self.mode = _typed(raw, "mode", str, "bridge")
+        if self.mode not in ("bridge", "ptp"):
+            raise CniError(BAD_CONFIG, f'mode: {self.mode!r} is neither "bridge" nor "ptp"')
+        for key in _REFUSED:
+            if raw.get(key):
+                raise CniError(
+                    UNSUPPORTED_FIELD, f"{key}: vethd-cni cannot do that", f"{key} = {text.encode(raw[key])}"
+                )
+        self.flags = {key: _typed(raw, key, bool, default=False) for key in _FLAGS}
+        self.bridge = _typed(raw, "bridge", str, "") or "cni0"
+        self.mtu = _typed(raw, "mtu", int, 0)
+        self.vlan = _typed(raw, "vlan", int, 0)
+        self.socket = _typed(raw, "socket", str, "")
+        self.ipam = _typed(_typed(raw, "ipam", dict, {}), "type", str, "")
+        self.dns = _typed(raw, "dns", dict, {})
+        self.prev: dict[str, Any] | None = _typed(raw, "prevResult", dict, None)
+        self._check()
+
+    def _check(self) -> None:
+        self.flags["isGateway"] |= self.flags["isDefaultGateway"]
+        if self.flags["hairpinMode"] and self.flags["promiscMode"]:
+            raise CniError(BAD_CONFIG, "hairpinMode and promiscMode exclude each other")
+        if not 0 <= self.vlan <= _VLAN_MAX:
+            raise CniError(BAD_CONFIG, f"vlan: {self.vlan} is outside 0..{_VLAN_MAX}")
+        if self.vlan and self.flags["isGateway"]:
+            msg = "vlan: the bridge cannot be a gateway in a VLAN: leave out isGateway"
+            raise CniError(UNSUPPORTED_FIELD, msg, f"vlan = {self.vlan}")
+        if self.vlan and self.raw.get("preserveDefaultVlan"):
+            raise CniError(
+                UNSUPPORTED_FIELD, "preserveDefaultVlan: a port is in one VLAN", "preserveDefaultVlan = true"
+            )
+        if self.mtu < 0:
+            raise CniError(BAD_CONFIG, f"mtu: {self.mtu} is negative")
+        if self.mode == "ptp" and not self.ipam:
+            raise CniError(BAD_CONFIG, "ipam: mode ptp needs addresses")
+
+    def mac(self) -> str | None:
+        """Give the MAC that the container's end shall have; the more specific word wins. Raises CniError."""
+        args = _typed(_typed(self.raw, "args", dict, {}), "cni", dict, {})
+        runtime = _typed(self.raw, "runtimeConfig", dict, {})
+        said = dict(pair.partition("=")[::2] for pair in get("CNI_ARGS").split(";") if pair)
+        return _typed(runtime, "mac", str, "") or _typed(args, "mac", str, "") or said.get("MAC") or None
+
+
+def get(key: str) -> str:
+    """Give a variable of the environment, "" where it is not there."""
+    return posix.environ.get(key.encode(), b"").decode("utf-8", "surrogateescape")
+
+
+def is_word(word: str) -> bool:
+    """Tell whether word is what CNI lets networks and containers be called."""
+    return bool(word) and word[0] not in "_.-" and _WORD.issuperset(word)
+
+
+def read_stdin() -> bytes:
+    """Read all of stdin. Raises CniError 5."""
+    data = b""
+    try:
+        while more := posix.read(0, 1 << 16):
+            data += more
+            if len(data) > _STDIN_MAX:
+                raise CniError(IO_FAILURE, "stdin: a configuration has at most 1 MiB")
+    except OSError as error:
+        raise CniError(IO_FAILURE, f"stdin: {error.strerror}") from None
+    return data
+
+
+def read(data: bytes) -> dict[str, Any]:
+    """Read a JSON object. Raises CniError 6."""
+    try:
+        raw = text.decode(data)
+    except ValueError as error:
+        raise CniError(DECODING_FAILURE, f"failed to load netconf: {error}") from None
+    if not isinstance(raw, dict):
+        raise CniError(DECODING_FAILURE, "failed to load netconf: it is no JSON object")
+    return raw
+
+
+def version_of(raw: dict[str, Any]) -> str:
+    """Give the configuration's version of the specification. Raises CniError 1."""
+    said = raw.get("cniVersion")
+    if said not in VERSIONS:
+        ours = text.encode(list(VERSIONS))
+        msg = f"incompatible CNI versions; config is {text.encode(said or '')}, plugin supports {ours}"
+        raise CniError(INCOMPATIBLE_VERSION, msg)
+    return str(said)
+
+
+def _typed(raw: dict[str, Any], key: str, kind: type, default: Any) -> Any:
+    """Give a field, default where it is absent or null. Raises CniError 7 where it is of another type."""
+    value = raw.get(key)
+    if value is None:
+        return default
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        names = {str: "a string", bool: "true or false", int: "a whole number", dict: "an object"}
+        raise CniError(BAD_CONFIG, f"{key}: {text.encode(value)} is not {names[kind]}")
+    return value

@@ -1,0 +1,124 @@
+"""`vethd-cni install DIR`: the plugin's modules, compiled, in one file for a container runtime's plugin directory.
+
+The file begins with the interpreter's absolute path and holds bytecode, for the reasons that vethd-ip's has
+(clients/ip/install.py). With CNI_COMMAND in its environment vethd-cni is the plugin itself, only slower.
+"""
+
+from __future__ import annotations
+
+import argparse
+import binascii
+import marshal
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from vethd import __version__
+from vethd.clients.cni.plugin import main as plugin
+
+NAME = "vethd-cni"
+MARK = "Made by `vethd-cni install`"
+MODULES = (
+    "ip.dispatch",
+    "ip.door",
+    "cni.text",
+    "cni.errors",
+    "cni.addresses",
+    "cni.conf",
+    "cni.run",
+    "cni.ipam",
+    "cni.masquerade",
+    "cni.result",
+    "cni.operations",
+    "cni.plugin",
+)
+"""Each after those that it imports."""
+
+_EXECUTABLE = 0o755
+_HEAD_MAX = 4096
+
+_FILE = """\
+#!{python} -IS
+# {mark} (vethd {version}); install it again after either changed.
+import marshal, sys
+from binascii import a2b_base64
+def load(name, code=None):
+    module = sys.modules[name] = type(sys)(name)
+    home, _, leaf = name.rpartition(".")
+    if home:
+        setattr(sys.modules[home], leaf, module)
+    if code is None:
+        module.__path__ = []
+    else:
+        exec(code, module.__dict__)
+for name in ("vethd", "vethd.clients", "vethd.clients.ip", "vethd.clients.cni"):
+    load(name)
+for name, code in marshal.loads(a2b_base64({codes!r})):
+    load("vethd.clients." + name, code)
+sys.exit(sys.modules["vethd.clients.cni.plugin"].main())
+"""
+
+
+class InstallError(Exception):
+    """Nothing was installed, and why."""
+
+
+def is_ours(path: Path) -> bool:
+    """Tell whether a file is one that install() wrote."""
+    try:
+        with path.open("rb") as file:
+            return MARK.encode() in file.read(_HEAD_MAX)
+    except OSError:
+        return False
+
+
+def contents(python: str) -> bytes:
+    """Give the file: source, with bytecode for the interpreter that runs this."""
+    room = Path(__file__).parents[1]
+    codes = []
+    for name in MODULES:
+        source = room.joinpath(*name.split(".")).with_suffix(".py").read_bytes()
+        codes.append((name, compile(source, f"vethd-cni/{name}", "exec", dont_inherit=True, optimize=2)))
+    packed = binascii.b2a_base64(marshal.dumps(codes), newline=False)
+    return _FILE.format(python=python, mark=MARK, version=__version__, codes=packed).encode()
+
+
+def install(directory: Path) -> Path:
+    """Put the plugin into a directory, whole or not at all, over an older one of ours. Raises InstallError."""
+    target = directory / NAME
+    if os.path.lexists(target) and not is_ours(target):
+        raise InstallError(f"{target} is there already, and not made by vethd-cni: it stays")
+    python = os.path.realpath(sys.executable)
+    if any(char.isspace() for char in python):
+        raise InstallError(f"{python}: a path with a blank cannot begin a script")
+    try:
+        with tempfile.NamedTemporaryFile(dir=directory, prefix=f".{NAME}-", delete=False) as file:
+            try:
+                file.write(contents(python))
+                os.fchmod(file.fileno(), _EXECUTABLE)
+                Path(file.name).rename(target)
+            except BaseException:
+                Path(file.name).unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise InstallError(f"{target}: {error.strerror}") from error
+    return target
+
+
+def main() -> None:
+    """Run vethd-cni: `install DIR`, or, with CNI_COMMAND in the environment, the plugin."""
+    if "CNI_COMMAND" in os.environ:
+        sys.exit(plugin())
+    parser = argparse.ArgumentParser(prog=NAME, description="The CNI plugin of vethd; runtimes call it by its file.")
+    commands = parser.add_subparsers(required=True, metavar="install")
+    asked = commands.add_parser("install", help="put the file vethd-cni into a runtime's plugin directory")
+    asked.add_argument("directory", metavar="DIR", type=Path, help="as /opt/cni/bin or /usr/lib/cni; must be there")
+    try:
+        sys.stdout.write(f"{install(parser.parse_args().directory)}\n")
+    except InstallError as error:
+        sys.exit(f"vethd-cni: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""ADD, DEL, CHECK, STATUS and GC: who does what, in which order, and what is undone.
+
+The daemon makes pair, bridge, addresses and routes, all or nothing, by one request. Around it stand IPAM, sysctls and
+masquerading, which need root and the host: they are here. What ADD did is undone, newest first, where it fails.
+
+Where IPAM speaks through the container's end (dhcp), or IPv6 may have to be allowed there first, the end comes before
+its addresses, by two requests.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from vethd.clients.cni import ipam, text
+from vethd.clients.cni.conf import Conf, Env
+from vethd.clients.cni.errors import BAD_CONFIG, BAD_ENVIRONMENT, DIFFERS, IPAM_FAILED, NOT_AVAILABLE, REFUSED, CniError
+from vethd.clients.cni.masquerade import Masquerade
+from vethd.clients.cni.result import Addressing, compose, interface_of, previous, shaped
+from vethd.clients.ip.door import HEALTH, DownError, ask, quoted, request
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+_PATH = "/v1/attachments"
+_CLONE_NEWNET = 0x40000000
+_FORWARDING = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
+_REFUSED_FROM = 400
+
+
+def add(conf: Conf, env: Env) -> dict[str, Any]:
+    """Attach the container; give the result in the configuration's version. Raises CniError, and nothing is left."""
+    undo: list[Callable[[], object]] = []
+    fds = _open_netnses(env)
+    try:
+        _daemon(HEALTH)  # down is known before IPAM gives anything away
+        body = _body(conf, env)
+        made = _first(conf, body, fds, undo) if conf.ipam == "dhcp" else None
+        addressing = None
+        if conf.ipam:
+            undo.append(lambda: ipam.call(conf, "DEL"))
+            addressing = _lease(conf)
+            _forward(conf, addressing.families)
+            if made is None and 6 in addressing.families:
+                made = _first(conf, body, fds, undo)
+            if made is not None and 6 in addressing.families:
+                _allow_ipv6(env)
+            body = _addressed(conf, body, addressing)
+        made = _first(conf, body, fds, undo) if made is None else _daemon(_post("PATCH", _PATH, body), fds)
+        if addressing is not None and conf.flags["ipMasq"]:
+            Masquerade(conf.name, env.container, env.ifname).set_up(addressing.subnets)
+        return shaped(compose(conf, env, made, addressing), conf.version)
+    except BaseException:
+        for error in _all(undo[::-1]):
+            log(f"undoing ADD: {error}")
+        raise
+    finally:
+        for fd in fds:
+            posix.close(fd)
+
+
+def delete(conf: Conf, env: Env) -> None:
+    """Detach the container: all that can be undone is, and the first failure told at the end. Raises CniError."""
+    failed: list[CniError] = []
+    try:
+        _detach(conf.name, env.container, env.ifname)
+    except CniError as error:
+        if error.code == NOT_AVAILABLE:  # its pairs are gone, or go with the container's namespace
+            log(f"DEL: {error}")
+        else:
+            failed.append(error)
+    acts: list[Callable[[], object]] = []
+    if conf.flags["ipMasq"]:
+        acts.append(Masquerade(conf.name, env.container, env.ifname).take_down)
+    if conf.ipam:
+        acts.append(lambda: ipam.call(conf, "DEL"))
+    failed += _all(acts)
+    if failed:
+        raise failed[0]
+
+
+def check(conf: Conf, env: Env) -> None:
+    """See that the attachment is as ADD, and the plugins after us, left it. Raises CniError 102 and what differs."""
+    container, said = previous(conf, env)
+    fds = _open_netnses(env)
+    try:
+        if conf.ipam:
+            ipam.call(conf, "CHECK")
+        body = _addressed(conf, _body(conf, env), Addressing(conf, said))
+        body["address"] = container.get("mac") or None
+        made = _daemon(_post("POST", f"{_PATH}/check", body), fds, DIFFERS)
+    finally:
+        for fd in fds:
+            posix.close(fd)
+    for link in (made["bridge"], made["host"]):
+        told = interface_of(conf, link["name"]) if link is not None else None
+        if link is not None and (told is None or told.get("mac", link["address"]).lower() != link["address"]):
+            what = f"has the MAC {link['address']}, not {told['mac']}" if told else "is not in prevResult"
+            raise CniError(DIFFERS, f"{link['name']} {what}")
+
+
+def status(conf: Conf) -> None:
+    """See that ADD could be carried out. Raises CniError 50, or IPAM's."""
+    _daemon(HEALTH)
+    if conf.ipam:
+        ipam.call(conf, "STATUS")
+
+
+def collect(conf: Conf) -> None:
+    """Delete what is attached to this network and not said to be in use, going on past failures. Raises CniError."""
+    valid = conf.raw.get("cni.dev/valid-attachments")
+    if not isinstance(valid, list) or not all(isinstance(one, dict) for one in valid):
+        raise CniError(BAD_CONFIG, "cni.dev/valid-attachments is missing, or no list of objects")
+    used = {(one.get("containerID"), one.get("ifname")) for one in valid}
+    failed: list[CniError] = []
+    if conf.ipam:
+        try:
+            ipam.call(conf, "GC")
+        except CniError as error:
+            failed.append(error)
+    try:
+        for one in _daemon(request("GET", _PATH)):
+            if one["network"] == conf.name and (one["container"], one["ifname"]) not in used:
+                failed += _all(_ends(one))
+    except CniError as error:
+        failed.append(error)
+    if failed:
+        raise CniError(failed[0].code, failed[0].msg, "; ".join(filter(None, (str(one) for one in failed[1:]))))
+
+
+def log(message: str) -> None:
+    """Write a line to stderr, where the runtime keeps it."""
+    posix.write(2, f"vethd-cni: {message}\n".encode("utf-8", "surrogateescape"))
+
+
+def _lease(conf: Conf) -> Addressing:
+    """Have IPAM give addresses. Raises CniError."""
+    addressing = Addressing(conf, ipam.call(conf, "ADD"))
+    if not addressing.ips:
+        raise CniError(IPAM_FAILED, f"{conf.ipam} gave no address")
+    return addressing
+
+
+def _ends(one: dict[str, str]) -> list[Callable[[], object]]:
+    """Give what ends an attachment that the daemon listed."""
+    words = (one["network"], one["container"], one["ifname"])
+    return [lambda: _detach(*words), Masquerade(*words).take_down]
+
+
+def _all(acts: list[Callable[[], object]]) -> list[CniError]:
+    """Do all of it, whatever fails; give what did."""
+    failed = []
+    for act in acts:
+        try:
+            act()
+        except CniError as error:
+            failed.append(error)
+    return failed
+
+
+def _body(conf: Conf, env: Env) -> dict[str, Any]:
+    """Give what the daemon is asked for, without addresses."""
+    body: dict[str, Any] = {"network": conf.name, "container": env.container, "ifname": env.ifname}
+    body |= {"netns": "fd:0", "host_netns": "fd:1", "address": conf.mac(), "mtu": conf.mtu or None}
+    body["dad"] = conf.flags["enabledad"]
+    if conf.mode == "bridge":
+        flags = {"promisc": conf.flags["promiscMode"], "hairpin": conf.flags["hairpinMode"]}
+        body["bridge"] = {"name": conf.bridge, "mtu": conf.mtu or None, "vlan": conf.vlan or None, **flags}
+    return body
+
+
+def _addressed(conf: Conf, body: dict[str, Any], addressing: Addressing) -> dict[str, Any]:
+    body = body | {"ips": addressing.ips, "routes": addressing.routes}
+    if conf.mode == "bridge":
+        gateways = {"gateways": addressing.gateways, "force": conf.flags["forceAddress"]}
+        body["bridge"] = body["bridge"] | gateways
+    return body
+
+
+def _first(conf: Conf, body: dict[str, Any], fds: list[int], undo: list[Callable[[], object]]) -> dict[str, Any]:
+    made: dict[str, Any] = _daemon(_post("POST", _PATH, body), fds)
+    undo.append(lambda: _detach(conf.name, body["container"], body["ifname"]))
+    return made
+
+
+def _detach(network: str, container: str, ifname: str) -> None:
+    _daemon(request("DELETE", f"{_PATH}/{quoted(network)}/{quoted(container)}/{quoted(ifname)}"))
+
+
+def _post(method: str, path: str, body: dict[str, Any]) -> bytes:
+    return request(method, path, text.encode(body))
+
+
+def _daemon(asked: bytes, fds: list[int] | None = None, code: int = REFUSED) -> Any:
+    """Make one request and give the reply's body. Raises CniError: 50 where nobody answers, else code."""
+    try:
+        reply = ask(asked, fds or [])
+    except DownError as error:
+        raise CniError(NOT_AVAILABLE, f"vethd does not answer: {error}") from None
+    body = text.decode(reply.text) if reply.text else None
+    if reply.status >= _REFUSED_FROM:
+        said = body if isinstance(body, dict) else {}
+        raise CniError(code, str(said.get("message")), str(said.get("code")))
+    return body
+
+
+def _open_netnses(env: Env) -> list[int]:
+    """Open the container's namespace and our own, the host's. Raises CniError 4."""
+    try:
+        container = posix.open(env.netns, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
+    except OSError as error:
+        raise CniError(BAD_ENVIRONMENT, f"CNI_NETNS: {env.netns}: {error.strerror}") from None
+    return [container, posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)]
+
+
+def _forward(conf: Conf, families: set[int]) -> None:
+    """Have the host forward, where it is the container's gateway. Raises CniError."""
+    if conf.mode == "ptp" or conf.flags["isGateway"]:
+        for family in families:
+            _sysctl(_FORWARDING[family], "1")
+
+
+def _sysctl(path: str, value: str) -> None:
+    try:
+        fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
+        try:
+            if posix.read(fd, 16).strip() != value.encode():  # /proc/sys may be read-only, and right
+                posix.lseek(fd, 0, 0)
+                posix.write(fd, value.encode())
+        finally:
+            posix.close(fd)
+    except OSError as error:
+        raise CniError(REFUSED, f"{path} could not be set to {value}: {error.strerror}") from None
+
+
+def _allow_ipv6(env: Env) -> None:
+    """Allow IPv6 on the container's end, as a container may have it off by default. Raises CniError."""
+    pid = posix.fork()  # setns() is for good
+    if pid == 0:
+        status = 1
+        try:
+            import ctypes  # noqa: PLC0415 - 8 ms; os.setns() came with Python 3.12
+
+            fd = posix.open(env.netns, posix.O_RDONLY)
+            if ctypes.CDLL(None).setns(fd, _CLONE_NEWNET) == 0:
+                _sysctl(f"/proc/sys/net/ipv6/conf/{env.ifname}/disable_ipv6", "0")
+                status = 0
+        except CniError as error:
+            log(str(error))
+        finally:
+            posix._exit(status)  # noqa: SLF001 - its public name is os's, 4 ms away
+    if posix.waitpid(pid, 0)[1]:
+        raise CniError(REFUSED, f"IPv6 could not be allowed on {env.ifname}")

@@ -1,0 +1,54 @@
+"""The CNI plugin: one call, its operation in the environment, its configuration on stdin, its result on stdout.
+
+Theory of operation. A container waits for every millisecond of this, so nothing is imported but what is built into the
+interpreter (posix, _socket, _json), and all modules come as bytecode in one file (install.py). Nothing is remembered
+from one call to the next: the daemon knows its pairs, IPAM its addresses, the kernel its rules.
+"""
+
+from __future__ import annotations
+
+import posix
+
+from vethd.clients.cni import operations, text
+from vethd.clients.cni.conf import VERSIONS, Conf, Env, read, read_stdin
+from vethd.clients.cni.errors import IO_FAILURE, CniError
+
+
+def main() -> int:
+    """Carry out the call that the environment describes; give the exit status."""
+    version = VERSIONS[-1]
+    try:
+        env = Env()
+        data = read_stdin()
+        if env.command == "VERSION":
+            said = (read(data) if data.strip() else {}).get("cniVersion") or version
+            _say({"cniVersion": said, "supportedVersions": VERSIONS})
+            return 0
+        asked = read(data).get("cniVersion")
+        version = asked if isinstance(asked, str) and asked else version
+        conf = Conf(data, env.command)
+        if conf.socket:
+            posix.environ[b"VETHD_SOCKET"] = conf.socket.encode("utf-8", "surrogateescape")
+        if env.command == "ADD":
+            _say(operations.add(conf, env))
+        elif env.command == "DEL":
+            operations.delete(conf, env)
+        elif env.command == "CHECK":
+            operations.check(conf, env)
+        elif env.command == "STATUS":
+            operations.status(conf)
+        else:
+            operations.collect(conf)
+    except CniError as error:
+        _say(error.body(version))
+        return 1
+    except OSError as error:
+        _say(CniError(IO_FAILURE, error.strerror or str(error)).body(version))
+        return 1
+    return 0
+
+
+def _say(body: dict[str, object]) -> None:
+    data = text.encode(body).encode() + b"\n"
+    while data:
+        data = data[posix.write(1, data) :]

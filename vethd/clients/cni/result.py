@@ -1,0 +1,122 @@
+"""What ADD made of what IPAM gave, and how each version of the specification wants to be told.
+
+A result is held as version 1.1.0 has it; shaped() takes away what an older one does not know, and adds what it wants.
+"""
+
+from __future__ import annotations
+
+from vethd.clients.cni.addresses import AddressError, Subnet
+from vethd.clients.cni.conf import Conf, Env
+from vethd.clients.cni.errors import BAD_CONFIG, IPAM_FAILED, CniError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_NEW_IN_ROUTES = ("mtu", "advmss", "priority", "table", "scope")  # 1.1.0
+_OLD = ("0.3.1", "0.4.0")
+
+
+class Addressing:
+    """The ips, routes and dns of IPAM's result, or of a prevResult, completed as the configuration says.
+
+    gateways are what the bridge shall have, "10.88.0.1/16".
+    """
+
+    def __init__(self, conf: Conf, said: dict[str, Any]) -> None:
+        """Read IPAM's result. Raises CniError 101."""
+        try:
+            self.ips = [{key: ip[key] for key in ("address", "gateway") if ip.get(key)} for ip in _objects(said, "ips")]
+            self.subnets = [Subnet(str(ip["address"])) for ip in self.ips]
+            keys = ("dst", "gw", *_NEW_IN_ROUTES)
+            self.routes = [
+                {key: route[key] for key in keys if route.get(key) is not None} for route in _objects(said, "routes")
+            ]
+            self.gateways: list[str] = []
+            if conf.mode == "bridge" and conf.flags["isGateway"]:
+                self._complete(default=conf.flags["isDefaultGateway"])
+        except (AddressError, KeyError) as error:
+            raise CniError(IPAM_FAILED, f"{conf.ipam} gave a result that cannot be read: {error}") from None
+        self.dns = said.get("dns") or {}
+
+    @property
+    def families(self) -> set[int]:
+        """Which of 4 and 6 there are addresses of."""
+        return {subnet.version for subnet in self.subnets}
+
+    def _complete(self, *, default: bool) -> None:
+        """Have a gateway for every address, the first of its subnet where none was said, and a default route by it."""
+        for ip, subnet in zip(self.ips, self.subnets, strict=True):
+            gateway = ip.setdefault("gateway", subnet.first())
+            self.gateways.append(f"{gateway}/{subnet.prefix}")
+            everywhere = "0.0.0.0/0" if subnet.version == 4 else "::/0"
+            if default and not any(route["dst"] == everywhere and "gw" in route for route in self.routes):
+                self.routes.append({"dst": everywhere, "gw": gateway})
+
+
+def compose(conf: Conf, env: Env, made: dict[str, Any], addressing: Addressing | None) -> dict[str, Any]:
+    """Give the whole result: what the daemon made, with its addresses, after what plugins before us did."""
+    before = conf.prev or {}
+    interfaces = list(before.get("interfaces") or [])
+    for key in ("bridge", "host", "container"):
+        if made[key] is not None:
+            link = made[key]
+            sandbox = env.netns if key == "container" else ""
+            told = {"name": link["name"], "mac": link["address"], "mtu": link["mtu"], "sandbox": sandbox}
+            interfaces.append(told)
+    ips, routes = list(before.get("ips") or []), list(before.get("routes") or [])
+    dns = before.get("dns") or {}
+    if addressing is not None:
+        ips += [{"interface": len(interfaces) - 1, **ip} for ip in addressing.ips]
+        routes += addressing.routes
+        dns = addressing.dns or dns
+    return {"interfaces": interfaces, "ips": ips, "routes": routes, "dns": conf.dns or dns}
+
+
+def shaped(result: dict[str, Any], version: str) -> dict[str, Any]:
+    """Give a result as that version of the specification has it."""
+    interfaces, routes, ips = result["interfaces"], result["routes"], result["ips"]
+    if version != "1.1.0":
+        interfaces = [_without(one, ("mtu", "socketPath", "pciID")) for one in interfaces]
+        routes = [_without(one, _NEW_IN_ROUTES) for one in routes]
+    if version in _OLD:
+        ips = [{"version": "6" if ":" in ip["address"] else "4", **ip} for ip in ips]
+    else:
+        ips = [_without(ip, ("version",)) for ip in ips]
+    told: dict[str, Any] = {"cniVersion": version, "interfaces": interfaces}
+    return told | ({"ips": ips} if ips else {}) | ({"routes": routes} if routes else {}) | {"dns": result["dns"]}
+
+
+def previous(conf: Conf, env: Env) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Give of the prevResult the container's interface, and what is addressed to it. Raises CniError 7."""
+    if conf.prev is None:
+        raise CniError(BAD_CONFIG, "prevResult is missing")
+    try:
+        interfaces = _objects(conf.prev, "interfaces")
+        ips = _objects(conf.prev, "ips")
+        for number, one in enumerate(interfaces):
+            if one.get("name") == env.ifname and one.get("sandbox") == env.netns:
+                own = [ip for ip in ips if ip.get("interface", number) == number]
+                return one, {"ips": own, "routes": _objects(conf.prev, "routes")}
+    except AddressError as error:
+        raise CniError(BAD_CONFIG, f"prevResult: {error}") from None
+    raise CniError(BAD_CONFIG, f"prevResult has no interface {env.ifname} in {env.netns}")
+
+
+def interface_of(conf: Conf, name: str) -> dict[str, Any] | None:
+    """Give of the prevResult the host's interface of that name, None where it has none."""
+    for one in (conf.prev or {}).get("interfaces") or []:
+        if one.get("name") == name and not one.get("sandbox"):
+            return dict(one)
+    return None
+
+
+def _objects(said: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = said.get(key) or []
+    if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        raise AddressError(f"{key} is no list of objects")
+    return found
+
+
+def _without(one: dict[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in one.items() if key not in keys}

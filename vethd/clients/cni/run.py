@@ -1,0 +1,69 @@
+"""Programs run to their end: given bytes on stdin, what they write caught whole."""
+
+from __future__ import annotations
+
+import posix
+
+USUAL = ("/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin")
+_CHUNK = 1 << 16
+_IGNORED = (13, 25)  # SIGPIPE, SIGXFSZ: Python ignores them, and what is ignored stays so across exec
+
+
+class Ran:
+    """A program's end: its status, and what it wrote."""
+
+    def __init__(self, status: int, out: bytes, err: bytes) -> None:
+        self.status = status
+        self.out = out
+        self.err = err
+
+    def words(self) -> str:
+        """Give what it says of a failure: the end of stderr, else of stdout."""
+        said = (self.err.strip() or self.out.strip()).decode("utf-8", "replace")
+        return said[-500:] or f"status {self.status}"
+
+
+def find(program: str, path: str, more: tuple[str, ...] = ()) -> str:
+    """Find a program in the directories of path (by colons), then in more; "" where there is none."""
+    for directory in (*path.split(":"), *more):
+        candidate = f"{directory}/{program}"
+        if directory and posix.access(candidate, posix.X_OK) and not _is_directory(candidate):
+            return candidate
+    return ""
+
+
+def run(argv: list[str], stdin: bytes, env: dict[bytes, bytes] | None = None, *, err: bool = True) -> Ran:
+    """Run a program. With err false its stderr is ours, where CNI wants a plugin's log. Raises OSError.
+
+    Through files in memory: nobody waits for anybody, however much is written.
+    """
+    files = [_file(stdin), _file(), *([_file()] if err else [])]
+    try:
+        actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
+        environ = posix.environ if env is None else env
+        pid = posix.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigdef=_IGNORED)
+        status = posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])
+        return Ran(status, _content(files[1]), _content(files[2]) if err else b"")
+    finally:
+        for fd in files:
+            posix.close(fd)
+
+
+def _is_directory(path: str) -> bool:
+    return posix.stat(path).st_mode & 0o170000 == 0o040000
+
+
+def _file(content: bytes = b"") -> int:
+    fd = posix.memfd_create("vethd-cni", posix.MFD_CLOEXEC)
+    while content:
+        content = content[posix.write(fd, content) :]
+    posix.lseek(fd, 0, 0)
+    return fd
+
+
+def _content(fd: int) -> bytes:
+    data = b""
+    posix.lseek(fd, 0, 0)
+    while more := posix.read(fd, _CHUNK):
+        data += more
+    return data

@@ -1,0 +1,57 @@
+"""What the CNI plugin asks of the daemon (docs/cni.md): attachments made, addressed, checked, listed, deleted.
+
+The plugin runs IPAM and sets sysctls and masquerading; the pair, the bridge, addresses and routes are made here. For
+administrators alone: an attachment's other end is in the host's namespace.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from vethd.doors.routing import Call, Route
+from vethd.model.attachment import Attached, Attachment, AttachmentInfo, Key
+from vethd.model.errors import VethError
+from vethd.pairs import attachments
+
+
+async def _attachments(call: Call) -> list[AttachmentInfo]:
+    """List the attachments."""
+    return attachments.attachments(call.api.manager)
+
+
+async def _attach(call: Call) -> Attached:
+    """Attach a container to a network, or do nothing but perhaps make the bridge."""
+    return await attachments.attach(call.api.manager, call.body, call.fds)
+
+
+async def _address(call: Call) -> Attached:
+    """Give an attachment its addresses and routes, where they came later than it."""
+    manager, asked = call.api.manager, call.body
+    entries = attachments.find(manager, asked.key)
+    if not entries:
+        raise VethError(errno.ENOENT, "attach", asked.ifname, f"no attachment of container {asked.container}")
+    await attachments.set_up(manager, entries[0], asked, call.fds)
+    return await attachments.attached(manager, entries[0], asked, call.fds)
+
+
+async def _check(call: Call) -> Attached:
+    """See that an attachment is as the body says."""
+    return await attachments.check(call.api.manager, call.body, call.fds)
+
+
+async def _detach(call: Call) -> None:
+    """Delete an attachment; none of that name is no error."""
+    key = Key(call.path["network"], call.path["container"], call.path["ifname"])
+    for entry in await attachments.detach(call.api.manager, key):
+        await call.api.declared.forget(entry)
+
+
+_ONE = "/v1/attachments/{network}/{container}/{ifname}"
+
+ROUTES = (
+    Route("GET", "/v1/attachments", _attachments, None, list[AttachmentInfo], admin=True),
+    Route("POST", "/v1/attachments", _attach, Attachment, Attached, 201, admin=True),
+    Route("PATCH", "/v1/attachments", _address, Attachment, Attached, admin=True),
+    Route("POST", "/v1/attachments/check", _check, Attachment, Attached, admin=True),
+    Route("DELETE", _ONE, _detach, None, None, 204, admin=True),
+)

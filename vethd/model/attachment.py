@@ -1,0 +1,218 @@
+"""A container's attachment to a network: a pair, one end in the container, the other a bridge's port or routed.
+
+What a container runtime's plugin asks for, in the terms of the kernel: the pair, the bridge, addresses and routes.
+IPAM, sysctls and masquerading are the plugin's own. An attachment is known by network, container and the end's name
+there; the host's end carries these three as its alias, for `ip link` to show, and a restart keeps them.
+"""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import re
+from typing import Literal
+
+import msgspec
+
+from vethd.model.errors import VethError
+from vethd.model.spec import ALIAS_MAX, U32_MAX, LinkSpec, PairSpec, check_name
+
+VLAN_MAX = 4094
+SUBNETS_MAX = 64  # addresses, routes and gateways each
+
+_MARK = "cni"
+_WORD = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")  # as CNI lets networks and containers be called
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+class Key(msgspec.Struct, frozen=True):
+    """By what an attachment is known."""
+
+    network: str
+    container: str
+    ifname: str
+
+    def label(self) -> str:
+        """Give the alias of the host's end."""
+        return f"{_MARK} {self.network} {self.container} {self.ifname}"
+
+
+def read_label(alias: str | None) -> Key | None:
+    """Read what Key.label() wrote; None where it is something else."""
+    words = (alias or "").split(" ")
+    return Key(*words[1:]) if len(words) == 4 and words[0] == _MARK else None
+
+
+class BridgeSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The bridge that the host's end becomes a port of, made where there is none.
+
+    gateways are addresses of the bridge, "10.88.0.1/16"; another IPv4 address that it has, or one of IPv6 whose subnet
+    overlaps, is an error, or goes where force is true. hairpin and vlan (in which untagged frames are) are the port's;
+    mtu is for a new bridge.
+    """
+
+    name: str
+    mtu: int | None = None
+    promisc: bool = False
+    hairpin: bool = False
+    vlan: int | None = None
+    gateways: list[str] = []
+    force: bool = False
+
+
+class IPSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """An address of the container's end, "10.88.0.2/16", and its gateway's."""
+
+    address: str
+    gateway: str | None = None
+
+
+class RouteSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A route of the container through its end. gw unsaid is the first gateway of the family that ips say."""
+
+    dst: str
+    gw: str | None = None
+    mtu: int | None = None
+    advmss: int | None = None
+    priority: int | None = None
+    table: int | None = None
+    scope: int | None = None
+
+
+class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is asked for. bridge None: the container is routed, and its gateways are addresses of the host's end.
+
+    netns and host_netns are as LinkSpec.netns is; ifname and address are the container's end's, mtu is of both.
+    dad: IPv6 addresses wait for duplicate address detection.
+    """
+
+    network: str
+    container: str
+    ifname: str
+    netns: str
+    host_netns: str | None = None
+    address: str | None = None
+    mtu: int | None = None
+    bridge: BridgeSpec | None = None
+    ips: list[IPSpec] = []
+    routes: list[RouteSpec] = []
+    dad: bool = False
+
+    @property
+    def key(self) -> Key:
+        """By what it is known."""
+        return Key(self.network, self.container, self.ifname)
+
+    def pair(self) -> PairSpec:
+        """Give the pair, the host's end first."""
+        far = LinkSpec(name=self.ifname, netns=self.netns, address=self.address, mtu=self.mtu)
+        return PairSpec(
+            netns=self.host_netns,
+            mtu=self.mtu,
+            alias=self.key.label(),
+            master=self.bridge.name if self.bridge else None,
+            up=True,
+            peer=far,
+        )
+
+
+class LinkBrief(msgspec.Struct, kw_only=True, frozen=True):
+    """A link as a plugin's result names it."""
+
+    name: str
+    address: str
+    mtu: int
+
+
+class Attached(msgspec.Struct, kw_only=True, frozen=True):
+    """What an attachment became. bridge is null where the container is routed."""
+
+    pair: str
+    bridge: LinkBrief | None
+    host: LinkBrief
+    container: LinkBrief
+
+
+class AttachmentInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """One attachment that is there."""
+
+    network: str
+    container: str
+    ifname: str
+    pair: str
+    state: Literal["attached"] = "attached"
+
+
+def validate_attachment(asked: Attachment) -> None:
+    """Check what the pair's own validation does not. Raises VethError EINVAL, ERANGE."""
+    for key, word in (("network", asked.network), ("container", asked.container)):
+        if not _WORD.match(word):
+            raise VethError(errno.EINVAL, "attach", asked.ifname, f"{key} {word!r} is no name of one")
+    check_name(asked.ifname, "attach", pattern=False)
+    if len(asked.key.label().encode()) > ALIAS_MAX:
+        reason = f"the names of network and container are too long together: an alias has {ALIAS_MAX} bytes"
+        raise VethError(errno.ERANGE, "attach", asked.ifname, reason)
+    gateways: list[str] = []
+    if asked.bridge is not None:
+        gateways = asked.bridge.gateways
+        check_name(asked.bridge.name, "attach", pattern=False)
+        if asked.bridge.vlan is not None and not 1 <= asked.bridge.vlan <= VLAN_MAX:
+            raise VethError(errno.EINVAL, "attach", asked.ifname, f"vlan {asked.bridge.vlan} is outside 1..{VLAN_MAX}")
+    if max(len(gateways), len(asked.ips), len(asked.routes)) > SUBNETS_MAX:
+        raise VethError(errno.EINVAL, "attach", asked.ifname, f"more than {SUBNETS_MAX} addresses, gateways or routes")
+    for text in gateways:
+        interface(text)
+    for ip in asked.ips:
+        _validate_ip(ip, routed=asked.bridge is None)
+    for route in asked.routes:
+        _validate_route(route)
+
+
+def _validate_ip(ip: IPSpec, *, routed: bool) -> None:
+    subnet = interface(ip.address)
+    if ip.gateway is not None:
+        same_family(subnet, ip.gateway)
+    elif routed:
+        raise VethError(errno.EINVAL, "attach", reason=f"{ip.address} has no gateway to route by")
+
+
+def _validate_route(route: RouteSpec) -> None:
+    dst = network(route.dst)
+    if route.gw is not None:
+        same_family(dst, route.gw)
+    for key, most in (("mtu", U32_MAX), ("advmss", U32_MAX), ("priority", U32_MAX), ("table", U32_MAX), ("scope", 255)):
+        value = getattr(route, key)
+        if value is not None and not 0 <= value <= most:
+            raise VethError(errno.EINVAL, "attach", reason=f"{key} {value} of a route is outside 0..{most}")
+
+
+def interface(text: str) -> Interface:
+    """Read an address with its prefix. Raises VethError EINVAL."""
+    try:
+        if "/" in text:
+            return ipaddress.ip_interface(text)
+    except ValueError:
+        pass
+    raise VethError(errno.EINVAL, "attach", reason=f"{text!r} is no address with a prefix, as 10.88.0.2/16")
+
+
+def network(text: str) -> Network:
+    """Read a route's destination; bits beyond the prefix are none of it. Raises VethError EINVAL."""
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError as error:
+        raise VethError(errno.EINVAL, "attach", reason=f"{text!r} is no destination of a route") from error
+
+
+def same_family(subnet: Interface | Network, gateway: str) -> IPAddress:
+    """Read a gateway's address, which must be of the subnet's family. Raises VethError EINVAL."""
+    try:
+        address = ipaddress.ip_address(gateway)
+    except ValueError as error:
+        raise VethError(errno.EINVAL, "attach", reason=f"{gateway!r} is no address") from error
+    if address.version != subnet.version:
+        raise VethError(errno.EINVAL, "attach", reason=f"gateway {gateway} is not of the family of {subnet}")
+    return address

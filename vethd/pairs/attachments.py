@@ -1,0 +1,230 @@
+"""A container's attachment to a network: the bridge, the pair, the port, addresses and routes, all or nothing.
+
+Theory of operation. The bridge comes first and stays: other containers may be on it already. The pair is one like any
+other, made at run time: it goes with either end, with its namespace, or by detach(). What is known of an attachment is
+its pair's alias (model/attachment.py): nothing else is kept, so nothing can be out of step after a restart.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TypeVar
+
+import msgspec
+
+from vethd.kernel import netns
+from vethd.kernel.bridge import Bridges
+from vethd.kernel.l3 import L3, Route
+from vethd.kernel.uapi import RT_SCOPE_HOST
+from vethd.model.attachment import (
+    Attached,
+    Attachment,
+    AttachmentInfo,
+    BridgeSpec,
+    IPAddress,
+    IPSpec,
+    Key,
+    LinkBrief,
+    interface,
+    network,
+    read_label,
+    same_family,
+    validate_attachment,
+)
+from vethd.model.errors import VethError
+from vethd.model.spec import LinkSpec
+from vethd.model.state import Side
+from vethd.pairs.entry import Entry
+from vethd.pairs.manager import Manager
+
+T = TypeVar("T")
+
+_METRICS = (("mtu", "RTAX_MTU"), ("advmss", "RTAX_ADVMSS"))
+_ALL_BITS = {4: "32", 6: "128"}
+
+
+async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
+    """Make an attachment, up and carrying, or nothing but perhaps the bridge. Raises VethError."""
+    validate_attachment(asked)
+    if asked.bridge is not None:
+        await manager.workers.chore(partial(_in_netns, asked.host_netns, fds, partial(_set_up_bridge, asked.bridge)))
+    entry = await manager.newlink(asked.pair(), fds=fds)
+    try:
+        await set_up(manager, entry, asked, fds)
+        await _carry(manager, entry)
+        near, far = manager.info(entry).links
+        peer = msgspec.structs.replace(entry.spec.far_end(), netns=far.netns)
+        entry.spec = msgspec.structs.replace(entry.spec, netns=near.netns, peer=peer)
+        entry.fds = None  # they are closed after the call
+        return await attached(manager, entry, asked, fds)
+    except BaseException:
+        await manager.dellink(entry)
+        raise
+
+
+async def set_up(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> None:
+    """Give an attachment's ends the addresses and routes that are asked for. Raises VethError."""
+    validate_attachment(asked)
+    workers = manager.workers
+    await workers.chore(partial(_in_netns, asked.netns, fds, partial(_set_up_container, asked)))
+    async with entry.lock:
+        if entry.live is None:
+            raise VethError(errno.ENODEV, "attach", asked.ifname, entry.reason or "the pair is gone")
+        host = entry.live.links[Side.NEAR].state.name
+    await workers.chore(partial(_in_netns, asked.host_netns, fds, partial(_set_up_host, asked, host)))
+
+
+async def detach(manager: Manager, key: Key) -> list[Entry]:
+    """Delete an attachment; none of that name is no error. Gives what was deleted."""
+    found = find(manager, key)
+    for entry in found:
+        await manager.dellink(entry)
+    return found
+
+
+def find(manager: Manager, key: Key) -> list[Entry]:
+    """Find the pairs of an attachment: one, or none; several where a container's name was given twice."""
+    return [entry for entry in manager.entries.values() if _key(entry) == key]
+
+
+def attachments(manager: Manager) -> list[AttachmentInfo]:
+    """List the attachments."""
+    named = [(entry, _key(entry)) for entry in manager.entries.values()]
+    return [AttachmentInfo(**msgspec.structs.asdict(key), pair=entry.id) for entry, key in named if key is not None]
+
+
+async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
+    """See that an attachment is as asked for, and give it. Raises VethError ENOENT, or ESTALE and what differs."""
+    validate_attachment(asked)
+    entries = find(manager, asked.key)
+    if not entries:
+        raise VethError(errno.ENOENT, "check", asked.ifname, f"no attachment of container {asked.container}")
+    await manager.workers.chore(partial(_in_netns, asked.netns, fds, partial(_check_container, asked)))
+    return await attached(manager, entries[0], asked, fds)
+
+
+async def attached(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> Attached:
+    """Say what an attachment is now. Raises VethError."""
+    if entry.live is None:
+        raise VethError(errno.ENODEV, "attach", asked.ifname, entry.reason or "the pair is gone")
+    near, far = manager.info(entry).links
+    bridge = None
+    if asked.bridge is not None:
+        if near.master != asked.bridge.name:
+            reason = f"{near.name} is a port of {near.master or 'no bridge'}, not of {asked.bridge.name}"
+            raise VethError(errno.ESTALE, "check", asked.ifname, reason)
+        brief = partial(_brief, asked.bridge.name)
+        bridge = await manager.workers.chore(partial(_in_netns, asked.host_netns, fds, brief))
+    if far.name != asked.ifname:
+        raise VethError(errno.ESTALE, "check", asked.ifname, f"the container's end is {far.name!r}")
+    host, container = (LinkBrief(name=link.name, address=link.address, mtu=link.mtu) for link in (near, far))
+    return Attached(pair=entry.id, bridge=bridge, host=host, container=container)
+
+
+async def _carry(manager: Manager, entry: Entry) -> None:
+    """Wait for the carrier, and until the bridge has heard of it: then the container may speak."""
+    workers = manager.workers
+    manager.desk.catch_up()
+    await workers.carriers_set()
+    pair = entry.live
+    if pair is None or not pair.carrier:
+        raise VethError(errno.ENODEV, "attach", reason="an end of the pair went while it was made")
+    for link in pair.links:
+        await workers.chore(workers.nursery.settle, link.tap)
+    await pair.learn_master(Side.NEAR)
+    manager.desk.catch_up()
+
+
+def _key(entry: Entry) -> Key | None:
+    if entry.owner:
+        return None  # attachments are the administrators'
+    living = read_label(entry.live.links[Side.NEAR].state.alias) if entry.live is not None else None
+    return read_label(entry.spec.alias) or living
+
+
+# --- what worker threads do
+
+
+def _in_netns(ref: str | None, fds: Sequence[int] | None, act: Callable[[Bridges], T]) -> T:
+    """Call act with a socket in the namespace that ref names."""
+    fd = netns.open_ref(ref, fds)
+    try:
+        with netns.inside(fd), Bridges() as here:
+            return act(here)
+    finally:
+        os.close(fd)
+
+
+def _set_up_bridge(bridge: BridgeSpec, here: Bridges) -> None:
+    ifindex = here.ensure(bridge)
+    for gateway in bridge.gateways:
+        here.gateway(ifindex, bridge, interface(gateway))
+
+
+def _set_up_container(asked: Attachment, here: Bridges) -> None:
+    """Bring the container's end up, with its addresses and routes."""
+    ifindex = here.ifindex(asked.ifname, "attach")
+    here.set_link(ifindex, LinkSpec(up=True), op="attach")
+    for ip in asked.ips:
+        own = interface(ip.address)
+        here.add_address(ifindex, own, dad=asked.dad, prefix_route=asked.bridge is not None)
+        if asked.bridge is None:  # even the neighbours are behind the host
+            gateway = same_family(own, ip.gateway or "")
+            here.add_route(ifindex, Route(network(f"{gateway}/{_ALL_BITS[own.version]}"), src=own.ip))
+            here.add_route(ifindex, Route(own.network, gateway, own.ip))
+    for route in asked.routes:
+        dst = network(route.dst)
+        gw = same_family(dst, route.gw) if route.gw is not None else _first_gateway(asked.ips, dst.version)
+        metrics = tuple((name, value) for key, name in _METRICS if (value := getattr(route, key)) is not None)
+        here.add_route(ifindex, Route(dst, gw, None, route.scope, route.priority, route.table, metrics))
+
+
+def _set_up_host(asked: Attachment, name: str, here: Bridges) -> None:
+    """Set up the host's end: a port, or the container's gateway."""
+    ifindex = here.ifindex(name, "attach")
+    if asked.bridge is not None:
+        here.set_port(ifindex, asked.bridge)
+        bridge = here.ifindex(asked.bridge.name, "attach")
+        for ip in asked.ips:
+            here.forget_neighbour(bridge, interface(ip.address).ip)
+        return
+    for ip in asked.ips:
+        own = interface(ip.address)
+        bits = _ALL_BITS[own.version]
+        here.add_address(ifindex, interface(f"{ip.gateway}/{bits}"), dad=False)
+        here.add_route(ifindex, Route(network(f"{own.ip}/{bits}"), scope=RT_SCOPE_HOST if own.version == 4 else None))
+
+
+def _check_container(asked: Attachment, here: L3) -> None:
+    """See that the container's end is there and up, with its MAC, addresses and routes. Raises VethError ESTALE."""
+    ifindex = here.ifindex(asked.ifname, "check")
+    link = here.link(ifindex)
+    missing = [] if link.up else ["up"]
+    if asked.address is not None and link.address != asked.address.lower():
+        missing.append(f"address {asked.address} (it is {link.address})")
+    has = set(here.addresses(ifindex))
+    missing += [ip.address for ip in asked.ips if interface(ip.address) not in has]
+    routed = list(here.routes(ifindex))
+    for route in asked.routes:
+        dst = str(network(route.dst))
+        if not any(dst == there and route.gw in (None, gw) for there, gw in routed):
+            missing.append(f"the route to {dst}" + (f" via {route.gw}" if route.gw else ""))
+    if missing:
+        raise VethError(errno.ESTALE, "check", asked.ifname, f"it has not {', '.join(missing)}")
+
+
+def _first_gateway(ips: Sequence[IPSpec], version: int) -> IPAddress | None:
+    """Give the first gateway of a family; None where there is none, and what is routed is on the link."""
+    for ip in ips:
+        own = interface(ip.address)
+        if own.version == version and ip.gateway is not None:
+            return same_family(own, ip.gateway)
+    return None
+
+
+def _brief(name: str, here: L3) -> LinkBrief:
+    link = here.link(here.ifindex(name, "attach"))
+    return LinkBrief(name=name, address=link.address, mtu=link.mtu)
