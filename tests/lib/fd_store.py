@@ -65,6 +65,21 @@ class FdStore:
                 os.close(self._fds.pop(name))
             return dict(self._fds)
 
+    def keep(self, name: str, fd: int) -> None:
+        """Keep a duplicate of fd, as if it had been sent."""
+        with self._lock:
+            self._fds[name] = os.dup(fd)
+
+    def forget(self, name: str) -> None:
+        """Let go of what has that name, as if that had been asked for."""
+        with self._lock:
+            os.close(self._fds.pop(name))
+
+    def clear(self) -> None:
+        """Let go of everything, as systemd does when the service is stopped."""
+        for name in self.names():
+            self.forget(name)
+
     def _work(self) -> None:
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)

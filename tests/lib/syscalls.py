@@ -15,11 +15,12 @@ NUMBERS = {
     "pread64": 17, "pwrite64": 18, "readv": 19, "writev": 20, "sched_yield": 24, "mremap": 25, "madvise": 28, "dup": 32,
     "nanosleep": 35, "getpid": 39, "socket": 41, "connect": 42, "sendto": 44, "recvfrom": 45, "sendmsg": 46,
     "recvmsg": 47, "bind": 49, "getsockname": 51, "setsockopt": 54, "getsockopt": 55, "execve": 59, "exit": 60,
-    "fcntl": 72, "fsync": 74, "ftruncate": 77, "sigaltstack": 131, "gettid": 186, "futex": 202, "getdents64": 217,
-    "restart_syscall": 219, "clock_gettime": 228, "clock_nanosleep": 230, "exit_group": 231, "epoll_wait": 232,
-    "epoll_ctl": 233, "openat": 257, "newfstatat": 262, "unshare": 272, "set_robust_list": 273, "epoll_pwait": 281,
-    "timerfd_settime": 286, "accept4": 288, "dup3": 292, "setns": 308, "getrandom": 318, "memfd_create": 319,
-    "bpf": 321, "membarrier": 324, "statx": 332, "rseq": 334, "io_uring_enter": 426, "clone3": 435, "epoll_pwait2": 441,
+    "fcntl": 72, "fsync": 74, "ftruncate": 77, "rename": 82, "sigaltstack": 131, "gettid": 186, "futex": 202,
+    "getdents64": 217, "restart_syscall": 219, "clock_gettime": 228, "clock_nanosleep": 230, "exit_group": 231,
+    "epoll_wait": 232, "epoll_ctl": 233, "openat": 257, "newfstatat": 262, "unshare": 272, "set_robust_list": 273,
+    "epoll_pwait": 281, "timerfd_settime": 286, "accept4": 288, "dup3": 292, "setns": 308, "getrandom": 318,
+    "memfd_create": 319, "bpf": 321, "membarrier": 324, "statx": 332, "rseq": 334, "io_uring_enter": 426,
+    "clone3": 435, "epoll_pwait2": 441,
 }  # fmt: skip
 NAMES = {number: name for name, number in NUMBERS.items()}
 

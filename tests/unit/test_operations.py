@@ -33,6 +33,7 @@ class StubManager:
     def __init__(self) -> None:
         self.entry = SimpleNamespace(id="p1", spec=PairSpec(name="va"), live=object(), fds=None, source="runtime", owner=0)
         self.entries = {"p1": self.entry}
+        self.reconciled = None
         self.asked: list[tuple[Any, ...]] = []
         self.refusal: BaseException | None = None
         self.tuning = Tuning(Picked(SimpleNamespace(name="asyncio")), gro=True)

@@ -68,6 +68,8 @@ def daemon_check(client: Client) -> Check:
         detail += f"; not uring: {engine.fallback}"
     if health.waiting:
         detail += f", {health.waiting} waiting"
+    if health.reconciled is not None and str(health.reconciled):
+        detail += f"; at its start {health.reconciled}"
     return Check(name="daemon", ok=True, required=False, detail=detail, advice="")
 
 

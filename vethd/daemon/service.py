@@ -150,7 +150,8 @@ async def _watchdog(notify: Notify) -> None:
 
 def _status(manager: Manager) -> str:
     waiting = sum(1 for entry in manager.entries.values() if entry.live is None)
-    return f"{len(manager.entries) - waiting} pairs, {waiting} waiting"
+    done = f"; at the start {manager.reconciled}" if str(manager.reconciled or "") else ""
+    return f"{len(manager.entries) - waiting} pairs, {waiting} waiting{done}"
 
 
 class _Reloader:

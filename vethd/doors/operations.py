@@ -170,6 +170,7 @@ async def _health(call: Call) -> Health:
         pairs=sum(1 for entry in manager.entries.values() if entry.live),
         waiting=sum(1 for entry in manager.entries.values() if not entry.live),
         owner=call.caller.owner,
+        reconciled=manager.reconciled,
     )
 
 

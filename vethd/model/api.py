@@ -148,8 +148,28 @@ class PairEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     detail: str = ""
 
 
+class Reconciled(msgspec.Struct, kw_only=True, frozen=True):
+    """What a start came to, when what is declared, what a predecessor left and what the kernel has were compared.
+
+    Pairs adopted from the predecessor; lost: those of his record that could not be; created, changed and deleted to
+    agree with the config and the saved ones. orphans are file descriptors that no record explained: their devices
+    were deleted.
+    """
+
+    adopted: int = 0
+    lost: int = 0
+    created: int = 0
+    changed: int = 0
+    deleted: int = 0
+    orphans: int = 0
+
+    def __str__(self) -> str:
+        """Say what was done, "" where nothing was."""
+        return ", ".join(f"{count} {what}" for what in self.__struct_fields__ if (count := getattr(self, what)))
+
+
 class Health(msgspec.Struct, kw_only=True, frozen=True):
-    """Reply of GET /v1/health.
+    """Reply of GET /v1/health. reconciled is null until the start is over.
 
     netns_inode is the daemon's own namespace: what an unsaid netns means. owner is whose pairs the caller's are: his
     uid, or 0 where he is an administrator.
@@ -164,6 +184,7 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
     pairs: int
     waiting: int
     owner: int = 0
+    reconciled: Reconciled | None = None
 
 
 class EngineInfo(msgspec.Struct, kw_only=True, frozen=True):

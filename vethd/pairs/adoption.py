@@ -53,13 +53,15 @@ async def adopt_pairs(owner: Adopter, memory: Memory) -> int:
                 running.wire.close()
             why = await workers.chore(_bury, workers.nursery, left, memory)
             log.warning("pair not taken over", pair=left.id, reason=why)
+            memory.lost += 1
             continue
         pair = LivePair(left.id, links, owner)
         spec = left.spec or _as_they_are(links)
         owner.entries[left.id] = Entry(left.id, spec, left.source, live=pair, owner=left.owner)
         pair.resume(left.ends, spec, running)
-    if rest := await workers.chore(memory.drop_rest, workers.nursery):
-        log.warning("stored devices without a record deleted", fds=rest)
+    memory.orphans = await workers.chore(memory.drop_rest, workers.nursery)
+    if memory.orphans:
+        log.warning("stored devices without a record deleted", fds=memory.orphans)
     return record.last_id if record else 0
 
 

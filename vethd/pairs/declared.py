@@ -17,7 +17,7 @@ import structlog
 
 from vethd.kernel.mounts import MountWatch
 from vethd.kernel.netns import INHERITED, inode, label, open_ref
-from vethd.model.api import PairInfo, Saved
+from vethd.model.api import PairInfo, Reconciled, Saved
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.plan import canonical_netns, match, plan
 from vethd.model.spec import LinkSpec, PairSpec
@@ -47,7 +47,11 @@ class Declared:
         manager.spawn(self._keep_trying())
 
     async def start(self, config: Sequence[PairSpec]) -> None:
-        """Make the config's pairs, then the saved ones. What cannot be made waits; a bad state file is told."""
+        """Make the config's pairs, then the saved ones, where they are not there. What cannot be made waits.
+
+        A bad state file is told; what was done, too, in the log and as the manager's reconciled.
+        """
+        adopted = len(self._manager.entries)
         saved: list[PairSpec] = []
         if self._store is not None:
             try:
@@ -55,12 +59,26 @@ class Declared:
             except ConfigError as error:
                 aside = await self._manager.workers.chore(self._store.set_aside)
                 log.warning("saved pairs cannot be read", reason=str(error), kept_as=str(aside) if aside else "")
-        await self.reconcile(config)
+        done = await self.reconcile(config)
+        for info in match(self._infos(), saved, canonical_netns):
+            if info is not None and info.source == "runtime":  # killed between the file and the record
+                self._manager.entries[info.id].source = "saved"
+                self._manager.remember(self._manager.entries[info.id])
         creates = plan(self._infos(), saved, prune=False).creates
         for spec in creates:
             await self._manager.attempt(self._manager.declare(spec, "saved", None))
         if len(creates) < len(saved):
             await self._rewrite()
+        memory = self._manager.memory
+        self._manager.reconciled = Reconciled(
+            adopted=adopted,
+            lost=memory.lost if memory else 0,
+            created=done["created"] + len(creates),
+            changed=done["changed"],
+            deleted=done["deleted"],
+            orphans=memory.orphans if memory else 0,
+        )
+        log.info("reconciled", **msgspec.structs.asdict(self._manager.reconciled), waiting=len(self._waiting()))
 
     async def reconcile(self, config: Sequence[PairSpec]) -> dict[str, int]:
         """Bring the config's pairs to what the config says now, and touch nothing that does not differ.

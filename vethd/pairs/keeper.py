@@ -65,6 +65,7 @@ class Memory:
         self._seq = self.record.seq if self.record else 0
         self._last_fd = self.record.last_fd if self.record else 0
         self._last_id = 0
+        self.lost = self.orphans = 0  # pairs and fds of the predecessor's that nobody could take over
         self._engine: EngineRecord | None = None
         self._pairs: dict[str, msgspec.Raw] = {}
 

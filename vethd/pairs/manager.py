@@ -12,13 +12,13 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import structlog
 
 from vethd.datapath.engines import Picked
-from vethd.model.api import EngineChange, LinkInfo, LinkStats, PairChange, PairInfo, Source
+from vethd.model.api import EngineChange, LinkInfo, LinkStats, PairChange, PairInfo, Reconciled, Source
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec, validate_pair
 from vethd.model.state import Side
@@ -35,6 +35,8 @@ from vethd.pairs.workers import Workers
 
 log = structlog.get_logger()
 
+CLOSE_S = 5.0  # for changes that are under way when the manager closes; systemd kills after 15 (TimeoutStopSec)
+
 
 class Manager:
     """All pairs of one daemon, or of one program. Use on one loop; close() at the end."""
@@ -47,6 +49,7 @@ class Manager:
         """
         self.tuning = Tuning(picked, gro=gro)
         self.memory = memory
+        self.reconciled: Reconciled | None = None  # what the start came to: see Declared.start()
         self.hub = EventHub()
         self.entries: dict[str, Entry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,6 +148,11 @@ class Manager:
 
     async def close(self) -> None:
         """Stop forwarding and let go of every device. Nothing is deleted that somebody else holds, too."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                for entry in list(self.entries.values()):
+                    async with entry.lock:  # what is under way is finished, and written down for a successor
+                        pass
         self.desk.close()
         for task in list(self._tasks):
             task.cancel()
