@@ -188,6 +188,41 @@ def test_without_a_daemon_it_just_starts(root: None, tmp_path: Path) -> None:  #
         assert "no daemon runs here to be replaced" in site.daemon.log.read_text()
 
 
+READER = """
+import asyncio, sys
+from vethd.datapath.engines import pick_engine
+from vethd.doors import handover
+from vethd.pairs.takeover import hold, read_record
+async def main():
+    _, fds = handover.ask(sys.argv[1])
+    engine = pick_engine(sys.argv[2], asyncio.get_running_loop()).engine
+    held = {}
+    hold(read_record(fds)[0], fds, engine, held, gro=True)
+    await asyncio.sleep(0)
+    print("reading", flush=True)
+    await asyncio.sleep(60)
+asyncio.run(main())
+"""
+
+
+def test_one_that_dies_when_it_forwards_already(place: tuple[Site, Wire]) -> None:
+    """What it has moved is counted: the kernel knows how much that was."""
+    site, wire = place
+    argv = [sys.executable, "-c", READER, str(site.socket), ENGINE]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as reader:
+        try:
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "reading\n"
+            forwards(wire)
+        finally:
+            reader.kill()
+    forwards(wire)
+    for end in site.daemon.request("GET", "/v1/stats")[1]:
+        assert end["read"] == end["tx_packets"]
+        assert end["read"] == end["forwarded"] + sum(n for reason, n in end["drops"].items() if "kernel" not in reason)
+    assert "not replaced, going on" in site.daemon.log.read_text()
+
+
 @contextmanager
 def asked(site: Site) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
     """Give a process of its own that asked for everything, got it, holds it, and does what it is told by a line."""

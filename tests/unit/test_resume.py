@@ -8,7 +8,7 @@ from vethd.kernel.glance import Glance
 from vethd.model.drops import DROPS, Drop
 from vethd.model.kernel_drops import KernelDrops
 from vethd.model.record import EndRecord
-from vethd.pairs.resume import resumed_counters
+from vethd.pairs.resume import caught_up, resumed_counters
 
 
 def record(drops: dict[Drop, int], dropped_bytes: int | None) -> EndRecord:
@@ -58,3 +58,11 @@ def test_a_record_that_counts_more_than_there_was_counts_for_nothing() -> None:
     assert (counters.read, counters.forwarded, counters.forwarded_bytes, sum(counters.drops)) == (4, 4, 400, 0)
     counters = resumed_counters(record({Drop.RUNT: 2}, 5000), sender(4, 400), receiver(0))
     assert (counters.forwarded, counters.forwarded_bytes) == (2, 0)
+
+
+def test_what_another_has_read_counts_as_forwarded() -> None:
+    ours = resumed_counters(record({Drop.RUNT: 2}, 26), sender(10, 1000), receiver(0))
+    counters = caught_up(ours, sender(15, 1500))
+    assert (counters.read, counters.read_bytes) == (15, 1500)
+    assert (counters.forwarded, counters.forwarded_bytes, sum(counters.drops)) == (13, 1474, 2)
+    assert caught_up(ours, sender(10, 1000)) == ours

@@ -31,8 +31,10 @@ from vethd.daemon.sockets import Sockets
 from vethd.datapath.engines import pick_engine
 from vethd.doors import handover
 from vethd.doors.callers import Caller
+from vethd.kernel.glance import Glance, glance
 from vethd.model.errors import VethError
 from vethd.pairs.adoption import pack
+from vethd.pairs.link import Link
 from vethd.pairs.manager import Manager
 from vethd.pairs.takeover import hold, read_record
 from vethd.pairs.workers import put_filters
@@ -130,9 +132,9 @@ class Giver:
                 link.kept = kept
             for entry, pair in pairs:
                 if entry.live is pair:
-                    with suppress(VethError):
-                        await self._manager.workers.chore(put_filters, *pair.links)  # the new one's may be there
-                    pair.go_on(entry.spec)
+                    with suppress(VethError):  # a device that is gone: its end is heard of
+                        seen = await self._manager.workers.chore(_look, pair.links)
+                        pair.go_on(entry.spec, seen)
             await self.doors.open()
         else:
             log.info("replaced", by=peer.pid)
@@ -140,6 +142,12 @@ class Giver:
             self._stop.set()
         finally:
             parcel.close()
+
+
+def _look(links: tuple[Link, Link]) -> tuple[Glance, Glance]:
+    """Put our filters in the place of the other daemon's, and see what it left; for a worker thread."""
+    put_filters(*links)
+    return glance(links[0].tap), glance(links[1].tap)
 
 
 class _Peer:

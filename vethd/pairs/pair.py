@@ -12,6 +12,7 @@ import asyncio
 from typing import Any
 
 from vethd.datapath.engine import Counters, Wire, plus
+from vethd.kernel.glance import Glance
 from vethd.kernel.linkstate import LinkState
 from vethd.model.drops import Drop
 from vethd.model.record import EndRecord
@@ -32,7 +33,7 @@ from vethd.model.state import (
 from vethd.pairs.link import Link
 from vethd.pairs.owner import Owner
 from vethd.pairs.publish import publish
-from vethd.pairs.resume import resumed_counters
+from vethd.pairs.resume import caught_up, resumed_counters
 from vethd.pairs.takeover import HeldPair
 
 Gates = tuple[Drop | None, Drop | None]
@@ -91,13 +92,14 @@ class LivePair:
             self._base = [self.counters(side) for side in Side]
             self.wire = None
 
-    def go_on(self, spec: PairSpec) -> None:
-        """Forward again after halt(), and catch up with what could not be carried out meanwhile."""
+    def go_on(self, spec: PairSpec, seen: tuple[Glance, Glance]) -> None:
+        """Forward again after halt(), and catch up with what could not be carried out meanwhile; seen is just now."""
         if self._ending:
             return
         if gone := [side for side in Side if self._state.ends[side] is End.ABSENT]:
             self._owner.ended(self, f"{self.links[gone[0]].state.name} is gone")
             return
+        self._base = [caught_up(self._base[side], seen[side]) for side in Side]
         self.wire = self._join(spec, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
         for side in Side:
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
