@@ -5,6 +5,8 @@ READY := .venv/.ready
 BUILT := .venv/.built
 NATIVE := setup.py $(wildcard vethd/datapath/*.p[xy][xdi])
 SOAK_S ?= 3600
+FUZZ_S ?= 60
+FUZZERS ?= config requests rtnetlink record frames
 
 # Tests that need big packages (podman, QEMU, ...) or minutes run in CI and in `make test-all`.
 ifeq ($(CI),true)
@@ -16,7 +18,7 @@ SETS := test
 endif
 
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint unit bench bench-quick bench-page soak man clean
+.PHONY: help setup demo test test-all lint unit bench bench-quick bench-page soak fuzz man clean
 .PHONY: packages-demo packages-test packages-heavy packages-bench
 
 help: ## list the targets
@@ -62,6 +64,10 @@ bench-page: $(READY) ## write the tables and plots of docs/performance.md from b
 
 soak: packages-test $(BUILT) ## live for SOAK_S=3600 s under the real systemd, upset and audited (SOAK_SEED=..., SOAK_ENGINE=...)
 	@exec $(BIN)/python -m tests.soak --seconds $(SOAK_S) $(SOAK_SEED:%=--seed %) $(SOAK_ENGINE:%=--engine %)
+
+fuzz: $(BUILT) ## let atheris look for input that breaks a parser, FUZZ_S=60 s on each (FUZZERS=frames: on that)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	@for target in $(FUZZERS); do $(BIN)/python -m tests.fuzz $$target $(FUZZ_S) || exit 1; done
 
 man: $(READY) ## make the man pages in build/man, from the commands' help
 	@exec $(BIN)/python tools/man.py build/man

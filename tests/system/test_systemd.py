@@ -124,7 +124,11 @@ def test_tells_systemd_how_it_is(service: Service) -> None:
     assert service.box.show("vethd.service", "StatusText") == "1 pairs, 0 waiting"
 
 
-def test_sockets_may_be_used_by_the_group_alone(service: Service) -> None:
+def test_sockets_may_be_kept_for_the_group(service: Service) -> None:
+    """By somebody's drop-in; as shipped anybody may connect."""
+    for unit in ("vethd.socket", "vethd-fd.socket"):
+        service.box.write(f"/etc/systemd/system/{unit}.d/mode.conf", "[Socket]\nSocketMode=0660\n")
+    service.box.output("systemctl", "daemon-reload")
     service.start()
     for path in (CONTROL, FDPASS):
         assert service.box.output("stat", "--format=%a %G", path).strip() == "660 vethd"

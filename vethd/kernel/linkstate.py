@@ -121,6 +121,15 @@ def _state(message: Any, *, deleted: bool) -> LinkState:
     def get(name: str) -> Any:
         return slots[name][1] if name in slots else None
 
+    def number(name: str) -> int:
+        value = get(name) or 0
+        if not isinstance(value, int):  # the codec gives what it cannot read as it came
+            raise TypeError(name)
+        return value
+
+    address = get("IFLA_ADDRESS") or ""
+    if not isinstance(address, str):
+        raise TypeError(address)
     stats: dict[str, int] = get("IFLA_STATS64") or {}
     props = get("IFLA_PROP_LIST")
     new_nsid = get("IFLA_NEW_NETNSID")
@@ -132,20 +141,20 @@ def _state(message: Any, *, deleted: bool) -> LinkState:
         ifindex=message["index"],
         name=_text(get("IFLA_IFNAME")),
         flags=message["flags"],
-        mtu=get("IFLA_MTU") or 0,
-        address=get("IFLA_ADDRESS") or "",
-        txqueuelen=get("IFLA_TXQLEN") or 0,
-        group=get("IFLA_GROUP") or 0,
+        mtu=number("IFLA_MTU"),
+        address=address,
+        txqueuelen=number("IFLA_TXQLEN"),
+        group=number("IFLA_GROUP"),
         alias=_text(get("IFLA_IFALIAS")),
         altnames=tuple(map(_text, props.get_attrs("IFLA_ALT_IFNAME"))) if props is not None else (),
-        master=get("IFLA_MASTER") or 0,
-        carrier=bool(get("IFLA_CARRIER")),
-        carrier_changes=get("IFLA_CARRIER_CHANGES") or 0,
+        master=number("IFLA_MASTER"),
+        carrier=bool(number("IFLA_CARRIER")),
+        carrier_changes=number("IFLA_CARRIER_CHANGES"),
         operstate=operstate if isinstance(operstate, str) else OPERSTATES[operstate or 0],
         counters=LinkCounters(*(stats.get(key, 0) for key in LinkCounters._fields)),
-        gso_max_size=get("IFLA_GSO_MAX_SIZE") or 0,
-        gso_max_segs=get("IFLA_GSO_MAX_SEGS") or 0,
-        gro_max_size=get("IFLA_GRO_MAX_SIZE") or 0,
+        gso_max_size=number("IFLA_GSO_MAX_SIZE"),
+        gso_max_segs=number("IFLA_GSO_MAX_SEGS"),
+        gro_max_size=number("IFLA_GRO_MAX_SIZE"),
         addrgenmode=_addrgenmode(get("IFLA_AF_SPEC")),
         new_nsid=new_nsid,
     )
