@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from tests.lib.netns import Netns
 from tests.lib.wait import DEADLINE_S, wait_until
 
-RUN_S = 30.0
+RUN_S = 60.0
 _KEPT = (
     "ifname",
     "link",
@@ -30,6 +30,46 @@ _KEPT = (
     "gro_max_size",
 )
 _SAID = "02:00:00:00:00:"  # how an address that was asked for begins; others are random
+
+
+@dataclass
+class Done:
+    """What a program ended with."""
+
+    status: int
+    out: str
+    err: str
+
+
+@dataclass
+class Caller:
+    """Runs vethd-ip or another program in a namespace, with vethd-ip first on PATH."""
+
+    ip: Path
+    socket: Path
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The environment of whoever has vethd-ip installed."""
+        return os.environ | {"VETHD_SOCKET": str(self.socket), "PATH": f"{self.ip.parent}:{os.environ['PATH']}"}
+
+    def run(self, netns: Netns, *argv: str, env: dict[str, str] | None = None, stdin: str = "") -> Done:
+        """Run a program to its end."""
+        done = netns.run(
+            subprocess.run,
+            argv,
+            env=self.env if env is None else env,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=RUN_S,
+        )
+        return Done(done.returncode, done.stdout, done.stderr)
+
+    def __call__(self, netns: Netns, line: str) -> Done:
+        """Run a command line of vethd-ip."""
+        return self.run(netns, str(self.ip), *line.split())
 
 
 class Step(NamedTuple):

@@ -56,28 +56,23 @@ def _colours(line: Line) -> list[str]:
 
 
 def _json(rows: list[Row], ours: list[Row], veths: list[Row] | None, *, details: bool) -> list[Row]:
-    links = {link["ifindex"]: link for link in ours}
-    kept = None if veths is None else links.keys() | {row["ifindex"] for row in veths}
-    return [_as_veth(row, links, details=details) for row in rows if kept is None or row.get("ifindex") in kept]
+    links = {link["name"]: link for link in ours}  # -brief shows no ifindex
+    kept = None if veths is None else links.keys() | {row["ifname"] for row in veths}
+    return [_as_veth(row, links, details=details) for row in rows if kept is None or row.get("ifname") in kept]
 
 
-def _as_veth(row: Row, links: dict[int, Row], *, details: bool) -> Row:
+def _as_veth(row: Row, links: dict[str, Row], *, details: bool) -> Row:
     """Give a row as a veth has it, with what is new where iproute2 has it: after the ifindex."""
-    index = row.get("ifindex")
-    link = links.get(index) if index is not None else _named(row.get("ifname"), links)
+    link = links.get(row.get("ifname", ""))
     if link is None:
         return row
     here = link["netns"] == link["peer_netns"]
     whose: Row = {"link": link["peer_name"]} if here else {"link_index": link["peer_ifindex"]}
-    shown: Row = {"ifindex": index, **whose, **row} if index is not None else {**whose, **row}
+    shown: Row = {key: row[key] for key in ("ifindex",) if key in row} | whose | row
     if details and "linkinfo" in row:
         info = {key: value for key, value in row["linkinfo"].items() if key != "info_data"}
         shown["linkinfo"] = info | {"info_kind": "veth"}
     return shown
-
-
-def _named(name: str | None, links: dict[int, Row]) -> Row | None:
-    return next((link for link in links.values() if link["name"] == name), None)
 
 
 def _dumped(rows: list[Row], *, pretty: bool) -> bytes:
