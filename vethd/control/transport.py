@@ -137,7 +137,7 @@ class Transport:
             case TimeoutError():
                 return DaemonDown(path, f"no answer within {self.timeout_s:g} s", "is vethd stuck?")
             case PermissionError():
-                return DaemonDown(path, "no permission to talk to vethd", "be root or in the socket's group")
+                return DaemonDown(path, "no permission to talk to vethd", "be root, or in the group that may use its socket")
             case FileNotFoundError() | ConnectionRefusedError():
                 return DaemonDown(path, "no vethd listens", "start it, or name its socket with --socket")
             case ConnectionError():
