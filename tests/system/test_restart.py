@@ -50,6 +50,19 @@ def test_a_run_time_pair_survives_kills(service: Service) -> None:
     assert identity(service) == before
 
 
+def test_a_config_with_an_error_costs_no_frame(service: Service) -> None:
+    """Every start that fails has forwarded for as long as it lived, and leaves in good order."""
+    box, pid = service.box, service.pid
+    datagrams = Datagrams(box, rate=250)
+    service.configure("nonsense = 1")
+    assert box.run("systemctl", "restart", "vethd.service").returncode == 1
+    wait_until(lambda: service.restarted(2), BACK_S, "three starts that fail")
+    service.configure("")
+    back(service, pid)
+    seen = datagrams.end()
+    assert (seen.missing, seen.late) == (0, 0), seen
+
+
 def test_what_is_deleted_does_not_come_back(service: Service) -> None:
     box = service.box
     box.output(VETHCTL, "--socket", CONTROL, "del", "va", "--netns", "red")

@@ -6,6 +6,7 @@ Imports nothing at its head that is not needed for that. See pairs/takeover.py f
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -45,27 +46,34 @@ class Early:
         return uvloop.new_event_loop
 
     def let_go(self) -> None:
-        """Stop forwarding: another engine is to go on. Frames wait in the devices meanwhile."""
+        """Stop forwarding: another engine is to go on, or process. Frames wait in the devices meanwhile."""
         if self.engine is not None:
             self.engine.close()
         self.held.clear()
 
 
-def begin(rest: str) -> Early:
-    """Forward what a predecessor left, then import the module rest; without one, only tell what was passed."""
-    early = Early(passed_fds())
+def begin(early: Early, rest: str) -> None:
+    """Forward what a predecessor left, then import the module rest; without one, only tell what was passed.
+
+    SIGTERM raises SystemExit from then on, so that what was read is written first.
+    """
+    early.passed = passed_fds()
     if not any(name in early.passed for name in ("s0", "s1")):
-        return early
+        return
+    signal.signal(signal.SIGTERM, _end)
     _forward(early)
     if early.loop is None:
-        return early
+        return
     interval = sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_S)
     try:
         early.loop.run_until_complete(early.loop.run_in_executor(None, import_module, rest))
     finally:
         sys.setswitchinterval(interval)
-    return early
+
+
+def _end(_number: int, _frame: object) -> None:
+    sys.exit(0)
 
 
 def _forward(early: Early) -> None:

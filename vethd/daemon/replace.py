@@ -95,8 +95,9 @@ class Giver:
         elif self._manager.memory is not None and self._manager.memory.kept_elsewhere:
             reason = "systemd keeps the devices of this daemon: `systemctl restart` replaces it"
             handover.refuse(connection, 409, VethError(errno.EBUSY, "handover", reason=reason))
-        elif self._task is not None and not self._task.done():
-            handover.refuse(connection, 409, VethError(errno.EBUSY, "handover", reason="another one is under way"))
+        elif self._stop.is_set() or (self._task is not None and not self._task.done()):
+            reason = "this daemon is ending, or another handover is under way"
+            handover.refuse(connection, 409, VethError(errno.EBUSY, "handover", reason=reason))
         else:
             self._task = asyncio.get_running_loop().create_task(self._give(connection.dup()))
         return True
