@@ -19,7 +19,7 @@ from tests.lib.lab import Lab
 from tests.lib.lab import lab as make_lab
 from tests.lib.site import FdCall, Site, fd_call
 from tests.lib.wait import wait_until
-from vethd.model.spec import PairSpec
+from vethd.model.spec import LinkSpec, PairSpec
 
 NEWS = 12_000  # of 1.5 KB each: more than a receive buffer of 8 MiB holds
 CALLERS = 300  # who connect while the daemon is held up
@@ -64,6 +64,24 @@ def test_news_that_were_lost_are_made_up_for_and_later_ones_heard(site: Site, la
     wire.wait_carrier()
     wire.b.set("mtu 1300")
     wait_until(lambda: known()[1] == ("vb", 1300, True), what="news after the gap")
+
+
+@pytest.mark.heavy
+def test_a_move_and_a_death_that_nobody_told(site: Site, lab: Lab) -> None:
+    """Among the news that were lost: one end is elsewhere, one pair is none any more."""
+    near, far, elsewhere = lab.netns("a"), lab.netns("b"), lab.netns("c")
+    wire, other = lab.pair(near, far), lab.pair(near, far, LinkSpec(name="vc"), LinkSpec(name="vd"))
+    wire.up()
+    with site.daemon.stopped():
+        near.ip(*(f"link set dev va mtu {1400 + number % 2}" for number in range(NEWS)))
+        far.ip(f"link set vb netns {elsewhere.name}", "link del vd")
+    wire.b.netns = elsewhere
+    wait_until(lambda: [pair["spec"]["name"] for pair in site.daemon.pairs()] == ["va"], what="one pair left")
+    wait_until(lambda: site.daemon.pairs()[0]["links"][1]["netns"] == elsewhere.name, what="where the end is")
+    wait_until(lambda: not other.a.exists, what="both ends gone")
+    wire.b.up()
+    wire.wait_carrier()
+    wire.b.wait(lambda link: link.qdisc == "noqueue", what="the qdisc")
 
 
 def test_callers_wait_while_the_daemon_is_held_up(site: Site, lab: Lab, held_up: None) -> None:  # noqa: ARG001
