@@ -161,3 +161,13 @@ def test_moved_end(lab: Lab, live: Wire) -> None:
     assert (moved.a.link.up, moved.b.link.up) == (True, False)
     moved.b.up()
     carrier_is(moved, on=True)
+
+
+def test_every_carrier_is_an_event(live: Wire) -> None:
+    """IPv6, bridges and scripts act upon events."""
+    with live.a.listen() as events:
+        for _ in range(5):
+            live.b.down()
+            live.a.wait_event(events, lambda link: not link.carrier)
+            live.b.up()
+            live.a.wait_event(events, lambda link: link.carrier)

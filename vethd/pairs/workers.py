@@ -88,8 +88,8 @@ class Workers:
     def set_carrier(self, link: Link, *, on: bool) -> None:
         """Turn a carrier on or off, soon and in order: every ioctl of a TAP takes the RTNL lock.
 
-        The kernel's link watch may take a second to tell a TAP's qdisc that the carrier went, and senders send on until
-        then; asked for the link, it acts at once.
+        The kernel's link watch may take a second to tell the rest of it: senders send on when the carrier went, IPv6
+        does not begin when it came, and listeners hear of neither. Asked for the link, it acts at once.
         """
         link.epoch += 1
         self._carriers.submit(self._set_carrier, link.tap, on=on)
@@ -103,8 +103,7 @@ class Workers:
             tap.set_carrier(on=on)
         except VethError:
             log.exception("carrier not set", on=on)
-        if not on:
-            self.nursery.settle(tap)
+        self.nursery.settle(tap)
 
     async def bury(self, links: Iterable[Link]) -> None:
         """Delete the devices, all at once, whoever else holds them. Links that are gone already are no error.
