@@ -2,7 +2,7 @@
 # Three hosts on a bridge, made by one batch; one of them is taken away and comes again.
 set -eu
 sw=sw-$1
-trap 'ip -all netns list >/dev/null; for ns in $sw n1-$1 n2-$1 n3-$1; do ip netns del $ns; done' EXIT
+trap 'for ns in $sw n1-$1 n2-$1 n3-$1; do ip netns del $ns; done' EXIT
 for ns in "$sw" n1-"$1" n2-"$1" n3-"$1"; do ip netns add "$ns"; done
 ip -n "$sw" -batch - <<B
 link add name br0 type bridge
