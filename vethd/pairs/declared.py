@@ -51,7 +51,7 @@ class Declared:
 
         A bad state file is told; what was done, too, in the log and as the manager's reconciled.
         """
-        adopted = len(self._manager.entries)
+        adopted = set(self._manager.entries)
         saved: list[PairSpec] = []
         if self._store is not None:
             try:
@@ -71,9 +71,12 @@ class Declared:
             await self._rewrite()
         memory = self._manager.memory
         self._manager.reconciled = Reconciled(
-            adopted=adopted,
+            adopted=len(adopted),
             lost=memory.lost if memory else 0,
-            created=done["created"] + len(creates),
+            created=sum(
+                entry.live is not None and entry.source != "runtime" and entry.id not in adopted
+                for entry in self._manager.entries.values()
+            ),
             changed=done["changed"],
             deleted=done["deleted"],
             orphans=memory.orphans if memory else 0,

@@ -165,11 +165,19 @@ class Workers:
 
 
 def _pool(threads: int, name: str) -> ThreadPoolExecutor:
-    """Give a pool whose threads run already: nothing that is under way ever needs one that cannot be had."""
+    """Give a pool whose threads run already: nothing that is under way ever needs one that cannot be had.
+
+    Raises VethError EAGAIN.
+    """
     pool = ThreadPoolExecutor(threads, name)
     together = threading.Barrier(threads)
-    for _ in range(threads):
-        pool.submit(together.wait)
+    try:
+        for _ in range(threads):
+            pool.submit(together.wait)
+    except RuntimeError as error:  # Python's word for EAGAIN of pthread_create()
+        together.abort()
+        pool.shutdown()
+        raise VethError(errno.EAGAIN, "start", reason=f"no thread {name} can be started") from error
     return pool
 
 
