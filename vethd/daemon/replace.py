@@ -33,7 +33,7 @@ from vethd.doors import handover
 from vethd.doors.callers import Caller
 from vethd.kernel.glance import Glance, glance
 from vethd.model.errors import VethError
-from vethd.pairs.adoption import pack
+from vethd.pairs.adoption import Parcel, pack
 from vethd.pairs.link import Link
 from vethd.pairs.manager import Manager
 from vethd.pairs.takeover import hold, read_record
@@ -118,12 +118,18 @@ class Giver:
 
     async def _give_to(self, connection: socket.socket, peer: _Peer) -> None:
         assert self.doors is not None  # noqa: S101 - nobody can ask before they are open
+        try:
+            parcel = Parcel()
+        except OSError as error:  # no descriptors left
+            with suppress(OSError):  # nor anybody there any more
+                handover.refuse(connection, 500, VethError(error.errno or errno.EMFILE, "handover"))
+            return
         await self.doors.close()
         pairs = [(entry, entry.live) for entry in self._manager.entries.values() if entry.live is not None]
         names = [link.kept for _, pair in pairs for link in pair.links]
         for _, pair in pairs:
             pair.halt()
-        parcel = pack(self._manager)
+        pack(self._manager, parcel)
         try:
             await asyncio.to_thread(handover.give, connection, self._sockets.fds() | parcel.fds)
         except VethError as error:
@@ -132,10 +138,11 @@ class Giver:
             for link, kept in zip([link for _, pair in pairs for link in pair.links], names, strict=True):
                 link.kept = kept
             for entry, pair in pairs:
-                if entry.live is pair:
-                    with suppress(VethError):  # a device that is gone: its end is heard of
-                        seen = await self._manager.workers.chore(_look, pair.links)
-                        pair.go_on(entry.spec, seen)
+                seen = await self._manager.workers.insist(_look, pair.links) if entry.live is pair else None
+                if seen is not None:
+                    pair.go_on(entry.spec, seen)
+                else:
+                    self._manager.ended(pair, "a device is gone")
             await self.doors.open()
         else:
             log.info("replaced", by=peer.pid)

@@ -87,15 +87,13 @@ class Parcel:
         self.memory.close()
 
 
-def pack(owner: Adopter) -> Parcel:
-    """Write down all pairs, halted, and give what another process needs to adopt them."""
-    parcel = Parcel()
+def pack(owner: Adopter, parcel: Parcel) -> None:
+    """Write down all pairs, halted, and put into parcel what another process needs to adopt them."""
     living = [(entry, entry.live) for entry in owner.entries.values() if entry.live is not None]
     for _, pair in living:
         for link in pair.links:
             link.kept = parcel.memory.keep(link.tap.fds)
     parcel.memory.put([entry_record(entry, pair) for entry, pair in living], 0, engine_record(owner.tuning))
-    return parcel
 
 
 def entry_record(entry: Entry, pair: LivePair) -> PairRecord:
