@@ -190,9 +190,15 @@ class Caller(Actor):
         self.near, self.far = world.room("tn"), world.room("tf")
         self.pair = Pair(self.near.name, "ta", self.far.name, "tb")
         world.make(self.pair, {})
-        for room, name, ip in ((self.near, "ta", "10.8.0.1"), (self.far, "tb", "10.8.0.2")):
-            if words := world.ip(room, f"addr add {ip}/24 dev {name}"):
-                raise Wrong(words)
+        macs = {link.name: link.address for room in (self.near, self.far) for link in room.links()}
+        for room, name, ip, peer, peer_ip in (
+            (self.near, "ta", "10.8.0.1", "tb", "10.8.0.2"),
+            (self.far, "tb", "10.8.0.2", "ta", "10.8.0.1"),
+        ):
+            # ARP gives up after three seconds, which a restart may take
+            for line in (f"addr add {ip}/24 dev {name}", f"neigh add {peer_ip} lladdr {macs[peer]} dev {name}"):
+                if words := world.ip(room, line):
+                    raise Wrong(words)
         world.change(self.pair, {"up": True, "peer": {"up": True}})
         self.transferred = 0
 
