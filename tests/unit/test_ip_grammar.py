@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import shlex
 from typing import Any
 
@@ -9,9 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vethd.clients.ip.add import refusal
 from vethd.clients.ip.batch import continued, split
 from vethd.clients.ip.dispatch import split as split_args
 from vethd.clients.ip.dispatch import verb
+from vethd.clients.ip.door import Reply
 from vethd.clients.ip.grammar import NotOursError, UnsupportedError, read_add, read_delete
 from vethd.clients.ip.values import UsageError, integer, leading, lladdr, unsigned
 
@@ -179,3 +183,20 @@ def test_lladdr(text: str, address: str) -> None:
 def test_no_lladdr(text: str) -> None:
     with pytest.raises(UsageError):
         lladdr(text)
+
+
+@pytest.mark.parametrize(
+    ("number", "message", "said"),
+    [
+        (errno.EEXIST, "newlink va: File exists", "RTNETLINK answers: File exists\n"),
+        (errno.ENODEV, "newlink va: no master", "RTNETLINK answers: Invalid argument\n"),
+        (errno.EDQUOT, "newlink va: uid 7 may have 16 pairs", "Error: vethd: newlink va: uid 7 may have 16 pairs.\n"),
+        (0, "an error of vethd itself", "Error: vethd: an error of vethd itself.\n"),
+    ],
+)
+def test_refusal(number: int, message: str, said: str) -> None:
+    near, peer = read_add(["va", "type", "veth", "peer", "name", "vb"])
+    body = json.dumps({"code": "E", "errno": number, "message": message}, separators=(",", ":"))
+    reply = Reply(b'{"status":400,"body":' + body.encode() + b"}")
+    assert reply.status == 400
+    assert refusal(reply, near, peer, replace=False) == said

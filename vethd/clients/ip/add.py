@@ -23,6 +23,19 @@ _KERNELS = (
 """What the kernel has words of its own for: an attribute, and what it may be at most."""
 _OURS = (("mtu", 65522, 65535), ("numtxqueues", 257, 4096), ("numrxqueues", 257, 4096))
 """What a veth can and a TAP cannot."""
+_ANSWERS = frozenset(
+    {
+        errno.EADDRNOTAVAIL,
+        errno.EBUSY,
+        errno.EEXIST,
+        errno.EINVAL,
+        errno.ENOMEM,
+        errno.ENOTCONN,
+        errno.EOPNOTSUPP,
+        errno.EPERM,
+    }
+)
+"""What the kernel answers, too; of anything else the daemon's own words are clearer."""
 INHERITED = ("mtu", "txqueuelen", "queues", "group", "gso_max_size", "gso_max_segs", "gro_max_size")
 """What the kernel gives to a peer that was not described."""
 
@@ -123,8 +136,10 @@ def refusal(reply: Reply, near: End | None, peer: End | None, *, replace: bool) 
     for key, low, high, words in _KERNELS if number == errno.EINVAL else ():
         if any(not low <= _number(end, key, low) <= high for end in ends):
             return f"Error: {words}.\n"
+    if number == errno.ENODEV:  # a master that is not in the namespace where the end goes
+        return answer(errno.EINVAL)
     ours = any(low <= _number(end, key, 0) <= high for key, low, high in _OURS for end in ends)
-    return answer(number) if number and not ours else f"Error: vethd: {message}.\n"
+    return answer(number) if number in _ANSWERS and not ours else f"Error: vethd: {message}.\n"
 
 
 def _end(end: End) -> dict[str, object]:

@@ -148,11 +148,13 @@ def become(real: str, args: list[str]) -> int:
 
 
 def restore_signals() -> None:
-    """Give the signals that Python ignores their defaults again: what is ignored stays so across exec."""
+    """Give the signals that Python ignores or catches their defaults again: what is ignored stays so across exec."""
     import _signal  # type: ignore[import-not-found]  # noqa: PLC0415 - signal itself costs 3 ms
 
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
     _signal.signal(_signal.SIGXFSZ, _signal.SIG_DFL)
+    if _signal.getsignal(_signal.SIGINT) is _signal.default_int_handler:
+        _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
 
 
 def environment() -> dict[bytes, bytes]:
@@ -172,6 +174,7 @@ def main(real: str, unpack: "Callable[[], None]") -> int:
         return become(real, sys.argv[1:])
     if line.batch is None and what in ("delete", "show") and not there(socket_path()):
         return become(real, sys.argv[1:])
+    restore_signals()
     unpack()
     from vethd.clients.ip.roads import run  # noqa: PLC0415 - most calls need none of it
 
