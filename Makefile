@@ -76,5 +76,11 @@ clean: ## remove what the other targets made
 	rm -rf .venv build dist *.egg-info vethd/datapath/_uring.c vethd/datapath/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
+GUEST := build/unpacked/linux-image-cloud-amd64
+packages-heavy: $(GUEST)
+
+$(GUEST):
+	@tools/unpack $(@F)
+
 packages-demo packages-test packages-heavy packages-bench: packages-%:
 	@tools/packages $*

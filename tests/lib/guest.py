@@ -1,0 +1,145 @@
+"""A virtual machine: Debian's cloud kernel and busybox under QEMU, without KVM, with one virtio NIC on a TAP of ours.
+
+The guest is told what to do through its serial line. tools/packages unpacks the kernel into build/unpacked.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.lib.netns import Netns
+from tests.lib.wait import readable
+
+REPO = Path(__file__).resolve().parents[2]
+KERNEL = REPO / "build" / "unpacked" / "linux-image-cloud-amd64"
+BOOT_S = 100.0  # 3 s on an idle machine, as QEMU interprets every instruction
+COMMAND_S = 60.0
+
+# in the order in which they need each other
+MODULES = (
+    "drivers/virtio/virtio_ring",
+    "drivers/virtio/virtio",
+    "drivers/virtio/virtio_pci_modern_dev",
+    "drivers/virtio/virtio_pci_legacy_dev",
+    "drivers/virtio/virtio_pci",
+    "net/core/failover",
+    "drivers/net/net_failover",
+    "drivers/net/virtio_net",
+)
+_INIT = """\
+#!/bin/busybox sh
+/bin/busybox --install -s /bin
+export PATH=/bin PS1= PS2=
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+mount -t devtmpfs dev /dev
+while read -r module; do insmod "/lib/$module.ko"; done </lib/order
+ip link set lo up
+ip link set eth0 up
+stty -echo
+echo the guest is up
+exec sh
+"""
+
+
+def initramfs(directory: Path) -> Path:
+    """Pack what the guest's kernel unpacks as its root: busybox, a few modules, and an /init. Give the file."""
+    root = directory / "root"
+    for name in ("bin", "dev", "lib", "proc", "sys"):
+        (root / name).mkdir(parents=True)
+    (root / "bin" / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
+    modules = next((KERNEL / "lib" / "modules").iterdir()) / "kernel"
+    for module in MODULES:
+        (root / "lib" / Path(f"{module}.ko").name).write_bytes((modules / f"{module}.ko").read_bytes())
+    (root / "lib" / "order").write_text("".join(f"{Path(module).name}\n" for module in MODULES))
+    (root / "init").write_text(_INIT)
+    for path in (root / "init", root / "bin" / "busybox"):
+        path.chmod(0o755)
+    names = "".join(f"{path.relative_to(root)}\n" for path in sorted(root.rglob("*")))
+    packed = subprocess.run(
+        ["cpio", "--create", "--format=newc", "--quiet"],
+        cwd=root,
+        input=names.encode(),
+        capture_output=True,
+        check=True,
+    )
+    image = directory / "initrd"
+    image.write_bytes(packed.stdout)
+    return image
+
+
+def command_line(image: Path, tap: str, address: str) -> list[str]:
+    """Give QEMU's command line for a guest whose NIC has that MAC address and is the TAP."""
+    kernel = next((KERNEL / "boot").glob("vmlinuz-*"))
+    return [
+        *"qemu-system-x86_64 -machine q35,accel=tcg -cpu max -m 256".split(),  # noqa: SIM905 - as one would type it
+        *"-nodefaults -nographic -no-reboot -serial stdio -monitor none".split(),  # noqa: SIM905 - as above
+        *("-kernel", str(kernel), "-initrd", str(image), "-append", "console=ttyS0 quiet panic=-1"),
+        *("-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no"),
+        *("-device", f"virtio-net-pci,netdev=net,mac={address},romfile="),
+    ]
+
+
+class Guest:
+    """A running guest."""
+
+    def __init__(self, netns: Netns, argv: Sequence[str]) -> None:
+        """Start it in the namespace of its TAP, and wait until it takes commands."""
+        self._process = netns.run(
+            subprocess.Popen, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0
+        )
+        self._heard = ""
+        self._count = 0
+        try:
+            self._hear(r"the guest is up\r\n", BOOT_S)
+        except BaseException:
+            self.end()
+            raise
+
+    def run(self, command: str, *, deadline_s: float = COMMAND_S) -> str:
+        """Run a command of the guest's shell to its end and give what it printed. Raises AssertionError if it fails."""
+        status, said = self.ask(command, deadline_s=deadline_s)
+        assert status == 0, f"{command}: {status}\n{said}"
+        return said
+
+    def ask(self, command: str, *, deadline_s: float = COMMAND_S) -> tuple[int, str]:
+        """Run a command of the guest's shell to its end and give its status, and what it printed."""
+        self._count += 1
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"( {command} ) </dev/null; echo ==$?== {self._count}\n".encode())
+        match = self._hear(rf"==(\d+)== {self._count}\r\n", deadline_s)
+        return int(match[1]), match.string[: match.start()].replace("\r\n", "\n")
+
+    def end(self) -> None:
+        """Take its power away."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _hear(self, pattern: str, deadline_s: float) -> re.Match[str]:
+        """Wait for the pattern on the serial line, and give it with all before it."""
+        assert self._process.stdout is not None
+        fd = self._process.stdout.fileno()
+        end = time.monotonic() + deadline_s
+        while not (match := re.search(pattern, self._heard)):
+            left = end - time.monotonic()
+            data = os.read(fd, 1 << 16) if left > 0 and readable(fd, left) else b""
+            assert data, f"not within {deadline_s} s: {pattern}; heard: {self._heard}"
+            self._heard += data.decode(errors="replace")
+        self._heard = self._heard[match.end() :]
+        return match
+
+
+@contextmanager
+def guest(directory: Path, netns: Netns, tap: str, address: str) -> Iterator[Guest]:
+    """Give a guest on a TAP that is there, and end it."""
+    it = Guest(netns, command_line(initramfs(directory), tap, address))
+    try:
+        yield it
+    finally:
+        it.end()
