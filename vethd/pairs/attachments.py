@@ -159,9 +159,7 @@ def _in_netns(ref: str | None, fds: Sequence[int] | None, act: Callable[[Bridges
 
 
 def _set_up_bridge(bridge: BridgeSpec, here: Bridges) -> None:
-    ifindex = here.ensure(bridge)
-    for gateway in bridge.gateways:
-        here.gateway(ifindex, bridge, interface(gateway))
+    here.ensure(bridge)
 
 
 def _set_up_container(asked: Attachment, here: Bridges) -> None:
@@ -188,6 +186,8 @@ def _set_up_host(asked: Attachment, name: str, here: Bridges) -> None:
     if asked.bridge is not None:
         here.set_port(ifindex, asked.bridge)
         bridge = here.ifindex(asked.bridge.name, "attach")
+        for gateway in asked.bridge.gateways:
+            here.gateway(bridge, asked.bridge, interface(gateway))
         for ip in asked.ips:
             here.forget_neighbour(bridge, interface(ip.address).ip)
         return

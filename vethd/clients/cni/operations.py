@@ -16,6 +16,7 @@ from vethd.clients.cni.conf import Conf, Env
 from vethd.clients.cni.errors import BAD_CONFIG, BAD_ENVIRONMENT, DIFFERS, IPAM_FAILED, NOT_AVAILABLE, REFUSED, CniError
 from vethd.clients.cni.masquerade import Masquerade
 from vethd.clients.cni.result import Addressing, compose, interface_of, previous, shaped
+from vethd.clients.ip.dispatch import socket_path
 from vethd.clients.ip.door import HEALTH, DownError, ask, quoted, request
 
 TYPE_CHECKING = False
@@ -197,7 +198,8 @@ def _daemon(asked: bytes, fds: list[int] | None = None, code: int = REFUSED) -> 
     try:
         reply = ask(asked, fds or [])
     except DownError as error:
-        raise CniError(NOT_AVAILABLE, f"vethd does not answer: {error}") from None
+        path = socket_path().decode("utf-8", "surrogateescape")
+        raise CniError(NOT_AVAILABLE, f"vethd does not answer at {path}: {error}") from None
     body = text.decode(reply.text) if reply.text else None
     if reply.status >= _REFUSED_FROM:
         said = body if isinstance(body, dict) else {}
