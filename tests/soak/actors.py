@@ -205,10 +205,14 @@ class Declarer(Actor):
             for one in found:
                 if one["spec"]["name"] in self.declared:
                     self.declared[one["spec"]["name"]].id = one["id"]
-            names = {pair["spec"]["name"]: pair["state"] for pair in found}
-            return names == dict.fromkeys(self.declared, state)
+            told[:] = sorted((pair["spec"]["name"], pair["state"], pair["reason"]) for pair in found)
+            return [one[:2] for one in told] == [(name, state) for name in sorted(self.declared)]
 
-        self.stage.wait(settled, f"the declared pairs {sorted(self.declared)} are {state}")
+        told: list[tuple[str, str, str]] = []
+        try:
+            self.stage.wait(settled, f"the declared pairs {sorted(self.declared)} are {state}")
+        except Wrong as error:
+            raise Wrong(f"{error}; told: {told}") from error
 
 
 def _table(pair: Pair, mtu: int) -> str:
