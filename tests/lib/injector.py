@@ -62,6 +62,10 @@ class Injector:
             else:
                 raise AssertionError("there is no end of calls")
 
+    def settle(self) -> None:
+        """Return once what was set off before is done."""
+        self._supervisor.quiet(QUIET_S)
+
     @contextmanager
     def _armed(self, threads: set[int] | None, target: int, turn: int) -> Iterator[None]:
         """Fail the target'th call that those threads (None: all) make in the body, and in what it sets off."""
@@ -70,7 +74,7 @@ class Injector:
         self._supervisor.rule = self._rule
         try:
             yield
-            self._supervisor.quiet(QUIET_S)
+            self.settle()
         finally:
             self._supervisor.rule = let_all_be
 
