@@ -9,13 +9,8 @@ real one has its tests in test_restart.py.
 
 from __future__ import annotations
 
-import contextlib
-import http.client
-import os
-import signal
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -23,91 +18,19 @@ import msgspec
 import pytest
 
 from tests.kernel.tap import Tap
-from tests.lib.daemon import PROGRAM
 from tests.lib.fd_store import FdStore
+from tests.lib.killer import RECORD, Killer
 from tests.lib.lab import Lab
 from tests.lib.netns import Netns
 from tests.lib.service import CONTROL, VETHD, Service
 from tests.lib.site import Site, toml_pair
 from tests.lib.site import site as make_site
-from tests.lib.supervisor import DEAD, Supervisor, let_all_be
-from tests.lib.syscalls import TUNSETCARRIER, TUNSETIFF, Call
 from tests.lib.systemd_box import SystemdBox, systemd_box_fixture
 from tests.lib.wait import wait_until
 
 __all__ = ["systemd_box_fixture"]
 
-STEPS = ("sendto", "sendmsg", "pwrite64", "ftruncate", f"ioctl({TUNSETIFF:#x})", f"ioctl({TUNSETCARRIER:#x})")
-"""The calls of a request that change anything outside the daemon: requests of the kernel, the store and the record."""
 THIN = 4  # of a birth's requests of the kernel every fourth: until something is stored all dies with the daemon
-RECORD = {"s0", "s1"}
-
-
-class Killer:
-    """A daemon with a store, which can be killed in front of one of its steps."""
-
-    def __init__(self, site: Site, store: FdStore, directory: Path) -> None:
-        self.site = site
-        self.store = store
-        self._directory = directory
-        self._lives = 0
-
-    @contextmanager
-    def life(self, *, supervised: bool = False) -> Iterator[Supervisor]:
-        """Have the daemon run, with what its predecessor left in the store."""
-        self._lives += 1
-        path = self._directory / f"launch{self._lives}"
-        with Supervisor(path, self.store.fds(), self.store.environ, supervised=supervised) as supervisor:
-            self.site.program = (*supervisor.prefix(), *PROGRAM)
-            self.site.start()
-            try:
-                yield supervisor
-            finally:
-                if self.site.running and self.site.daemon.process.poll() is None:
-                    self.site.stop()
-                elif self.site.running:
-                    self.site.kill()
-
-    def killed_at(
-        self,
-        step: int,
-        prepare: Callable[[], object],
-        work: Callable[[], object],
-        steps: Sequence[str] = STEPS,
-        thin: int = 1,
-    ) -> str:
-        """Run until work has come to that step, and kill it in front of it; give the call, "" where there are fewer.
-
-        Steps are calls of those names; of sendto only every thin'th.
-        """
-        hit: list[str] = []
-        seen: Counter[str] = Counter()
-        with self.life(supervised=True) as supervisor:
-            prepare()
-            pid = self.site.daemon.pid
-
-            def rule(call: Call) -> int:
-                if hit:
-                    return DEAD
-                if call.name in steps:
-                    seen[call.name] += 1
-                    seen["step"] += call.name != "sendto" or seen["sendto"] % thin == 0
-                    if seen["step"] == step + 1:
-                        hit.append(call.name)
-                        os.kill(pid, signal.SIGKILL)
-                        return DEAD
-                return 0
-
-            supervisor.rule = rule
-            with contextlib.suppress(ConnectionError, http.client.HTTPException):
-                work()
-            supervisor.quiet(0.02)
-            supervisor.rule = let_all_be
-            if hit:
-                self.site.daemon.process.wait()
-            else:
-                self.site.kill()
-        return hit[0] if hit else ""
 
 
 @pytest.fixture

@@ -31,7 +31,9 @@ class StubManager:
     """Knows one pair, p1: va in no namespace, vb in "blue". Remembers what it was asked; refuses if told so."""
 
     def __init__(self) -> None:
-        self.entry = SimpleNamespace(id="p1", spec=PairSpec(name="va"), live=object(), fds=None, source="runtime", owner=0)
+        self.entry = SimpleNamespace(
+            id="p1", spec=PairSpec(name="va"), live=object(), fds=None, source="runtime", owner=0
+        )
         self.entries = {"p1": self.entry}
         self.reconciled = None
         self.asked: list[tuple[Any, ...]] = []
