@@ -1,4 +1,4 @@
-"""The native engine under ThreadSanitizer and AddressSanitizer: see tools/sanitize, which proves that it can fail, too."""
+"""The native engine under ThreadSanitizer and AddressSanitizer: tools/sanitize proves that it can fail, too."""
 
 from __future__ import annotations
 
