@@ -93,7 +93,8 @@ class Transport:
             body = None if request.body is None else msgspec.json.encode(request.body)
             headers = {"Content-Type": "application/json"} if body is not None else {}
             try:
-                connection.request(request.method, request.target, body, headers)
+                with contextlib.suppress(BrokenPipeError):  # turned away at the door: the answer is there
+                    connection.request(request.method, request.target, body, headers)
                 with connection.getresponse() as response:
                     if response.status >= _BAD_REQUEST:
                         self._refuse(request, response.read())
@@ -113,7 +114,8 @@ class Transport:
         if request.body is not None:
             message["body"] = request.body
         with self._connect(self.socket + FD_SUFFIX, sockets.SOCK_SEQPACKET) as sock, self._mapped():
-            sockets.send_fds(sock, [msgspec.json.encode(message)], list(request.fds))
+            with contextlib.suppress(BrokenPipeError):  # as above
+                sockets.send_fds(sock, [msgspec.json.encode(message)], list(request.fds))
             raw, _ancillary, flags, _address = sock.recvmsg(REPLY_MAX_BYTES)
             if not raw or flags & sockets.MSG_TRUNC:
                 raise DaemonDown(self.socket + FD_SUFFIX, "the reply broke off", "is vethd restarting?")
@@ -137,7 +139,7 @@ class Transport:
             case TimeoutError():
                 return DaemonDown(path, f"no answer within {self.timeout_s:g} s", "is vethd stuck?")
             case PermissionError():
-                return DaemonDown(path, "no permission to talk to vethd", "be root, or in the group that may use its socket")
+                return DaemonDown(path, "no permission to talk to vethd", "be root, or in its socket's group")
             case FileNotFoundError() | ConnectionRefusedError():
                 return DaemonDown(path, "no vethd listens", "start it, or name its socket with --socket")
             case ConnectionError():
