@@ -16,6 +16,7 @@ from vethd.control.client import Client
 from vethd.control.netns import inode_of, own_inode
 from vethd.model.api import PairChange, PairInfo
 from vethd.model.errors import ConfigError
+from vethd.model.netdev import read_netdev
 from vethd.model.pairfile import read_pairs
 from vethd.model.plan import Plan, canonical_netns, plan
 from vethd.model.spec import LinkSpec, PairSpec
@@ -39,9 +40,11 @@ def apply(ctx: click.Context, file: str, *, dry_run: bool, prune: bool) -> None:
     FILE ("-" is stdin) is TOML: [[pair]] tables with the attributes of the near end, [pair.peer] with the
     peer's. All of it is checked before anything is done. A namespace that is not said is the caller's own.
     What differs is printed, a line each.
+
+    A FILE named *.netdev is systemd's, of Kind=veth: systemd.netdev(5).
     """
     client = client_of(ctx)
-    wanted = read_pairs(*_read(file))
+    wanted = [read_netdev(*_read(file))] if file.endswith(".netdev") else read_pairs(*_read(file))
     health = client.health()
     home = health.netns_inode
     current = [info for info in client.pairs() if info.owner == health.owner]  # nobody else's are ours to prune
