@@ -201,7 +201,7 @@ def test_bridge_that_is_there(case: Case) -> None:
 
 
 MAPPING = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
-CHAINED = [
+CHAINED: list[dict[str, Any]] = [
     {"type": "portmap", "runtimeConfig": {"portMappings": [MAPPING]}},
     {"type": "firewall"},
     {"type": "tuning", "mac": "02:00:00:00:00:99", "mtu": 1300, "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -171,9 +172,13 @@ def test_check_says_what_differs(case: Case, ipam: Path) -> None:  # noqa: ARG00
         (container.netns, "link set eth0 address 02:00:00:00:00:01", "02:00:00:00:00:01"),
     ]
     said = conf | {"prevResult": result}
+
+    def told(words: str) -> bool:
+        return words in container.call("CHECK", said).body.get("msg", "")
+
     for netns, line, words in breaks:
         netns.ip(line)
-        wait_until(lambda words=words: words in container.call("CHECK", said).body.get("msg", ""), what=words)
+        wait_until(partial(told, words), what=words)
         assert container.call("CHECK", said).code == 102
         if netns is case.ours.netns:
             netns.ip(f"link set {host} master {BRIDGE}")

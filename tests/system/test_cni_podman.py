@@ -1,0 +1,223 @@
+"""vethd-cni under real podman, by its standard conflist: only `type` is changed.
+
+podman gets a host of its own: a network namespace, and a mount namespace with a cgroup2 that is nobody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lib.cni import REFERENCE
+from tests.lib.daemon import UnixConnection
+from tests.lib.leaks import PREFIX
+from tests.lib.netns import Netns
+from tests.lib.wait import wait_until
+from vethd.clients.cni.install import install
+
+pytestmark = pytest.mark.heavy
+
+CONFLIST = Path("/etc/cni/net.d/87-podman-bridge.conflist")
+BUSYBOX = Path("/bin/busybox")
+LIMITS = ("--cgroups", "disabled", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
+PATIENCE_S = 180.0
+MANY = 50
+MOUNTS = """
+mount --make-rprivate /
+mount -t cgroup2 none /sys/fs/cgroup
+for directory in /run /var/lib/cni; do mkdir -p $directory; mount -t tmpfs none $directory; done
+mkdir /run/netns
+ip link set lo up
+echo ready
+exec cat
+"""
+
+
+class Podman:
+    """A host with podman, vethd and vethd-cni; a process holds its namespaces."""
+
+    def __init__(self, directory: Path) -> None:
+        """Set it up; close() ends it."""
+        self.netns = Netns.create(f"{PREFIX}podman", ipv6=True)
+        self.directory = directory
+        for name in (
+            "bin",
+            "net.d",
+            "rootfs/bin",
+            "rootfs/etc",
+            "rootfs/proc",
+            "rootfs/sys",
+            "rootfs/dev",
+            "rootfs/tmp",
+        ):
+            (directory / name).mkdir(parents=True)
+        install(directory / "bin")
+        conflist = json.loads(CONFLIST.read_text())
+        assert conflist["plugins"][0]["type"] == "bridge"
+        conflist["plugins"][0]["type"] = "vethd-cni"
+        (directory / "net.d" / CONFLIST.name).write_text(json.dumps(conflist))
+        busybox = directory / "rootfs" / "bin" / "busybox"
+        busybox.write_bytes(BUSYBOX.read_bytes())
+        busybox.chmod(0o755)
+        for applet in ("sh", "sleep", "ping", "httpd", "wget"):
+            (busybox.parent / applet).symlink_to("busybox")
+        (directory / "rootfs" / "etc" / "page").write_text("hello")
+        (directory / "containers.conf").write_text(
+            f'[network]\nnetwork_backend = "cni"\ncni_plugin_dirs = ["{directory}/bin", "{REFERENCE}"]\n'
+            f'network_config_dir = "{directory}/net.d"\n'
+        )
+        argv = ["unshare", "--mount", "sh", "-ec", MOUNTS]
+        self.holder = self.netns.run(subprocess.Popen, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.holder.stdout is not None
+        assert self.holder.stdout.readline() == "ready\n"
+        with (directory / "vethd.log").open("wb") as log:
+            argv = [*self._inside(), sys.executable, "-m", "vethd.daemon.main", "--socket", "/run/vethd/vethd.sock"]
+            self.daemon = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        wait_until(lambda: self._path("/run/vethd/vethd.sock.fd").exists(), what="vethd")
+
+    def close(self) -> None:
+        """Remove the containers, end the daemon, let the namespaces go."""
+        self.run("rm", "--force", "--all", "--time=0", check=False)
+        self.daemon.terminate()
+        self.daemon.wait()
+        self.holder.communicate()
+        self.netns.delete()
+
+    def run(self, *words: str, check: bool = True) -> str:
+        """Run podman and give its output. Raises AssertionError where it fails."""
+        where = ("--root", f"{self.directory}/root", "--runroot", "/run/podman")
+        argv = ["podman", *where, "--cgroup-manager", "cgroupfs", "--events-backend", "file", *words]
+        environ = f"CONTAINERS_CONF={self.directory}/containers.conf"
+        return self.command("env", environ, *argv, check=check)
+
+    def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:
+        """Start a container in the background and give its address."""
+        rootfs = f"{self.directory}/rootfs:O"
+        self.run("run", "--detach", *LIMITS, "--name", name, *options, "--rootfs", rootfs, *command)
+        return self.address(name)
+
+    def address(self, name: str) -> str:
+        """Give a container's address."""
+        return self.run("inspect", name, "--format", "{{.NetworkSettings.IPAddress}}").strip()
+
+    def command(self, *argv: str, check: bool = True) -> str:
+        """Run a program on this host and give its output. Raises AssertionError where it fails."""
+        done = subprocess.run(
+            [*self._inside(), *argv],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_S,
+        )
+        assert not check or done.returncode == 0, f"{argv}: {done.stderr}\n{(self.directory / 'vethd.log').read_text()}"
+        return done.stdout
+
+    def gc(self, conf: dict[str, Any]) -> None:
+        """Call the plugin's GC."""
+        file = self.directory / "gc.json"
+        file.write_text(json.dumps(conf))
+        self.command("sh", "-c", f"CNI_COMMAND=GC {self.directory}/bin/vethd-cni < {file}")
+
+    def attachments(self) -> list[Any]:
+        """Give what the daemon says is attached."""
+        connection = UnixConnection(self._path("/run/vethd/vethd.sock"))
+        try:
+            connection.request("GET", "/v1/attachments")
+            return list(json.loads(connection.getresponse().read()))
+        finally:
+            connection.close()
+
+    def ports(self) -> set[str]:
+        """Give the names of the bridge's ports."""
+        links = json.loads(self.command("ip", "-json", "link", "show", "master", "cni-podman0"))
+        return {link["ifname"] for link in links if link}
+
+    def leased(self) -> set[str]:
+        """Give the addresses that host-local holds."""
+        return {path.name for path in self._path("/var/lib/cni/networks/podman").iterdir() if path.name[0].isdigit()}
+
+    def _inside(self) -> list[str]:
+        return ["nsenter", f"--target={self.holder.pid}", "--mount", "--net"]
+
+    def _path(self, path: str) -> Path:
+        return Path(f"/proc/{self.holder.pid}/root{path}")
+
+
+@pytest.fixture(scope="module")
+def podman(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:  # noqa: ARG001 - see conftest.py
+    """Give the module's own host."""
+    host = Podman(tmp_path_factory.mktemp("podman"))
+    yield host
+    host.close()
+
+
+def test_run(podman: Podman) -> None:
+    """A container in the foreground; nothing of it is left."""
+    words = ("run", "--rm", *LIMITS, "--rootfs", f"{podman.directory}/rootfs:O")
+    out = podman.run(*words, "sh", "-c", "busybox ip route; ping -c 1 -W 10 10.88.0.1")
+    assert "default via 10.88.0.1 dev eth0" in out
+    assert "1 packets received" in out
+    assert (podman.ports(), podman.leased()) == (set(), set())
+
+
+def test_two_containers(podman: Podman) -> None:
+    """They reach each other, by address and by name, and from outside by a published port; a killed one is gone."""
+    first = podman.start("first", "httpd", "-f", "-p", "80", "-h", "/etc", options=("--publish", "8080:80"))
+    second = podman.start("second", "sleep", "1000", options=("--add-host", f"first:{first}"))
+    for there in (first, "first"):
+        assert "1 packets received" in podman.run("exec", "second", "ping", "-c", "1", "-W", "10", there)
+    assert "1 packets received" in podman.run("exec", "first", "ping", "-c", "1", "-W", "10", second)
+    assert podman.run("exec", "second", "wget", "-q", "-O", "-", "http://10.88.0.1:8080/page") == "hello"
+    for address in ("127.0.0.1", "10.88.0.1"):
+        assert podman.command("busybox", "wget", "-q", "-O", "-", f"http://{address}:8080/page") == "hello"
+    assert len(podman.ports()) == 2
+    podman.run("kill", "second")
+    podman.run("wait", "second")
+    wait_until(lambda: len(podman.ports()) == 1, what="the killed container's port gone")
+    assert podman.run("exec", "first", "busybox", "wget", "-q", "-O", "-", "http://127.0.0.1/page") == "hello"
+    podman.run("rm", "--force", "--time=0", "first", "second")
+    assert (podman.ports(), podman.leased()) == (set(), set())
+
+
+def test_podman_itself_killed(podman: Podman) -> None:
+    """What it left is taken away by the next `podman rm`; the address is free again."""
+    address = podman.start("orphan", "sleep", "1000")
+    podman.run("kill", "--signal", "KILL", "orphan")
+    assert podman.run("start", "orphan").strip() == "orphan"
+    assert podman.address("orphan") not in ("", None)
+    podman.run("rm", "--force", "--time=0", "orphan")
+    assert address not in podman.leased()
+
+
+def test_fifty_at_once(podman: Podman) -> None:
+    """Each has an address of its own and reaches its neighbour; all are gone at once, too."""
+    names = [f"n{number}" for number in range(MANY)]
+    with ThreadPoolExecutor(MANY) as pool:
+        addresses = list(pool.map(lambda name: podman.start(name, "sleep", "1000"), names))
+    assert len(set(addresses)) == MANY
+    assert len(podman.ports()) == MANY
+    assert "1 packets received" in podman.run("exec", names[0], "ping", "-c", "1", "-W", "10", addresses[-1])
+    podman.run("rm", "--force", "--all", "--time=0")
+    assert (podman.ports(), podman.leased()) == (set(), set())
+    assert podman.attachments() == []
+
+
+def test_gc(podman: Podman) -> None:
+    """podman 4.3 never asks for it, its conflist being of 0.4.0: it is asked for as a runtime of 1.1 would."""
+    podman.start("kept", "sleep", "1000")
+    podman.start("lost", "sleep", "1000")
+    kept = podman.run("inspect", "kept", "--format", "{{.Id}}").strip()
+    conf = {"cniVersion": "1.1.0", "name": "podman", "type": "vethd-cni"}
+    for valid, left in (([{"containerID": kept, "ifname": "eth0"}], 1), ([], 0)):
+        podman.gc(conf | {"cni.dev/valid-attachments": valid})
+        assert len(podman.attachments()) == len(podman.ports()) == left
+    podman.run("rm", "--force", "--time=0", "kept", "lost")
+    assert podman.leased() == set()
