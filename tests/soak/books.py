@@ -87,6 +87,8 @@ def _kernels(end: Mapping[str, Any], reading: Reading) -> Iterator[str]:
     if place not in reading.before or place not in reading.after:
         return  # it moved, came or went between the looks, or is where nobody looks
     before, after = reading.before[place], reading.after[place]
+    if any(after[name] < before[name] for name in before):
+        return  # another device has that index now
     for said, known in BETWEEN.items():
         if not before[known] <= end[said] <= after[known]:
             yield f"{said} is {end[said]}, the kernel's {known} went from {before[known]} to {after[known]}"

@@ -214,6 +214,11 @@ class TestBooks:
         told.after = after
         assert Books().look(told) == []
 
+    def test_another_device_with_the_same_index(self) -> None:
+        told = reading(end())
+        told.after = {place: dict.fromkeys(counts, 0) for place, counts in told.after.items()}
+        assert Books().look(told) == []
+
     @pytest.mark.parametrize("name", [*GROWING, *COUNTED])
     @pytest.mark.parametrize("killed", [False, True])
     def test_a_counter_that_goes_back(self, name: str, killed: bool) -> None:

@@ -30,6 +30,7 @@ enum {
   TICK_MS = 5,
   LATE_NS = 50000000,  /* a sender that was kept from its core makes up for no more */
   LOOK_AGAIN_NS = 20000000,
+  PAUSE_NS = 250000000, /* several times what is between two runs */
   RCVBUF = 16 << 20,
 };
 
@@ -116,6 +117,17 @@ static void send_due(struct flow *flow) {
   send_run(flow, frames);
 }
 
+/* Frames between which the flow paused, as it had no device, are events of their own. */
+static void tell_lost(struct flow *flow, uint64_t first, uint64_t end) {
+  flow->lost += end - first;
+  for (uint64_t number = first + 1; number < end; number++)
+    if (flow->before[number % LOG] - flow->after[(number - 1) % LOG] > PAUSE_NS) {
+      event("lost", flow, first, number - first);
+      first = number;
+    }
+  event("lost", flow, first, end - first);
+}
+
 static void look(struct flow *hearer, const uint8_t *payload, size_t length) {
   struct stamp stamp;
   struct flow *flow;
@@ -143,10 +155,8 @@ static void look(struct flow *hearer, const uint8_t *payload, size_t length) {
     event("late", flow, stamp.number, 1);
     return;
   }
-  if (stamp.number > flow->next) {
-    flow->lost += stamp.number - flow->next;
-    event("lost", flow, flow->next, stamp.number - flow->next);
-  }
+  if (stamp.number > flow->next)
+    tell_lost(flow, flow->next, stamp.number);
   flow->next = stamp.number + 1;
   flow->heard_ns = flow->before[stamp.number % LOG];
 }
