@@ -172,6 +172,16 @@ class TestInstall:
         assert "vethd-ip itself" in done.stderr
 
 
+def test_nowhere_to_write(call: Caller, lab: Lab) -> None:
+    """One sentence where stdout is closed or full."""
+    netns = lab.netns()
+    assert call(netns, "link add va type veth peer name vb").status == 0
+    done = call.run(netns, "/bin/sh", "-c", f"{call.ip} link show >/dev/full")
+    assert (done.status, done.err) == (1, "vethd-ip: No space left on device\n")
+    done = call.run(netns, "/bin/sh", "-c", f"{call.ip} link show >&-")
+    assert (done.status, done.err) == (1, "vethd-ip: Bad file descriptor\n")
+
+
 def test_sigpipe_ends_it(call: Caller, lab: Lab) -> None:
     """As it ends the real one: `ip link | head -1` is no error on stderr."""
     netns = lab.netns()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MARK = "Made by `vethd-ip install`"
 SOCKET = b"/run/vethd/vethd.sock"
 USAGE = 255
+FAILED = 1
 FOUND_NOT = 127
 
 # in the order in which ip compares; "=": not to be abbreviated, "+": a word follows
@@ -178,4 +179,8 @@ def main(real: str, unpack: "Callable[[], None]") -> int:
     unpack()
     from vethd.clients.ip.roads import run  # noqa: PLC0415 - most calls need none of it
 
-    return run(real, line)
+    try:
+        return run(real, line)
+    except OSError as error:  # stdout is closed or full, no process can be made
+        say(f"vethd-ip: {error.strerror}\n")
+        return FAILED
