@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from vethd.daemon.config import Config
-from vethd.daemon.service import _Reloader
+from vethd.daemon.service import _Reloader, _start
 from vethd.model.api import EngineChange
 from vethd.model.errors import ConfigError
+from vethd.model.spec import PairSpec
 
 
 @pytest.mark.parametrize("refused", [True, False])
@@ -40,3 +41,24 @@ def test_what_the_pairs_refuse_changes_no_setting(refused: bool) -> None:
 
     asyncio.run(reload())
     assert did == (["reconcile"] if refused else ["reconcile", EngineChange(spin_us=7, gro=False)])
+
+
+async def test_a_reload_before_the_start_is_not_undone_by_it() -> None:
+    """Both wait for one lock; whoever is first, the pairs of the config that was read last stay."""
+    told: list[list[Any]] = []
+
+    async def take(pairs: list[Any]) -> dict[str, int]:
+        told.append(pairs)
+        return {}
+
+    old, new = Config(), Config(pair=[PairSpec(name="va")])
+    declared: Any = SimpleNamespace(reconcile=take, start=take)
+    notify: Any = SimpleNamespace(reloading=lambda: None, ready=lambda _status: None)
+    info = SimpleNamespace(spin_us=None)
+    manager: Any = SimpleNamespace(
+        tuning=SimpleNamespace(info=lambda: info), change_engine=lambda _change: None, entries={}, reconciled=None
+    )
+    reloader = _Reloader(old, lambda: new, manager, declared, notify)
+    await reloader.reload()
+    await _start(declared, old, notify, manager, reloader)
+    assert told == [new.pair, new.pair]

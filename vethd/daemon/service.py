@@ -138,7 +138,8 @@ def _memory(notify: Notify, early: Early) -> Memory | None:
 
 async def _start(declared: Declared, config: Config, notify: Notify, manager: Manager, reloader: _Reloader) -> None:
     async with reloader.lock:
-        await declared.start(config.pair)
+        # a caller may have been faster, and had a newer one read
+        await declared.start((reloader.newest or config).pair)
     notify.ready(_status(manager))
 
 
@@ -171,6 +172,7 @@ class _Reloader:
         self._declared = declared
         self._notify = notify
         self.lock = asyncio.Lock()
+        self.newest: Config | None = None  # what was last read again
         self.tasks: set[asyncio.Task[None]] = set()
 
     def on_signal(self) -> None:
@@ -189,6 +191,7 @@ class _Reloader:
             try:
                 config = await asyncio.to_thread(self._reread)
                 result = await self._declared.reconcile(config.pair)
+                self.newest = config
                 self._tune(config)  # last: what is refused before changes nothing here
                 status = ", ".join(f"{count} {what}" for what, count in result.items())
             finally:
