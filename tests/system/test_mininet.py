@@ -49,21 +49,27 @@ class Room:
         self.site = site
         self.bin = site.directory / "bin"
         self.bin.mkdir(exist_ok=True)
-        shutil.copy(CUSTOM, site.directory)
+        self.custom = site.directory / "vethd_links.py"
+        shutil.copy(CUSTOM, self.custom)
 
     def mn(self, *args: str, vethd_ip: bool = False, commands: str = "", socket: Path | None = None) -> str:
         """Run mn to its end, commands of its CLI after its tests, and give what it said."""
         script = self.site.directory / "commands"
         script.write_text(commands)
+        post = ["--post", str(script)] if commands else []
+        return self.run("mn", *BRIDGES, *args, *post, vethd_ip=vethd_ip, socket=socket)
+
+    def run(self, *args: str, vethd_ip: bool = False, socket: Path | None = None) -> str:
+        """Run a program to its end and give what it said."""
         path = os.environ["PATH"]
         if vethd_ip:
             install(self.bin)
             path = f"{self.bin}:{path}"
         unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        argv = [*unshare, "sh", "-euc", _BOX, "box", str(self.site.directory), "mn", *BRIDGES, *args]
+        argv = [*unshare, "sh", "-euc", _BOX, "box", str(self.site.directory), *args]
         child = self.site.home.run(
             subprocess.Popen[str],
-            [*argv, *(["--post", str(script)] if commands else [])],
+            argv,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -74,11 +80,11 @@ class Room:
             return child.communicate(timeout=RUN_S)[0]
         except subprocess.TimeoutExpired:
             child.kill()  # and with it all that is in the box
-            raise AssertionError(f"mn {' '.join(args)}: not within {RUN_S} s\n{child.communicate()[0]}") from None
+            raise AssertionError(f"{' '.join(args)}: not within {RUN_S} s\n{child.communicate()[0]}") from None
 
     def links(self, *options: str) -> list[str]:
         """Give the arguments by which Mininet makes the links of our file."""
-        return ["--custom", str(self.site.directory / CUSTOM.name), "--link", ",".join(options)]
+        return ["--custom", str(self.custom), "--link", ",".join(options)]
 
 
 @pytest.fixture
@@ -86,6 +92,22 @@ def room(site: Site, lab: Lab) -> Iterator[Room]:  # noqa: ARG001 - proves that 
     before = Traces.now(site.home)
     yield Room(site)
     before.assert_nothing_left(site.home)
+
+
+# without `fast` Mininet makes links in its own namespace, and moves them
+PROGRAM = """
+from functools import partial
+from mininet.net import Mininet
+from mininet.nodelib import LinuxBridge
+from mininet.topo import SingleSwitchTopo
+from vethd_links import VethdLink
+
+LINKS = ["a name that mn has, too"]
+net = Mininet(SingleSwitchTopo(2), switch=LinuxBridge, controller=None, link=partial(VethdLink, fast=False))
+net.start()
+print("lost:", net.pingAll(), net["h1"].cmd("ip link show h1-eth0"))
+net.stop()
+"""
 
 
 def errors(said: str) -> list[str]:
@@ -108,7 +130,7 @@ h1 iperf -c h3 -t 1
 link s1 s2 down
 h1 ping -c 1 -W 1 h3
 link s1 s2 up
-h1 ping -c 3 -i 0.2 -W 5 h3
+h1 until ping -c 1 -W 1 h3 | grep ' 1 received'; do :; done
 links
 py net.delLinkBetween(h2, s2)
 py sorted(s2.intfNames())
@@ -117,7 +139,7 @@ py sorted(s2.intfNames())
     assert "0% dropped (6/6 received)" in said, said
     assert re.search(r"[1-9][\d.]* [KMG]bits/sec", said), said
     assert "1 packets transmitted, 0 received" in said, said
-    assert re.search(r"3 packets transmitted, [123] received", said), said
+    assert "1 packets transmitted, 1 received" in said, said
     assert "s2-eth2<->s1-eth2 (OK OK)" in said, said
     assert "['lo', 's2-eth2', 's2-eth3']" in said, said
     assert errors(said) == []
@@ -152,3 +174,12 @@ def test_a_refusal_of_the_daemons_is_told(room: Room) -> None:
     room.site.post({"name": "s1-eth1", "peer": {"name": "other"}})
     said = room.mn(*room.links("vethd"), "--test", "none")
     assert errors(said) == ["VethdError: link h1-eth0 - s1-eth1: newlink s1-eth1: File exists"], said
+
+
+def test_a_program_has_links_of_our_own(room: Room) -> None:
+    program = room.site.directory / "program.py"
+    program.write_text(PROGRAM)
+    said = room.run("/usr/bin/python3", "-B", str(program))
+    assert "lost: 0.0" in said, said
+    assert "peer s1-eth1" in said, said
+    assert errors(said) == []

@@ -1,4 +1,4 @@
-"""Mininet's links over vethd: `mn --custom mininet.py --link vethd`, or `Mininet(topo, link=VethdLink)`.
+"""Mininet's links over vethd: `mn --custom FILE --link vethd`, or `Mininet(topo, link=VethdLink)`.
 
 Mininet runs on the system's Python, where vethd need not be: this file needs Mininet and the standard library alone.
 A link is asked for on the daemon's fd-passing socket (docs/api.md), with the namespaces of both nodes as descriptors.
@@ -102,5 +102,5 @@ def _ask(method: str, path: str, body: object, fds: list[int]) -> tuple[int, dic
 
 
 links = {"vethd": VethdLink, "vethdtc": VethdTCLink}
-# `mn` 2.3 does not look at `links` (it lacks a comma), so its own table is told
-getattr(sys.modules["__main__"], "LINKS", {}).update(links)
+if __name__ == "builtins":  # executed by mn as --custom, not imported: 2.3 does not look at `links` (it lacks a comma)
+    sys.modules["__main__"].LINKS.update(links)
