@@ -272,7 +272,7 @@ def test_one_that_fails_with_all_in_its_hands(place: tuple[Site, Wire]) -> None:
     with datagrams(wire):
         for how in ways:
             with asked(site) as (process, names):
-                assert {"control", "fdpass", "lock", "s0", "s1", "t1", "t2"} == set(names)
+                assert {"control", "fdpass", "lock", "s0", "s1", "u1", "u2"} == set(names)
                 fail(site, process, how)
                 forwards(wire)
     assert marks(site, wire) == before

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 
 class Notify:
-    """Tells the service manager how we are. Never raises, never blocks for long."""
+    """Tells the service manager how we are. Never blocks for long, and never raises, but for keep()."""
 
     def __init__(self) -> None:
         """Take the address, the watchdog's interval and whether there is an fd store, from the environment."""
@@ -36,18 +36,26 @@ class Notify:
         self._send("WATCHDOG=1")
 
     def keep(self, name: str, fd: int) -> None:
-        """Put a duplicate of fd into the service's fd store (Keeper)."""
-        self._send(f"FDSTORE=1\nFDNAME={name}", fd)
+        """Put a duplicate of fd into the service's fd store (Keeper). Raises OSError.
+
+        Not where nobody listens: who was to start us again is gone.
+        """
+        with suppress(ConnectionRefusedError, FileNotFoundError):
+            self._say(f"FDSTORE=1\nFDNAME={name}", fd)
 
     def forget(self, name: str) -> None:
         """Take what has that name out of the fd store (Keeper)."""
         self._send(f"FDSTOREREMOVE=1\nFDNAME={name}")
 
-    def _send(self, text: str, *fds: int) -> None:
+    def _send(self, text: str) -> None:
+        with suppress(OSError):
+            self._say(text)
+
+    def _say(self, text: str, *fds: int) -> None:
         if not self._address:
             return
         address = "\0" + self._address[1:] if self._address.startswith("@") else self._address
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
             sock.settimeout(1.0)
             sock.connect(address)  # send_fds() takes an address, and does not use it
             if fds:

@@ -43,6 +43,7 @@ _BEFORE_MOVE = (
     "gro_max_size",
 )
 _TEMPORARY = "vethd%d"
+_FEW = 32  # devices of one namespace: as many questions cost what a dump of a hundred links does
 
 
 class Place(NamedTuple):
@@ -156,16 +157,21 @@ class Nursery:
             return here.rtnl.link(ifindex).name if ifindex else ""
 
     def survey(self, taps: Iterable[Tap]) -> dict[LinkKey, LinkState]:
-        """Read the state of every link in the namespaces where the devices are; those that are gone are left out."""
+        """Read the state of the devices, and perhaps of others beside them; those that are gone are left out.
+
+        A few are asked for one by one: somebody else may have filled their namespace with links of his.
+        """
         found: dict[LinkKey, LinkState] = {}
-        seen: set[int] = set()
+        groups: dict[int, list[Tap]] = {}
         for tap in taps:
             with suppress(VethError):
-                if tap.netns_inode() in seen:
-                    continue
-                with self._at(tap, listen=True) as here:
-                    seen.add(here.netns_inode)
-                    found |= {(here.nsid, state.ifindex): state for state in here.rtnl.links()}
+                groups.setdefault(tap.netns_inode(), []).append(tap)
+        for group in groups.values():
+            for first in group:  # one that is gone just now shows us nowhere
+                with suppress(VethError), self._at(first, listen=True) as here:
+                    links = here.rtnl.links() if len(group) > _FEW else _each(here.rtnl, group)
+                    found |= {(here.nsid, state.ifindex): state for state in links}
+                    break
         return found
 
     @contextmanager
@@ -210,3 +216,10 @@ class _Here(NamedTuple):
     def place(self) -> Place:
         """Read the link."""
         return Place((self.nsid, self.ifindex), self.netns_inode, self.rtnl.link(self.ifindex))
+
+
+def _each(rtnl: Rtnl, taps: Iterable[Tap]) -> Iterator[LinkState]:
+    """Read the devices' states in the namespace of the socket; those that are not there are left out."""
+    for tap in taps:
+        with suppress(VethError):
+            yield rtnl.link(rtnl.ifindex(tap.ifname))

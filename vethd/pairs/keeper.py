@@ -7,8 +7,10 @@ turns. The next daemon gets all of them, and goes on forwarding: see Manager.ado
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+import string
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Protocol
@@ -21,9 +23,23 @@ from vethd.model.errors import VethError
 from vethd.model.record import EngineRecord, PairRecord, encode, encode_pair
 from vethd.pairs.takeover import COPIES, HeldPair, read_record
 
+_DIGITS = string.digits + string.ascii_lowercase
+KEPT_MAX = 16_000
+"""FileDescriptorStoreMax= of the unit, but for a few. All their names, of 7 bytes and a colon at most for 2**31 births,
+come back in one string of the environment: 128 KiB at most (MAX_ARG_STRLEN)."""
+
+
+def fd_name(number: int) -> str:
+    """Name the number-th fd that is kept: short, as all names travel in one string. Version 1 began them with "t"."""
+    digits = ""
+    while number:
+        number, digit = divmod(number, len(_DIGITS))
+        digits = _DIGITS[digit] + digits
+    return f"u{digits}"
+
 
 class Keeper(Protocol):
-    """Somebody who holds fds for us while we are not there. Never blocks, never raises.
+    """Somebody who holds fds for us while we are not there. Never blocks for long.
 
     fd_store: whether there is such a somebody at all.
     """
@@ -31,7 +47,7 @@ class Keeper(Protocol):
     fd_store: bool
 
     def keep(self, name: str, fd: int) -> None:
-        """Hold a duplicate of fd under that name."""
+        """Hold a duplicate of fd under that name. Raises OSError where it cannot be told to."""
 
     def forget(self, name: str) -> None:
         """Let go of what was kept under that name."""
@@ -62,6 +78,7 @@ class Memory:
             else:
                 del self._inherited[name]
             self._copies.append(fd)
+        self._kept: set[str] = set()
         self._seq = self.record.seq if self.record else 0
         self._last_fd = self.record.last_fd if self.record else 0
         self._last_id = 0
@@ -80,24 +97,38 @@ class Memory:
         return self._inherited
 
     def keep(self, fds: tuple[int, ...]) -> list[str]:
-        """Have fds kept; give the names under which they are."""
-        names = []
-        for fd in fds:
-            self._last_fd += 1
-            names.append(f"t{self._last_fd}")
-            self._keeper.keep(names[-1], fd)
+        """Have fds kept, all of them or none; give the names under which they are.
+
+        Raises VethError: what is not kept would be gone after the next restart, and nobody would have been told.
+        """
+        if len(self._kept) + len(fds) > KEPT_MAX:
+            reason = f"no more than {KEPT_MAX} file descriptors can be kept over a restart"
+            raise VethError(errno.ENOSPC, "newlink", reason=reason)
+        names: list[str] = []
+        try:
+            for fd in fds:
+                self._last_fd += 1
+                names.append(fd_name(self._last_fd))
+                self._keeper.keep(names[-1], fd)
+        except OSError as error:
+            self.forget(names)
+            reason = f"what keeps it over a restart cannot be told: {error.strerror or error}"
+            raise VethError(error.errno or errno.EAGAIN, "newlink", reason=reason) from error
+        self._kept.update(names)
         return names
 
     def forget(self, names: list[str]) -> None:
         """Have fds kept no longer."""
         for name in names:
             self._keeper.forget(name)
+        self._kept.difference_update(names)
 
     def take(self, names: list[str]) -> tuple[int, ...]:
         """Give the inherited fds of those names, the caller's from now on. Raises KeyError where one is missing."""
         found = {name: self._inherited[name] for name in names}
         for name in names:
             del self._inherited[name]
+        self._kept.update(names)
         return tuple(found.values())
 
     def drop_rest(self, nursery: Nursery) -> int:

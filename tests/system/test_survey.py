@@ -1,0 +1,60 @@
+"""Whose counters are read: the devices that were asked for, however many others stand beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from tests.lib.leaks import Traces
+from tests.lib.netns import Netns
+from vethd.kernel.births import _FEW, Nursery
+from vethd.kernel.tun import Tap
+from vethd.model.spec import LinkSpec
+
+STRANGERS = 5
+
+
+@pytest.fixture
+def born(root: None) -> Iterator[tuple[Nursery, list[Tap], set[str]]]:  # noqa: ARG001 - the check that we may
+    """Give a nursery, devices that it bore in one namespace, and the names of strangers' beside them."""
+    before = Traces.now()
+    with ExitStack() as stack:
+        stack.callback(before.assert_nothing_left)
+        netns = Netns.create("vt-crowd")
+        stack.callback(netns.delete)
+        nursery = Nursery()
+        stack.callback(nursery.close)
+        fd = os.open(netns.path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        taps: list[Tap] = []
+        for number in range(_FEW + 1):
+            tap, _ = nursery.birth(LinkSpec(name=f"v{number}"), fd)
+            stack.callback(tap.close)
+            taps.append(tap)
+        strangers = {f"s{number}" for number in range(STRANGERS)}
+        for name in strangers:
+            netns.ip(f"link add {name} type bridge")
+        yield nursery, taps, strangers
+
+
+def test_strangers_are_not_asked(born: tuple[Nursery, list[Tap], set[str]]) -> None:
+    nursery, taps, _ = born
+    found = nursery.survey(taps[:2])
+    assert sorted(state.name for state in found.values()) == ["v0", "v1"]
+
+
+def test_many_are_read_at_once(born: tuple[Nursery, list[Tap], set[str]]) -> None:
+    nursery, taps, strangers = born
+    names = {state.name for state in nursery.survey(taps).values()}
+    assert names >= strangers | {f"v{number}" for number in range(len(taps))}
+
+
+def test_what_is_gone_hides_nobody(born: tuple[Nursery, list[Tap], set[str]]) -> None:
+    nursery, taps, _ = born
+    nursery.delete(taps[0])
+    taps[1].close()
+    found = nursery.survey(taps[:4])
+    assert sorted(state.name for state in found.values()) == ["v2", "v3"]
