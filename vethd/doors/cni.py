@@ -6,11 +6,8 @@ administrators alone: an attachment's other end is in the host's namespace.
 
 from __future__ import annotations
 
-import errno
-
 from vethd.doors.routing import Call, Route
 from vethd.model.attachment import Attached, Attachment, AttachmentInfo, Key
-from vethd.model.errors import VethError
 from vethd.pairs import attachments
 
 
@@ -26,12 +23,7 @@ async def _attach(call: Call) -> Attached:
 
 async def _address(call: Call) -> Attached:
     """Give an attachment its addresses and routes, where they came later than it."""
-    manager, asked = call.api.manager, call.body
-    entries = attachments.find(manager, asked.key)
-    if not entries:
-        raise VethError(errno.ENOENT, "attach", asked.ifname, f"no attachment of container {asked.container}")
-    await attachments.set_up(manager, entries[0], asked, call.fds)
-    return await attachments.attached(manager, entries[0], asked, call.fds)
+    return await attachments.address(call.api.manager, call.body, call.fds)
 
 
 async def _check(call: Call) -> Attached:

@@ -19,6 +19,7 @@ from vethd.kernel import netns
 from vethd.kernel.bridge import Bridges
 from vethd.kernel.l3 import L3, Route
 from vethd.kernel.uapi import RT_SCOPE_HOST
+from vethd.model.api import LinkInfo
 from vethd.model.attachment import (
     Attached,
     Attachment,
@@ -53,28 +54,34 @@ async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None)
         await manager.workers.chore(partial(_in_netns, asked.host_netns, fds, partial(_set_up_bridge, asked.bridge)))
     entry = await manager.newlink(asked.pair(), fds=fds)
     try:
-        await set_up(manager, entry, asked, fds)
+        await _set_up(manager, entry, asked, fds)
         await _carry(manager, entry)
         near, far = manager.info(entry).links
         peer = msgspec.structs.replace(entry.spec.far_end(), netns=far.netns)
         entry.spec = msgspec.structs.replace(entry.spec, netns=near.netns, peer=peer)
         entry.fds = None  # they are closed after the call
-        return await attached(manager, entry, asked, fds)
+        return await _told(manager, entry, asked, fds)
     except BaseException:
         await manager.dellink(entry)
         raise
 
 
-async def set_up(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> None:
-    """Give an attachment's ends the addresses and routes that are asked for. Raises VethError."""
+async def address(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
+    """Give an attachment that is there its addresses and routes. Raises VethError."""
     validate_attachment(asked)
-    workers = manager.workers
-    await workers.chore(partial(_in_netns, asked.netns, fds, partial(_set_up_container, asked)))
-    async with entry.lock:
-        if entry.live is None:
-            raise VethError(errno.ENODEV, "attach", asked.ifname, entry.reason or "the pair is gone")
-        host = entry.live.links[Side.NEAR].state.name
-    await workers.chore(partial(_in_netns, asked.host_netns, fds, partial(_set_up_host, asked, host)))
+    entry = _the_one(manager, asked)
+    await _set_up(manager, entry, asked, fds)
+    return await _told(manager, entry, asked, fds)
+
+
+async def _set_up(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> None:
+    host = _links(manager, entry, asked)[Side.NEAR].name
+
+    def both() -> None:
+        _in_netns(asked.netns, fds, partial(_set_up_container, asked))
+        _in_netns(asked.host_netns, fds, partial(_set_up_host, asked, host))
+
+    await manager.workers.chore(both)
 
 
 async def detach(manager: Manager, key: Key) -> list[Entry]:
@@ -99,43 +106,53 @@ def attachments(manager: Manager) -> list[AttachmentInfo]:
 async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
     """See that an attachment is as asked for, and give it. Raises VethError ENOENT, or ESTALE and what differs."""
     validate_attachment(asked)
-    entries = find(manager, asked.key)
-    if not entries:
-        raise VethError(errno.ENOENT, "check", asked.ifname, f"no attachment of container {asked.container}")
+    entry = _the_one(manager, asked)
     await manager.workers.chore(partial(_in_netns, asked.netns, fds, partial(_check_container, asked)))
-    return await attached(manager, entries[0], asked, fds)
-
-
-async def attached(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """Say what an attachment is now. Raises VethError."""
-    if entry.live is None:
-        raise VethError(errno.ENODEV, "attach", asked.ifname, entry.reason or "the pair is gone")
-    near, far = manager.info(entry).links
-    bridge = None
-    if asked.bridge is not None:
-        if near.master != asked.bridge.name:
-            reason = f"{near.name} is a port of {near.master or 'no bridge'}, not of {asked.bridge.name}"
-            raise VethError(errno.ESTALE, "check", asked.ifname, reason)
-        brief = partial(_brief, asked.bridge.name)
-        bridge = await manager.workers.chore(partial(_in_netns, asked.host_netns, fds, brief))
+    near, far = _links(manager, entry, asked)
+    master = asked.bridge.name if asked.bridge is not None else ""
+    if near.master != master:
+        reason = f"{near.name} is a port of {near.master or 'no bridge'}, not of {master or 'none'}"
+        raise VethError(errno.ESTALE, "check", asked.ifname, reason)
     if far.name != asked.ifname:
         raise VethError(errno.ESTALE, "check", asked.ifname, f"the container's end is {far.name!r}")
+    return await _told(manager, entry, asked, fds)
+
+
+def _the_one(manager: Manager, asked: Attachment) -> Entry:
+    for entry in find(manager, asked.key):
+        return entry
+    raise VethError(errno.ENOENT, "attach", asked.ifname, f"container {asked.container} is not attached")
+
+
+def _links(manager: Manager, entry: Entry, asked: Attachment) -> list[LinkInfo]:
+    if entry.live is None:
+        raise VethError(errno.ENODEV, "attach", asked.ifname, entry.reason or "the pair is gone")
+    return manager.info(entry).links
+
+
+async def _told(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> Attached:
+    """Say what an attachment is now, once the kernel has acted on its carrier. Raises VethError."""
+    nursery = manager.workers.nursery
+    taps = [link.tap for link in entry.live.links] if entry.live is not None else []
+
+    def look() -> LinkBrief | None:
+        for tap in taps:
+            nursery.settle(tap)
+        return _in_netns(asked.host_netns, fds, partial(_brief, asked.bridge.name)) if asked.bridge else None
+
+    bridge = await manager.workers.chore(look)
+    manager.desk.catch_up()
+    near, far = _links(manager, entry, asked)
     host, container = (LinkBrief(name=link.name, address=link.address, mtu=link.mtu) for link in (near, far))
     return Attached(pair=entry.id, bridge=bridge, host=host, container=container)
 
 
 async def _carry(manager: Manager, entry: Entry) -> None:
-    """Wait for the carrier, and until the bridge has heard of it: then the container may speak."""
-    workers = manager.workers
+    """Wait for the carrier of both ends, which are up. Raises VethError."""
     manager.desk.catch_up()
-    await workers.carriers_set()
-    pair = entry.live
-    if pair is None or not pair.carrier:
+    await manager.workers.carriers_set()
+    if entry.live is None or not entry.live.carrier:
         raise VethError(errno.ENODEV, "attach", reason="an end of the pair went while it was made")
-    for link in pair.links:
-        await workers.chore(workers.nursery.settle, link.tap)
-    await pair.learn_master(Side.NEAR)
-    manager.desk.catch_up()
 
 
 def _key(entry: Entry) -> Key | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from vethd.clients.cni.addresses import Subnet
 from vethd.clients.cni.conf import get
 from vethd.clients.cni.errors import NO_MASQUERADE, CniError
-from vethd.clients.cni.run import USUAL, Ran, find, run
+from vethd.clients.cni.run import USUAL, Ran, Running, find, run
 
 _PREFIX = "vethd-cni"
 _NFT_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
@@ -21,12 +21,21 @@ class Masquerade:
 
     def __init__(self, network: str, container: str, ifname: str) -> None:
         self._name = f"{_PREFIX}/{network}/{container}/{ifname}"
+        self._subnets: list[Subnet] = []
+        self._nft: Running | None = None
 
-    def set_up(self, subnets: list[Subnet]) -> None:
-        """Masquerade for these addresses. Raises CniError 103, and then nothing is masqueraded."""
-        failed = []
-        if nft := _tool("nft"):
-            ran = run([nft, "-f", "-"], self.nft_rules(subnets).encode())
+    def begin(self, subnets: list[Subnet]) -> None:
+        """Begin to masquerade for these addresses; finish() waits until it is so."""
+        self._subnets = subnets
+        nft = _tool("nft")
+        self._nft = Running([nft, "-f", "-"], self.nft_rules(subnets).encode()) if nft else None
+
+    def finish(self) -> None:
+        """Masquerade for the addresses that begin() was told. Raises CniError 103, and then nothing is masqueraded."""
+        failed, subnets = [], self._subnets
+        if self._nft is not None:
+            ran = self._nft.wait()
+            self._nft = None
             if not ran.status:
                 return
             failed.append(f"nft: {ran.words()}")
@@ -45,6 +54,8 @@ class Masquerade:
 
     def take_down(self) -> None:
         """Masquerade no more; nothing to take away is no error. Raises CniError 103."""
+        if self._nft is not None:
+            self._nft.wait()
         nft = _tool("nft")
         ran = run([nft, "-f", "-"], self.nft_end().encode()) if nft else None
         if ran is None or ran.status:

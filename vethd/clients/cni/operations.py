@@ -38,7 +38,7 @@ def add(conf: Conf, env: Env) -> dict[str, Any]:
         _daemon(HEALTH)  # down is known before IPAM gives anything away
         body = _body(conf, env)
         made = _first(conf, body, fds, undo) if conf.ipam == "dhcp" else None
-        addressing = None
+        addressing = masquerade = None
         if conf.ipam:
             undo.append(lambda: ipam.call(conf, "DEL"))
             addressing = _lease(conf)
@@ -48,9 +48,13 @@ def add(conf: Conf, env: Env) -> dict[str, Any]:
             if made is not None and 6 in addressing.families:
                 _allow_ipv6(env)
             body = _addressed(conf, body, addressing)
+            if conf.flags["ipMasq"]:  # beside the daemon, which has other locks to wait for
+                masquerade = Masquerade(conf.name, env.container, env.ifname)
+                undo.append(masquerade.take_down)
+                masquerade.begin(addressing.subnets)
         made = _first(conf, body, fds, undo) if made is None else _daemon(_post("PATCH", _PATH, body), fds)
-        if addressing is not None and conf.flags["ipMasq"]:
-            Masquerade(conf.name, env.container, env.ifname).set_up(addressing.subnets)
+        if masquerade is not None:
+            masquerade.finish()
         return shaped(compose(conf, env, made, addressing), conf.version)
     except BaseException:
         for error in _all(undo[::-1]):

@@ -32,21 +32,41 @@ def find(program: str, path: str, more: tuple[str, ...] = ()) -> str:
     return ""
 
 
-def run(argv: list[str], stdin: bytes, env: dict[bytes, bytes] | None = None, *, err: bool = True) -> Ran:
-    """Run a program. With err false its stderr is ours, where CNI wants a plugin's log. Raises OSError.
+class Running:
+    """A program that has been started; wait() for its end, once.
 
-    Through files in memory: nobody waits for anybody, however much is written.
+    Its files are in memory: nobody waits for anybody, however much is written. With err false its stderr is ours, where
+    CNI wants a plugin's log.
     """
-    files = [_file(stdin), _file(), *([_file()] if err else [])]
-    try:
-        actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(files)]
+
+    def __init__(
+        self, argv: list[str], stdin: bytes, env: dict[bytes, bytes] | None = None, *, err: bool = True
+    ) -> None:
+        """Start it. Raises OSError."""
+        self._files = [_file(stdin), _file(), *([_file()] if err else [])]
+        actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(self._files)]
         environ = posix.environ if env is None else env
-        pid = posix.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigdef=_IGNORED)
-        status = posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])
-        return Ran(status, _content(files[1]), _content(files[2]) if err else b"")
-    finally:
-        for fd in files:
+        try:
+            self._pid = posix.posix_spawn(argv[0], argv, environ, file_actions=actions, setsigdef=_IGNORED)
+        except OSError:
+            self._close()
+            raise
+
+    def wait(self) -> Ran:
+        """Give its end."""
+        status = posix.waitstatus_to_exitcode(posix.waitpid(self._pid, 0)[1])
+        written = [_content(fd) for fd in self._files[1:]]
+        self._close()
+        return Ran(status, written[0], written[1] if len(written) > 1 else b"")
+
+    def _close(self) -> None:
+        for fd in self._files:
             posix.close(fd)
+
+
+def run(argv: list[str], stdin: bytes, env: dict[bytes, bytes] | None = None, *, err: bool = True) -> Ran:
+    """Run a program to its end. Raises OSError."""
+    return Running(argv, stdin, env, err=err).wait()
 
 
 def _is_directory(path: str) -> bool:
