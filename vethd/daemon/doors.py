@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 
@@ -32,5 +33,4 @@ class Doors:
         """Serve no more: streams end, requests under way get a second. Twice is once."""
         if self._open is not None:
             (http, fd_door), self._open = self._open, None
-            await http.close()
-            await fd_door.close()
+            await asyncio.gather(http.close(), fd_door.close())

@@ -30,6 +30,7 @@ from vethd.model.api import ErrorBody
 
 FDS_MAX = 16
 PATIENCE_S = 30.0
+GRACE_S = 1.0  # for requests under way when the door closes
 
 _SO_SNDBUFFORCE = 32
 
@@ -57,10 +58,13 @@ class FdDoor:
         self._special = special
         self._loop = asyncio.get_running_loop()
         self._entrance = Entrance(api, listener, self._serve, _reply(Reply(403, FULL)))
+        self._answers: set[asyncio.Task[Reply]] = set()
 
     async def close(self) -> None:
-        """Stop serving, what is under way included."""
+        """Stop serving: requests under way get GRACE_S."""
         self._entrance.shut()
+        if self._answers:
+            await asyncio.wait(self._answers, timeout=GRACE_S)
         await self._entrance.clear()
 
     async def _serve(self, connection: socket.socket, caller: Caller) -> None:
@@ -72,7 +76,10 @@ class FdDoor:
                     await self._readable(connection)
                 data = _receive(connection, fds)
                 if data and not self._special(connection, caller, data):
-                    _send(connection, _reply(await self._answer(data, fds, caller)))
+                    answer = self._loop.create_task(self._answer(data, fds, caller))
+                    self._answers.add(answer)
+                    answer.add_done_callback(self._answers.discard)
+                    _send(connection, _reply(await answer))
             except (TimeoutError, OSError):
                 pass  # nothing said, or nobody there
             finally:
