@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ import pytest
 from tests.lib import cni
 from tests.lib.cni import BRIDGE, REFERENCE, SUBNET, Case, Container, case_fixture, ip_json
 from tests.lib.netns import Netns
-from tests.lib.sockets import ping, udp_socket
+from tests.lib.sockets import ping, tcp_transfer, udp_socket
 from tests.lib.wait import wait_until
 
 pytestmark = pytest.mark.heavy
@@ -265,6 +267,42 @@ import socket, sys
 sock = socket.create_connection((sys.argv[1], int(sys.argv[2])), 20)
 sys.stdout.write(sock.makefile().read())
 """
+
+
+def tbf(netns: Netns, name: str) -> dict[str, Any]:
+    """Give the token bucket of a link."""
+    found = json.loads(netns.command("tc", "-json", "qdisc", "show", "dev", name, "root"))
+    return {key: found[0]["options"][key] for key in ("rate", "burst", "lat")} if found[0]["kind"] == "tbf" else {}
+
+
+def test_bandwidth(case: Case) -> None:
+    """Mode bandwidth gives a TAP the very buckets that the reference gives a veth, and they hold."""
+    rates = {"ingressRate": 16_000_000, "ingressBurst": 1_000_000, "egressRate": 8_000_000, "egressBurst": 800_000}
+    chained = {"cniVersion": "1.0.0", "name": "net", "runtimeConfig": {"bandwidth": rates}}
+    conf = case.conf(isGateway=True)
+    (ours, result), (theirs, reference) = case.both(conf)
+    shaped = chained | {"mode": "bandwidth", "type": "vethd-cni"}
+    assert plain(ours.add(shaped | {"prevResult": result})) == plain(result)
+    theirs.add(chained | {"type": "bandwidth", "prevResult": reference})
+    host, other = (one["interfaces"][1]["name"] for one in (result, reference))
+    assert tbf(case.ours.netns, host) == tbf(case.theirs.netns, other)
+    assert tbf(ours.netns, "eth0")["rate"] == 1_000_000
+    started = time.monotonic()
+    payload = bytes(2_000_000)
+    assert tcp_transfer(ours.netns, case.ours.netns, f"{SUBNET}.1", payload) == payload
+    assert time.monotonic() - started > 1.5  # 1.9 s, as the bucket holds 0.1 MB
+    assert ours.call("CHECK", shaped | {"prevResult": result}).ok == {}
+    ours.netns.command("tc", "qdisc", "replace", "dev", "eth0", "root", "noqueue")
+    differs = ours.call("CHECK", shaped | {"prevResult": result})
+    assert (differs.code, "no limit, not 8000000 bit/s" in differs.body["msg"]) == (102, True)
+    assert ours.call("ADD", shaped).code == 7
+    half = shaped | {"prevResult": result, "runtimeConfig": {"bandwidth": {"ingressRate": 8000}}}
+    assert ours.call("ADD", half).code == 100
+    for one in (shaped, conf):
+        ours.delete(one)
+    assert ours.call("ADD", shaped | {"prevResult": result}).code == 100
+    theirs.delete(chained | {"type": "bandwidth", "prevResult": reference})
+    case.assert_nothing_left(ours)
 
 
 def test_dhcp(case: Case) -> None:

@@ -7,8 +7,8 @@ administrators alone: an attachment's other end is in the host's namespace.
 from __future__ import annotations
 
 from vethd.doors.routing import Call, Route
-from vethd.model.attachment import Attached, Attachment, AttachmentInfo, Key
-from vethd.pairs import attachments
+from vethd.model.attachment import Attached, Attachment, AttachmentInfo, BandwidthSpec, Key
+from vethd.pairs import attachments, bandwidth
 
 
 async def _attachments(call: Call) -> list[AttachmentInfo]:
@@ -31,6 +31,16 @@ async def _check(call: Call) -> Attached:
     return await attachments.check(call.api.manager, call.body, call.fds)
 
 
+async def _limit(call: Call) -> None:
+    """Hold an attachment to its rates."""
+    await bandwidth.limit(call.api.manager, call.body)
+
+
+async def _check_limit(call: Call) -> None:
+    """See that an attachment is held to its rates."""
+    await bandwidth.limit(call.api.manager, call.body, check=True)
+
+
 async def _detach(call: Call) -> None:
     """Delete an attachment; none of that name is no error."""
     key = Key(call.path["network"], call.path["container"], call.path["ifname"])
@@ -45,5 +55,7 @@ ROUTES = (
     Route("POST", "/v1/attachments", _attach, Attachment, Attached, 201, admin=True),
     Route("PATCH", "/v1/attachments", _address, Attachment, Attached, admin=True),
     Route("POST", "/v1/attachments/check", _check, Attachment, Attached, admin=True),
+    Route("POST", "/v1/attachments/bandwidth", _limit, BandwidthSpec, None, 204, admin=True),
+    Route("POST", "/v1/attachments/bandwidth/check", _check_limit, BandwidthSpec, None, 204, admin=True),
     Route("DELETE", _ONE, _detach, None, None, 204, admin=True),
 )

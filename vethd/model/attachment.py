@@ -18,6 +18,7 @@ from vethd.model.errors import VethError
 from vethd.model.spec import ALIAS_MAX, U32_MAX, LinkSpec, PairSpec, check_name
 
 VLAN_MAX = 4094
+BURST_S_MAX = 274  # of psched's ticks of 64 ns there are 2^32
 SUBNETS_MAX = 64  # addresses, routes and gateways each
 
 _MARK = "cni"
@@ -119,6 +120,23 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         )
 
 
+class BandwidthSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What an attachment is held to, in bits a second and bits; 0: no limit. ingress is what the container receives."""
+
+    network: str
+    container: str
+    ifname: str
+    ingress_rate: int = 0
+    ingress_burst: int = 0
+    egress_rate: int = 0
+    egress_burst: int = 0
+
+    @property
+    def key(self) -> Key:
+        """By what the attachment is known."""
+        return Key(self.network, self.container, self.ifname)
+
+
 class LinkBrief(msgspec.Struct, kw_only=True, frozen=True):
     """A link as a plugin's result names it."""
 
@@ -187,6 +205,17 @@ def _validate_route(route: RouteSpec) -> None:
         value = getattr(route, key)
         if value is not None and not 0 <= value <= most:
             raise VethError(errno.EINVAL, "attach", reason=f"{key} {value} of a route is outside 0..{most}")
+
+
+def validate_bandwidth(asked: BandwidthSpec) -> None:
+    """Check rates and bursts: both or neither, each what the kernel can count. Raises VethError EINVAL."""
+    for way in ("ingress", "egress"):
+        rate, burst = getattr(asked, f"{way}_rate"), getattr(asked, f"{way}_burst")
+        if bool(rate) != bool(burst):
+            raise VethError(errno.EINVAL, "shape", asked.ifname, f"{way} needs both, a rate and a burst")
+        if rate and not (8 <= rate <= 8 * U32_MAX and 8 <= burst <= U32_MAX and burst / rate <= BURST_S_MAX):
+            reason = f"{way}: {rate} bit/s with bursts of {burst} bits is beyond what a token bucket can do"
+            raise VethError(errno.EINVAL, "shape", asked.ifname, reason)
 
 
 def interface(text: str) -> Interface:

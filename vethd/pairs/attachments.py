@@ -69,7 +69,7 @@ async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None)
 async def address(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
     """Give an attachment that is there its addresses and routes. Raises VethError."""
     validate_attachment(asked)
-    entry = _the_one(manager, asked)
+    entry = the_one(manager, asked.key)
     await _set_up(manager, entry, asked, fds)
     return await _told(manager, entry, asked, fds)
 
@@ -106,7 +106,7 @@ def attachments(manager: Manager) -> list[AttachmentInfo]:
 async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
     """See that an attachment is as asked for, and give it. Raises VethError ENOENT, or ESTALE and what differs."""
     validate_attachment(asked)
-    entry = _the_one(manager, asked)
+    entry = the_one(manager, asked.key)
     await manager.workers.chore(partial(_in_netns, asked.netns, fds, partial(_check_container, asked)))
     near, far = _links(manager, entry, asked)
     master = asked.bridge.name if asked.bridge is not None else ""
@@ -118,10 +118,11 @@ async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) 
     return await _told(manager, entry, asked, fds)
 
 
-def _the_one(manager: Manager, asked: Attachment) -> Entry:
-    for entry in find(manager, asked.key):
+def the_one(manager: Manager, key: Key) -> Entry:
+    """Give an attachment's pair. Raises VethError ENOENT."""
+    for entry in find(manager, key):
         return entry
-    raise VethError(errno.ENOENT, "attach", asked.ifname, f"container {asked.container} is not attached")
+    raise VethError(errno.ENOENT, "attach", key.ifname, f"container {key.container} is not attached")
 
 
 def _links(manager: Manager, entry: Entry, asked: Attachment) -> list[LinkInfo]:

@@ -75,25 +75,25 @@ class Conf:
         since = SINCE.get(command)
         if since and VERSIONS.index(self.version) < VERSIONS.index(since):
             raise CniError(INCOMPATIBLE_VERSION, f"config version {self.version} does not allow {command}")
-        self.name = _typed(raw, "name", str, "")
+        self.name = typed(raw, "name", str, "")
         if not is_word(self.name):
             raise CniError(BAD_CONFIG, f"name: {self.name!r} is no network's name" if self.name else "name is missing")
-        self.mode = _typed(raw, "mode", str, "bridge")
-        if self.mode not in ("bridge", "ptp"):
-            raise CniError(BAD_CONFIG, f'mode: {self.mode!r} is neither "bridge" nor "ptp"')
+        self.mode = typed(raw, "mode", str, "bridge")
+        if self.mode not in ("bridge", "ptp", "bandwidth"):
+            raise CniError(BAD_CONFIG, f'mode: {self.mode!r} is none of "bridge", "ptp" and "bandwidth"')
         for key in _REFUSED:
             if raw.get(key):
                 raise CniError(
                     UNSUPPORTED_FIELD, f"{key}: vethd-cni cannot do that", f"{key} = {text.encode(raw[key])}"
                 )
-        self.flags = {key: _typed(raw, key, bool, default=False) for key in _FLAGS}
-        self.bridge = _typed(raw, "bridge", str, "") or "cni0"
-        self.mtu = _typed(raw, "mtu", int, 0)
-        self.vlan = _typed(raw, "vlan", int, 0)
-        self.socket = _typed(raw, "socket", str, "")
-        self.ipam = _typed(_typed(raw, "ipam", dict, {}), "type", str, "")
-        self.dns = _typed(raw, "dns", dict, {})
-        self.prev: dict[str, Any] | None = _typed(raw, "prevResult", dict, None)
+        self.flags = {key: typed(raw, key, bool, default=False) for key in _FLAGS}
+        self.bridge = typed(raw, "bridge", str, "") or "cni0"
+        self.mtu = typed(raw, "mtu", int, 0)
+        self.vlan = typed(raw, "vlan", int, 0)
+        self.socket = typed(raw, "socket", str, "")
+        self.ipam = typed(typed(raw, "ipam", dict, {}), "type", str, "")
+        self.dns = typed(raw, "dns", dict, {})
+        self.prev: dict[str, Any] | None = typed(raw, "prevResult", dict, None)
         self._check()
 
     def _check(self) -> None:
@@ -116,10 +116,10 @@ class Conf:
 
     def mac(self) -> str | None:
         """Give the MAC that the container's end shall have; the more specific word wins. Raises CniError."""
-        args = _typed(_typed(self.raw, "args", dict, {}), "cni", dict, {})
-        runtime = _typed(self.raw, "runtimeConfig", dict, {})
+        args = typed(typed(self.raw, "args", dict, {}), "cni", dict, {})
+        runtime = typed(self.raw, "runtimeConfig", dict, {})
         said = dict(pair.partition("=")[::2] for pair in get("CNI_ARGS").split(";") if pair)
-        return _typed(runtime, "mac", str, "") or _typed(args, "mac", str, "") or said.get("MAC") or None
+        return typed(runtime, "mac", str, "") or typed(args, "mac", str, "") or said.get("MAC") or None
 
 
 def get(key: str) -> str:
@@ -166,7 +166,7 @@ def version_of(raw: dict[str, Any]) -> str:
     return str(said)
 
 
-def _typed(raw: dict[str, Any], key: str, kind: type, default: Any) -> Any:
+def typed(raw: dict[str, Any], key: str, kind: type, default: Any) -> Any:
     """Give a field, default where it is absent or null. Raises CniError 7 where it is of another type."""
     value = raw.get(key)
     if value is None:

@@ -31,6 +31,7 @@ MODULES = (
     "cni.masquerade",
     "cni.result",
     "cni.operations",
+    "cni.bandwidth",
     "cni.plugin",
 )
 """Each after those that it imports."""

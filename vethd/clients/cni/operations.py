@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-_PATH = "/v1/attachments"
+PATH = "/v1/attachments"
 _CLONE_NEWNET = 0x40000000
 _FORWARDING = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
 _REFUSED_FROM = 400
@@ -35,7 +35,7 @@ def add(conf: Conf, env: Env) -> dict[str, Any]:
     undo: list[Callable[[], object]] = []
     fds = _open_netnses(env)
     try:
-        _daemon(HEALTH)  # down is known before IPAM gives anything away
+        daemon(HEALTH)  # down is known before IPAM gives anything away
         body = _body(conf, env)
         made = _first(conf, body, fds, undo) if conf.ipam == "dhcp" else None
         addressing = masquerade = None
@@ -52,7 +52,7 @@ def add(conf: Conf, env: Env) -> dict[str, Any]:
                 masquerade = Masquerade(conf.name, env.container, env.ifname)
                 undo.append(masquerade.take_down)
                 masquerade.begin(addressing.subnets)
-        made = _first(conf, body, fds, undo) if made is None else _daemon(_post("PATCH", _PATH, body), fds)
+        made = _first(conf, body, fds, undo) if made is None else daemon(post("PATCH", PATH, body), fds)
         if masquerade is not None:
             masquerade.finish()
         return shaped(compose(conf, env, made, addressing), conf.version)
@@ -94,7 +94,7 @@ def check(conf: Conf, env: Env) -> None:
             ipam.call(conf, "CHECK")
         body = _addressed(conf, _body(conf, env), Addressing(conf, said))
         body["address"] = container.get("mac") or None
-        made = _daemon(_post("POST", f"{_PATH}/check", body), fds, DIFFERS)
+        made = daemon(post("POST", f"{PATH}/check", body), fds, DIFFERS)
     finally:
         for fd in fds:
             posix.close(fd)
@@ -107,7 +107,7 @@ def check(conf: Conf, env: Env) -> None:
 
 def status(conf: Conf) -> None:
     """See that ADD could be carried out. Raises CniError 50, or IPAM's."""
-    _daemon(HEALTH)
+    daemon(HEALTH)
     if conf.ipam:
         ipam.call(conf, "STATUS")
 
@@ -125,7 +125,7 @@ def collect(conf: Conf) -> None:
         except CniError as error:
             failed.append(error)
     try:
-        for one in _daemon(request("GET", _PATH)):
+        for one in daemon(request("GET", PATH)):
             if one["network"] == conf.name and (one["container"], one["ifname"]) not in used:
                 failed += _all(_ends(one))
     except CniError as error:
@@ -184,20 +184,21 @@ def _addressed(conf: Conf, body: dict[str, Any], addressing: Addressing) -> dict
 
 
 def _first(conf: Conf, body: dict[str, Any], fds: list[int], undo: list[Callable[[], object]]) -> dict[str, Any]:
-    made: dict[str, Any] = _daemon(_post("POST", _PATH, body), fds)
+    made: dict[str, Any] = daemon(post("POST", PATH, body), fds)
     undo.append(lambda: _detach(conf.name, body["container"], body["ifname"]))
     return made
 
 
 def _detach(network: str, container: str, ifname: str) -> None:
-    _daemon(request("DELETE", f"{_PATH}/{quoted(network)}/{quoted(container)}/{quoted(ifname)}"))
+    daemon(request("DELETE", f"{PATH}/{quoted(network)}/{quoted(container)}/{quoted(ifname)}"))
 
 
-def _post(method: str, path: str, body: dict[str, Any]) -> bytes:
+def post(method: str, path: str, body: dict[str, Any]) -> bytes:
+    """Write a request of the daemon."""
     return request(method, path, text.encode(body))
 
 
-def _daemon(asked: bytes, fds: list[int] | None = None, code: int = REFUSED) -> Any:
+def daemon(asked: bytes, fds: list[int] | None = None, code: int = REFUSED) -> Any:
     """Make one request and give the reply's body. Raises CniError: 50 where nobody answers, else code."""
     try:
         reply = ask(asked, fds or [])

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import posix
 
-from vethd.clients.cni import operations, text
+from vethd.clients.cni import bandwidth, operations, text
 from vethd.clients.cni.conf import VERSIONS, Conf, Env, read, read_stdin
 from vethd.clients.cni.errors import IO_FAILURE, CniError
 
@@ -29,7 +29,9 @@ def main() -> int:
         conf = Conf(data, env.command)
         if conf.socket:
             posix.environ[b"VETHD_SOCKET"] = conf.socket.encode("utf-8", "surrogateescape")
-        if env.command == "ADD":
+        if conf.mode == "bandwidth":
+            _bandwidth(conf, env)
+        elif env.command == "ADD":
             _say(operations.add(conf, env))
         elif env.command == "DEL":
             operations.delete(conf, env)
@@ -46,6 +48,15 @@ def main() -> int:
         _say(CniError(IO_FAILURE, error.strerror or str(error)).body(version))
         return 1
     return 0
+
+
+def _bandwidth(conf: Conf, env: Env) -> None:
+    if env.command == "ADD":
+        _say(bandwidth.add(conf, env))
+    elif env.command == "CHECK":
+        bandwidth.check(conf, env)
+    elif env.command == "STATUS":
+        operations.status(conf)
 
 
 def _say(body: dict[str, object]) -> None:

@@ -1,0 +1,53 @@
+"""A token bucket (tc-tbf(8)) on what a link sends; for worker threads."""
+
+from __future__ import annotations
+
+import errno
+from typing import NamedTuple
+
+from pyroute2.netlink.rtnl.tcmsg import sched_tbf, tcmsg
+
+from vethd.kernel.rtnl import Rtnl
+from vethd.kernel.uapi import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, RTM_GETQDISC, RTM_NEWQDISC, TC_H_ROOT
+from vethd.model.errors import VethError
+
+_HANDLE = 1 << 16  # "1:"
+_LATENCY = "25ms"
+
+
+class Bucket(NamedTuple):
+    """Bytes a second, and bytes that may come at once."""
+
+    rate: int
+    burst: int
+
+
+class Shaper(Rtnl):
+    """An rtnetlink socket that knows of token buckets."""
+
+    def shape(self, ifindex: int, bucket: Bucket) -> None:
+        """Hold what the link sends to the bucket, whatever its queue was before. Raises VethError.
+
+        EOPNOTSUPP: this kernel has no sch_tbf. Super-frames that are larger than the burst are cut up by the kernel.
+        """
+        options = sched_tbf.get_parameters(
+            {"rate": f"{8 * bucket.rate}bit", "burst": bucket.burst, "latency": _LATENCY}
+        )
+        message = tcmsg()
+        message.update(index=ifindex, parent=TC_H_ROOT, handle=_HANDLE)
+        message["attrs"] = [("TCA_KIND", "tbf"), ("TCA_OPTIONS", options)]
+        try:
+            self._request(message, RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, "shape", "")
+        except VethError as error:
+            if error.errno in (errno.ENOENT, errno.EOPNOTSUPP):
+                raise VethError(errno.EOPNOTSUPP, "shape", reason="this kernel has no sch_tbf") from error
+            raise
+
+    def shaped(self, ifindex: int) -> int | None:
+        """Give the rate to which the link's bucket holds it, in bytes a second; None where it has none."""
+        for data in self._request(tcmsg(), RTM_GETQDISC, NLM_F_DUMP, "getqdisc", ""):
+            found = tcmsg(data)
+            found.decode()
+            if (found["index"], found["parent"]) == (ifindex, TC_H_ROOT) and found.get_attr("TCA_KIND") == "tbf":
+                return int(found.get_nested("TCA_OPTIONS", "TCA_TBF_PARMS")["rate"])
+        return None
