@@ -178,6 +178,12 @@ class TestResult:
         assert [ip["interface"] for ip in told["ips"]] == [0, 3]
         assert (told["routes"], told["dns"]) == (before["routes"], {"domain": "a"})
 
+    @pytest.mark.parametrize("before", [{"interfaces": 1}, {"ips": [1]}, {"routes": "a"}])
+    def test_nonsense_before_us(self, before: dict[str, Any]) -> None:
+        with pytest.raises(CniError) as caught:
+            self.result(conf(prevResult=before), {})
+        assert caught.value.code == 7
+
     def test_default_route_unless_ipam_has_one_with_a_gateway(self) -> None:
         said = conf(isDefaultGateway=True)
         ips = [{"address": "10.0.0.2/8"}]

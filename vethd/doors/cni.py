@@ -41,11 +41,20 @@ async def _check_limit(call: Call) -> None:
     await bandwidth.limit(call.api.manager, call.body, check=True)
 
 
+async def _attachment(call: Call) -> AttachmentInfo:
+    """Show an attachment."""
+    key = _key(call)
+    return attachments.attachment(attachments.the_one(call.api.manager, key), key)
+
+
 async def _detach(call: Call) -> None:
     """Delete an attachment; none of that name is no error."""
-    key = Key(call.path["network"], call.path["container"], call.path["ifname"])
-    for entry in await attachments.detach(call.api.manager, key):
+    for entry in await attachments.detach(call.api.manager, _key(call)):
         await call.api.declared.forget(entry)
+
+
+def _key(call: Call) -> Key:
+    return Key(call.path["network"], call.path["container"], call.path["ifname"])
 
 
 _ONE = "/v1/attachments/{network}/{container}/{ifname}"
@@ -57,5 +66,6 @@ ROUTES = (
     Route("POST", "/v1/attachments/check", _check, Attachment, Attached, admin=True),
     Route("POST", "/v1/attachments/bandwidth", _limit, BandwidthSpec, None, 204, admin=True),
     Route("POST", "/v1/attachments/bandwidth/check", _check_limit, BandwidthSpec, None, 204, admin=True),
+    Route("GET", _ONE, _attachment, None, AttachmentInfo, admin=True),
     Route("DELETE", _ONE, _detach, None, None, 204, admin=True),
 )

@@ -52,6 +52,9 @@ async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None)
     validate_attachment(asked)
     if asked.bridge is not None:
         await manager.workers.chore(partial(_in_netns, asked.host_netns, fds, partial(_set_up_bridge, asked.bridge)))
+    if find(manager, asked.key):  # nothing is awaited between this and its being on the list
+        reason = f"{asked.ifname} of container {asked.container} is attached to {asked.network} already"
+        raise VethError(errno.EEXIST, "attach", asked.ifname, reason)
     entry = await manager.newlink(asked.pair(), fds=fds)
     try:
         await _set_up(manager, entry, asked, fds)
@@ -93,14 +96,19 @@ async def detach(manager: Manager, key: Key) -> list[Entry]:
 
 
 def find(manager: Manager, key: Key) -> list[Entry]:
-    """Find the pairs of an attachment: one, or none; several where a container's name was given twice."""
+    """Find the pairs of an attachment: one, or none; several where somebody else wrote such an alias."""
     return [entry for entry in manager.entries.values() if _key(entry) == key]
 
 
 def attachments(manager: Manager) -> list[AttachmentInfo]:
     """List the attachments."""
     named = [(entry, _key(entry)) for entry in manager.entries.values()]
-    return [AttachmentInfo(**msgspec.structs.asdict(key), pair=entry.id) for entry, key in named if key is not None]
+    return [attachment(entry, key) for entry, key in named if key is not None]
+
+
+def attachment(entry: Entry, key: Key) -> AttachmentInfo:
+    """Describe an attachment."""
+    return AttachmentInfo(network=key.network, container=key.container, ifname=key.ifname, pair=entry.id)
 
 
 async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:

@@ -35,13 +35,12 @@ def add(conf: Conf, env: Env) -> dict[str, Any]:
     undo: list[Callable[[], object]] = []
     fds = _open_netnses(env)
     try:
-        daemon(HEALTH)  # down is known before IPAM gives anything away
+        _not_twice(conf, env)
         body = _body(conf, env)
         made = _first(conf, body, fds, undo) if conf.ipam == "dhcp" else None
         addressing = masquerade = None
         if conf.ipam:
-            undo.append(lambda: ipam.call(conf, "DEL"))
-            addressing = _lease(conf)
+            addressing = _lease(conf, undo)
             _forward(conf, addressing.families)
             if made is None and 6 in addressing.families:
                 made = _first(conf, body, fds, undo)
@@ -139,9 +138,25 @@ def log(message: str) -> None:
     posix.write(2, f"vethd-cni: {message}\n".encode("utf-8", "surrogateescape"))
 
 
-def _lease(conf: Conf) -> Addressing:
+def _not_twice(conf: Conf, env: Env) -> None:
+    """Refuse what is there already before IPAM is asked: undoing would take the lease and the rules of the first.
+
+    So a daemon that is down is known by then, too. Raises CniError.
+    """
+    try:
+        reply = ask(request("GET", _path(conf.name, env.container, env.ifname)), [])
+    except DownError as error:
+        raise _down(error) from None
+    if reply.status < _REFUSED_FROM:
+        msg = f"{env.ifname} of container {env.container} is attached to {conf.name} already"
+        raise CniError(REFUSED, msg, "EEXIST")
+
+
+def _lease(conf: Conf, undo: list[Callable[[], object]]) -> Addressing:
     """Have IPAM give addresses. Raises CniError."""
-    addressing = Addressing(conf, ipam.call(conf, "ADD"))
+    given = ipam.call(conf, "ADD")
+    undo.append(lambda: ipam.call(conf, "DEL"))
+    addressing = Addressing(conf, given)
     if not addressing.ips:
         raise CniError(IPAM_FAILED, f"{conf.ipam} gave no address")
     return addressing
@@ -190,7 +205,11 @@ def _first(conf: Conf, body: dict[str, Any], fds: list[int], undo: list[Callable
 
 
 def _detach(network: str, container: str, ifname: str) -> None:
-    daemon(request("DELETE", f"{PATH}/{quoted(network)}/{quoted(container)}/{quoted(ifname)}"))
+    daemon(request("DELETE", _path(network, container, ifname)))
+
+
+def _path(network: str, container: str, ifname: str) -> str:
+    return f"{PATH}/{quoted(network)}/{quoted(container)}/{quoted(ifname)}"
 
 
 def post(method: str, path: str, body: dict[str, Any]) -> bytes:
@@ -203,13 +222,17 @@ def daemon(asked: bytes, fds: list[int] | None = None, code: int = REFUSED) -> A
     try:
         reply = ask(asked, fds or [])
     except DownError as error:
-        path = socket_path().decode("utf-8", "surrogateescape")
-        raise CniError(NOT_AVAILABLE, f"vethd does not answer at {path}: {error}") from None
+        raise _down(error) from None
     body = text.decode(reply.text) if reply.text else None
     if reply.status >= _REFUSED_FROM:
         said = body if isinstance(body, dict) else {}
         raise CniError(code, str(said.get("message")), str(said.get("code")))
     return body
+
+
+def _down(error: DownError) -> CniError:
+    path = socket_path().decode("utf-8", "surrogateescape")
+    return CniError(NOT_AVAILABLE, f"vethd does not answer at {path}: {error}")
 
 
 def _open_netnses(env: Env) -> list[int]:

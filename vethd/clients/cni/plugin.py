@@ -11,7 +11,7 @@ import posix
 
 from vethd.clients.cni import bandwidth, operations, text
 from vethd.clients.cni.conf import VERSIONS, Conf, Env, read, read_stdin
-from vethd.clients.cni.errors import IO_FAILURE, CniError
+from vethd.clients.cni.errors import IO_FAILURE, REFUSED, CniError
 
 
 def main() -> int:
@@ -29,34 +29,36 @@ def main() -> int:
         conf = Conf(data, env.command)
         if conf.socket:
             posix.environ[b"VETHD_SOCKET"] = conf.socket.encode("utf-8", "surrogateescape")
-        if conf.mode == "bandwidth":
-            _bandwidth(conf, env)
-        elif env.command == "ADD":
-            _say(operations.add(conf, env))
-        elif env.command == "DEL":
-            operations.delete(conf, env)
-        elif env.command == "CHECK":
-            operations.check(conf, env)
-        elif env.command == "STATUS":
-            operations.status(conf)
-        else:
-            operations.collect(conf)
+        _carry_out(conf, env)
     except CniError as error:
         _say(error.body(version))
         return 1
     except OSError as error:
         _say(CniError(IO_FAILURE, error.strerror or str(error)).body(version))
         return 1
+    except Exception as error:  # noqa: BLE001 - the runtime reads JSON, whatever happens
+        operations.log(f"{type(error).__name__}: {error}")
+        _say(CniError(REFUSED, "an error of vethd-cni itself; its stderr has more").body(version))
+        return 1
     return 0
 
 
-def _bandwidth(conf: Conf, env: Env) -> None:
-    if env.command == "ADD":
-        _say(bandwidth.add(conf, env))
-    elif env.command == "CHECK":
-        bandwidth.check(conf, env)
-    elif env.command == "STATUS":
+def _carry_out(conf: Conf, env: Env) -> None:
+    if env.command == "STATUS":
         operations.status(conf)
+    elif conf.mode == "bandwidth":
+        if env.command == "ADD":
+            _say(bandwidth.add(conf, env))
+        elif env.command == "CHECK":
+            bandwidth.check(conf, env)
+    elif env.command == "ADD":
+        _say(operations.add(conf, env))
+    elif env.command == "DEL":
+        operations.delete(conf, env)
+    elif env.command == "CHECK":
+        operations.check(conf, env)
+    else:
+        operations.collect(conf)
 
 
 def _say(body: dict[str, object]) -> None:

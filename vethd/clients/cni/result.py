@@ -57,20 +57,28 @@ class Addressing:
 def compose(conf: Conf, env: Env, made: dict[str, Any], addressing: Addressing | None) -> dict[str, Any]:
     """Give the whole result: what the daemon made, with its addresses, after what plugins before us did."""
     before = conf.prev or {}
-    interfaces = list(before.get("interfaces") or [])
+    interfaces, ips, routes = before_us(conf)
     for key in ("bridge", "host", "container"):
         if made[key] is not None:
             link = made[key]
             sandbox = env.netns if key == "container" else ""
             told = {"name": link["name"], "mac": link["address"], "mtu": link["mtu"], "sandbox": sandbox}
             interfaces.append(told)
-    ips, routes = list(before.get("ips") or []), list(before.get("routes") or [])
     dns = before.get("dns") or {}
     if addressing is not None:
         ips += [{"interface": len(interfaces) - 1, **ip} for ip in addressing.ips]
         routes += addressing.routes
         dns = addressing.dns or dns
     return {"interfaces": interfaces, "ips": ips, "routes": routes, "dns": conf.dns or dns}
+
+
+def before_us(conf: Conf) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
+    """Give interfaces, ips and routes of the prevResult. Raises CniError 7."""
+    try:
+        found = [list(_objects(conf.prev or {}, key)) for key in ("interfaces", "ips", "routes")]
+    except AddressError as error:
+        raise CniError(BAD_CONFIG, f"prevResult: {error}") from None
+    return found[0], found[1], found[2]
 
 
 def shaped(result: dict[str, Any], version: str) -> dict[str, Any]:
@@ -91,15 +99,10 @@ def previous(conf: Conf, env: Env) -> tuple[dict[str, Any], dict[str, Any]]:
     """Give of the prevResult the container's interface, and what is addressed to it. Raises CniError 7."""
     if conf.prev is None:
         raise CniError(BAD_CONFIG, "prevResult is missing")
-    try:
-        interfaces = _objects(conf.prev, "interfaces")
-        ips = _objects(conf.prev, "ips")
-        for number, one in enumerate(interfaces):
-            if one.get("name") == env.ifname and one.get("sandbox") == env.netns:
-                own = [ip for ip in ips if ip.get("interface", number) == number]
-                return one, {"ips": own, "routes": _objects(conf.prev, "routes")}
-    except AddressError as error:
-        raise CniError(BAD_CONFIG, f"prevResult: {error}") from None
+    interfaces, ips, routes = before_us(conf)
+    for number, one in enumerate(interfaces):
+        if one.get("name") == env.ifname and one.get("sandbox") == env.netns:
+            return one, {"ips": [ip for ip in ips if ip.get("interface", number) == number], "routes": routes}
     raise CniError(BAD_CONFIG, f"prevResult has no interface {env.ifname} in {env.netns}")
 
 
