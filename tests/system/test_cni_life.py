@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -273,6 +275,33 @@ def test_daemon_stuck(case: Case) -> None:
         took_s = time.monotonic() - started
     assert (answer.code, took_s >= 1.0) == (50, True)
     print(f"a stuck daemon was told of after {took_s:.2f} s")
+
+
+BUSY = """
+import socket, sys, time
+listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+listener.bind(sys.argv[1])
+listener.listen(8)
+print("ready", flush=True)
+for delay_s in (2.0, 0.0):
+    sock = listener.accept()[0]
+    end = time.monotonic() + delay_s
+    while time.monotonic() < end:
+        pass
+    sock.recv(1000)
+    sock.send(b'{"status":200,"body":{}}')
+    sock.close()
+"""
+
+
+def test_daemon_busy(case: Case) -> None:
+    """One that is at work is not down, however long a machine with too much to do lets it wait."""
+    path = case.directory / "busy.sock"
+    argv = [sys.executable, "-c", BUSY, f"{path}.fd"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as busy:
+        assert busy.stdout is not None
+        assert busy.stdout.readline() == b"ready\n"
+        assert case.ours.call("STATUS", case.conf(**MODERN, ipam={}, socket=str(path))).ok == {}
 
 
 @pytest.mark.parametrize(
