@@ -17,9 +17,36 @@ SUITE := -m 'not heavy'
 SETS := test
 endif
 
+# Where `make install` puts things. DESTDIR goes in front of all, and no file names it.
+prefix = /usr/local
+bindir = $(prefix)/bin
+venvdir = $(prefix)/lib/vethd
+ipdir = $(venvdir)/ip
+sysconfdir = /etc
+unitdir = $(prefix)/lib/systemd/system
+sysusersdir = $(prefix)/lib/sysusers.d
+cnidir = /opt/cni/bin
+datarootdir = $(prefix)/share
+mandir = $(datarootdir)/man
+docdir = $(datarootdir)/doc/vethd
+bashcompletiondir = $(datarootdir)/bash-completion/completions
+zshcompletiondir = $(datarootdir)/zsh/site-functions
+fishcompletiondir = $(datarootdir)/fish/vendor_completions.d
+DIRECTORIES := bindir venvdir ipdir sysconfdir unitdir sysusersdir cnidir mandir docdir \
+  bashcompletiondir zshcompletiondir fishcompletiondir
+# The service sees no interpreter in somebody's home, which python3 on PATH may be.
+OUR_PYTHON := $(PYTHON)
+ifeq ($(origin PYTHON),file)
+OUR_PYTHON := $(or $(wildcard /usr/bin/python3),$(PYTHON))
+endif
+STAGE = build/stage
+WHEELS := build/install$(subst /,-,$(OUR_PYTHON))
+MANIFEST = $(venvdir)/manifest
+
 .NOTPARALLEL:
 .PHONY: help setup demo test test-all lint unit bench bench-quick bench-page soak fuzz man clean
-.PHONY: packages-demo packages-test packages-heavy packages-bench
+.PHONY: stage install uninstall deb
+.PHONY: packages-demo packages-test packages-heavy packages-bench packages-python packages-deb
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
@@ -72,6 +99,27 @@ fuzz: $(BUILT) ## let atheris look for input that breaks a parser, FUZZ_S=60 s o
 man: $(READY) ## make the man pages in build/man, from the commands' help
 	@exec $(BIN)/python tools/man.py build/man
 
+$(WHEELS)/.built: pyproject.toml setup.py MANIFEST.in tools/wheels $(shell find vethd -name '*.p[xy]*' ! -name '*.pyc') \
+  | packages-python
+	@PYTHON='$(OUR_PYTHON)' tools/wheels $(WHEELS)
+	@touch $@
+
+stage: $(WHEELS)/.built
+	@rm -rf $(STAGE)
+	@PYTHON='$(OUR_PYTHON)' $(foreach name,$(DIRECTORIES),$(name)='$($(name))') tools/stage $(STAGE) $(WHEELS)/packages
+
+install: stage ## install vethd for good: prefix=/usr/local, DESTDIR= and the like as usual (docs/install.md)
+	@DESTDIR='$(DESTDIR)' $(OUR_PYTHON) tools/installed.py install $(STAGE) $(MANIFEST)
+	@echo 'installed; now: systemd-sysusers && systemctl daemon-reload && systemctl enable --now vethd'
+
+uninstall: ## remove what `make install` with the same prefix and DESTDIR put there
+	@DESTDIR='$(DESTDIR)' $(OUR_PYTHON) tools/installed.py uninstall $(MANIFEST)
+
+deb: packages-deb packages-python ## build a Debian package, build/vethd_*.deb
+	@rm -f build/vethd_*.deb
+	@debian/rules binary DEBS=build
+	@debian/rules clean
+
 clean: ## remove what the other targets made
 	rm -rf .venv build dist *.egg-info vethd/datapath/_uring.c vethd/datapath/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
@@ -82,5 +130,5 @@ packages-heavy: $(GUEST)
 $(GUEST):
 	@tools/unpack $(@F)
 
-packages-demo packages-test packages-heavy packages-bench: packages-%:
+packages-demo packages-test packages-heavy packages-bench packages-python packages-deb: packages-%:
 	@tools/packages $*

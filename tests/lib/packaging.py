@@ -1,0 +1,26 @@
+"""What the installation's tests share: `make`, apart from the make that runs the tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from tests.lib.systemd_box import REPO
+
+MAKE_S = 300.0
+
+
+def make(*arguments: str) -> str:
+    """Run make in the repository, to success, and give what it printed."""
+    environ = {key: value for key, value in os.environ.items() if "MAKE" not in key and key != "PYTHON"}
+    done = subprocess.run(
+        ["make", "--no-print-directory", *arguments],
+        cwd=REPO,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=MAKE_S,
+        check=False,
+    )
+    assert done.returncode == 0, f"make {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout

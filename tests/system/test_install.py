@@ -1,0 +1,152 @@
+"""`make install` and the Debian package, under the real systemd, with neither repository nor homes in sight."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.lib.daemon import UnixConnection
+from tests.lib.packaging import make
+from tests.lib.service import ACTIVE_S, CONFIG, CONTROL
+from tests.lib.systemd_box import REPO, SystemdBox
+from tests.lib.wait import wait_until
+
+pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("root")]
+
+SOCKETS = ("vethd.socket", "vethd-fd.socket")
+ADD = "vethctl add va --netns red --up --peer vb --peer-netns blue --peer-up"
+OURS = ("/usr/lib/vethd/lib/python3.", "/usr/lib/python3.", "/usr/bin/python3.")  # as seen through the box's overlay
+# what a package manager and an administrator's tools write about themselves
+BOOKS = ("/var/lib/dpkg", "/var/log", "/var/cache", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/tmp")
+
+
+@pytest.fixture
+def clean_box() -> Iterator[SystemdBox]:
+    """Boot a box that sees nothing of the repository nor of the tests' Python."""
+    with SystemdBox() as box:
+        for path in (str(REPO), "/root", "/home"):
+            box.output("mount", "-t", "tmpfs", "tmpfs", path)
+        box.output("rm", "-f", "/usr/sbin/policy-rc.d")  # a container's: packages' services are not to be started
+        yield box
+
+
+@pytest.fixture(scope="module")
+def package() -> Path:
+    """Build the Debian package."""
+    make("deb")
+    (found,) = (REPO / "build").glob("vethd_*.deb")
+    return found
+
+
+def listing(box: SystemdBox) -> set[str]:
+    """Give every file of the box, by its path."""
+    paths = box.output("find", "/", "-xdev").splitlines() + box.output("find", "/run", "-name", "vethd*").splitlines()
+    return {path for path in paths if not path.startswith(BOOKS) and "__pycache__" not in path}
+
+
+def links(box: SystemdBox, netns: str) -> dict[str, int]:
+    return {link["ifname"]: link["ifindex"] for link in json.loads(box.output("ip", "-n", netns, "-j", "link"))}
+
+
+def health(box: SystemdBox) -> Any:
+    connection = UnixConnection(box.path(CONTROL))
+    try:
+        connection.request("GET", "/v1/health")
+        return json.loads(connection.getresponse().read())
+    finally:
+        connection.close()
+
+
+def bring_up(box: SystemdBox) -> None:
+    """Join two namespaces, with addresses."""
+    for netns in ("red", "blue"):
+        box.output("ip", "netns", "add", netns)
+    box.output(*ADD.split())
+    for netns, name, address in (("red", "va", "192.0.2.1/24"), ("blue", "vb", "192.0.2.2/24")):
+        box.output("ip", "-n", netns, "address", "add", address, "dev", name)
+
+
+def newer(package: Path, directory: Path) -> Path:
+    """Give the same package under a higher version."""
+    tree = directory / "tree"
+    subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
+    control = tree / "DEBIAN" / "control"
+    control.write_text(control.read_text().replace("\nVersion: ", "\nVersion: 1:"))
+    again = directory / "newer.deb"
+    subprocess.run(["dpkg-deb", "-Znone", "--root-owner-group", "-b", tree, again], check=True, capture_output=True)
+    shutil.rmtree(tree)
+    return again
+
+
+def put(box: SystemdBox, file: Path) -> str:
+    """Copy a file into the box, and give its path there."""
+    shutil.copy(file, box.path("/var/cache"))
+    return f"/var/cache/{file.name}"
+
+
+def test_the_package_from_its_installation_to_its_end(clean_box: SystemdBox, package: Path, tmp_path: Path) -> None:
+    box = clean_box
+    before = listing(box)
+    box.output("dpkg", "-i", put(box, package))
+    for unit in (*SOCKETS, "vethd.service"):
+        assert (box.show(unit, "ActiveState"), box.show(unit, "UnitFileState")) == ("active", "enabled")
+    pid = health(box)["pid"]
+    assert health(box)["version"] == box.output("dpkg-query", "-W", "-f", "${Version}", "vethd")
+    mapped = {line.split()[5] for line in box.output("cat", f"/proc/{pid}/maps").splitlines() if "/python3" in line}
+    assert any("/_uring." in path for path in mapped)
+    assert [path for path in mapped if not any(place in path for place in OURS)] == []
+
+    bring_up(box)
+    box.output("sed", "-i", "$a # mine", CONFIG)
+    before_upgrade = [links(box, "red"), links(box, "blue")]
+    sockets = [box.path(f"{CONTROL}{suffix}").stat().st_ino for suffix in ("", ".fd")]
+    ping = box.popen(["ip", "netns", "exec", "red", "ping", "-q", "-i", "0.02", "-W", "5", "192.0.2.2"])
+    box.output("dpkg", "-i", put(box, newer(package, tmp_path)))
+    wait_until(lambda: health(box)["pid"] != pid, ACTIVE_S, "the new version")
+    box.output("pkill", "-INT", "-x", "ping")
+    told, _ = ping.communicate(timeout=ACTIVE_S)
+    assert " 0% packet loss" in told
+    assert [links(box, "red"), links(box, "blue")] == before_upgrade
+    assert [box.path(f"{CONTROL}{suffix}").stat().st_ino for suffix in ("", ".fd")] == sockets
+    assert box.output("tail", "-n", "1", CONFIG) == "# mine\n"
+    box.output("vethctl", "save")
+
+    box.output("dpkg", "-r", "vethd")
+    assert links(box, "red").keys() == {"lo"}
+    assert box.path(CONFIG).exists()
+    assert box.path("/var/lib/vethd").exists()
+    box.output("dpkg", "--purge", "vethd")
+    for netns in ("red", "blue"):
+        box.output("ip", "netns", "del", netns)
+    assert listing(box) - before == set()
+    assert box.run("getent", "passwd", "vethd").returncode == 2
+    assert box.run("getent", "group", "vethd").returncode == 2
+
+
+def test_what_make_installs_runs_as_a_service(clean_box: SystemdBox, tmp_path: Path) -> None:
+    box, root = clean_box, tmp_path / "root"
+    make("install", f"DESTDIR={root}")
+    assert [path for path in root.rglob("*") if path.is_file() and str(root).encode() in path.read_bytes()] == []
+    subprocess.run(["cp", "-a", f"{root}/.", str(box.path("/"))], check=True)
+    box.output("systemd-sysusers")
+    box.output("systemctl", "daemon-reload")
+    box.output("systemctl", "enable", "--now", "vethd.service")
+    bring_up(box)
+    box.output("ip", "netns", "exec", "red", "ping", "-c", "1", "-W", "5", "192.0.2.2")
+    assert '"1.1.0"' in box.output("env", "CNI_COMMAND=VERSION", "sh", "-c", "echo '{}' | /opt/cni/bin/vethd-cni")
+    box.output("/usr/local/lib/vethd/ip/ip", "link", "add", "vc", "type", "veth", "peer", "name", "vd")
+    assert "vc@vd" in box.output("/usr/local/lib/vethd/ip/ip", "link", "show", "type", "veth")
+    assert box.run("/usr/local/bin/vethctl", "doctor").returncode == 0
+    for shell, file in (("bash", "bash-completion/completions/vethctl"), ("zsh", "zsh/site-functions/_vethctl")):
+        assert f"{shell}_complete" in (root / "usr/local/share" / file).read_text()
+
+    mine = root / "usr/local/bin/mine"
+    mine.touch()
+    make("uninstall", f"DESTDIR={root}")
+    assert [path for path in root.rglob("*") if not path.is_dir()] == [mine]
