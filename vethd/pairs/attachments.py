@@ -7,6 +7,7 @@ its pair's alias (model/attachment.py): nothing else is kept, so nothing can be 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from collections.abc import Callable, Sequence
@@ -45,6 +46,7 @@ T = TypeVar("T")
 
 _METRICS = (("mtu", "RTAX_MTU"), ("advmss", "RTAX_ADVMSS"))
 _ALL_BITS = {4: "32", 6: "128"}
+_CARRIER_LOOKS, _CARRIER_LOOK_S = 200, 0.05
 
 
 async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
@@ -116,6 +118,8 @@ async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) 
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
     await manager.workers.chore(partial(_in_netns, asked.netns, fds, partial(_check_container, asked)))
+    if entry.live is not None:
+        await entry.live.learn_master(Side.NEAR)
     near, far = _links(manager, entry, asked)
     master = asked.bridge.name if asked.bridge is not None else ""
     if near.master != master:
@@ -158,10 +162,14 @@ async def _told(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence
 
 async def _carry(manager: Manager, entry: Entry) -> None:
     """Wait for the carrier of both ends, which are up. Raises VethError."""
-    manager.desk.catch_up()
+    for _ in range(_CARRIER_LOOKS):
+        manager.desk.catch_up()
+        if entry.live is None or entry.live.carrier:
+            break
+        await asyncio.sleep(_CARRIER_LOOK_S)  # the news were too many for rtnetlink: all links are being read anew
     await manager.workers.carriers_set()
     if entry.live is None or not entry.live.carrier:
-        raise VethError(errno.ENODEV, "attach", reason="an end of the pair went while it was made")
+        raise VethError(errno.ENODEV, "attach", reason="an end of the pair went, or down, while it was made")
 
 
 def _key(entry: Entry) -> Key | None:

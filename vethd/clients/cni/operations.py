@@ -126,7 +126,7 @@ def collect(conf: Conf) -> None:
     try:
         for one in daemon(request("GET", PATH)):
             if one["network"] == conf.name and (one["container"], one["ifname"]) not in used:
-                failed += _all(_ends(one))
+                failed += _all(_ends(conf, one))
     except CniError as error:
         failed.append(error)
     if failed:
@@ -162,10 +162,10 @@ def _lease(conf: Conf, undo: list[Callable[[], object]]) -> Addressing:
     return addressing
 
 
-def _ends(one: dict[str, str]) -> list[Callable[[], object]]:
+def _ends(conf: Conf, one: dict[str, str]) -> list[Callable[[], object]]:
     """Give what ends an attachment that the daemon listed."""
     words = (one["network"], one["container"], one["ifname"])
-    return [lambda: _detach(*words), Masquerade(*words).take_down]
+    return [lambda: _detach(*words), *([Masquerade(*words).take_down] if conf.flags["ipMasq"] else [])]
 
 
 def _all(acts: list[Callable[[], object]]) -> list[CniError]:
@@ -253,12 +253,12 @@ def _forward(conf: Conf, families: set[int]) -> None:
 
 def _sysctl(path: str, value: str) -> None:
     try:
-        fd = posix.open(path, posix.O_RDWR | posix.O_CLOEXEC)
-        try:
-            if posix.read(fd, 16).strip() != value.encode():  # /proc/sys may be read-only, and right
-                posix.lseek(fd, 0, 0)
-                posix.write(fd, value.encode())
-        finally:
+        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        now = posix.read(fd, 16)
+        posix.close(fd)
+        if now.strip() != value.encode():  # /proc/sys may be read-only, and right
+            fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
+            posix.write(fd, value.encode())
             posix.close(fd)
     except OSError as error:
         raise CniError(REFUSED, f"{path} could not be set to {value}: {error.strerror}") from None
