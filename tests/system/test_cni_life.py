@@ -112,6 +112,24 @@ def test_interface_that_is_there(case: Case) -> None:
     case.assert_nothing_left(container)
 
 
+def test_read_only_sysctls(case: Case) -> None:
+    """Where the host forwards already nothing need be written; else it is an error that leaves nothing."""
+    wrapper = case.directory / "bin" / "read-only"
+    mounts = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys"
+    wrapper.write_text(
+        f"#!/bin/sh\nexec unshare --mount sh -c '{mounts} && exec $0' {wrapper.with_name('vethd-cni')}\n"
+    )
+    wrapper.chmod(0o755)
+    conf = case.conf(isGateway=True, type="read-only")
+    container = case.container()
+    answer = container.call("ADD", conf)
+    assert (answer.code, "ip_forward" in answer.body["msg"]) == (100, True)
+    case.assert_nothing_left(container)
+    case.ours.netns.sysctl("net/ipv4/ip_forward", "1")
+    container.add(conf)
+    container.delete(conf)
+
+
 def test_two_networks_in_one_container(case: Case) -> None:
     conf = case.conf(isGateway=True)
     other = conf | {"name": "net2", "bridge": BRIDGE}
