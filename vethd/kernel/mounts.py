@@ -31,6 +31,7 @@ class MountWatch:
         os.close(self._mountinfo)
 
     def _readable(self) -> None:
-        # epoll_wait asks mountinfo's poll(), which takes note of the change: the next one is news again
-        if self._epoll.poll(0):
-            self._changed()
+        # Whoever asks mountinfo's poll() takes note of the change, and the loop has asked already, through our epoll
+        # instance: what that says now is no news. Asked, it is quiet until the next change.
+        self._epoll.poll(0)
+        self._changed()

@@ -1,0 +1,33 @@
+"""MountWatch hears of every namespace that gets or loses its name, on either loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+import uvloop
+
+from tests.lib.leaks import PREFIX
+from tests.lib.netns import command
+from vethd.kernel.mounts import MountWatch
+
+HEARD_S = 20.0
+
+
+@pytest.mark.parametrize("loop_factory", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_heard_of_at_once_and_every_time(root: None, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:  # noqa: ARG001 - the check that we may
+    async def listen() -> None:
+        changed = asyncio.Event()
+        watches = [MountWatch(asyncio.get_running_loop(), changed.set), MountWatch(asyncio.get_running_loop(), int)]
+        try:
+            for what in ("add", "del", "add", "del"):
+                changed.clear()
+                await asyncio.to_thread(command, ["ip", "netns", what, f"{PREFIX}mounts"])
+                await asyncio.wait_for(changed.wait(), HEARD_S)
+        finally:
+            for watch in watches:
+                watch.close()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(listen())
