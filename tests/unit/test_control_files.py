@@ -169,6 +169,7 @@ def test_doctor(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, check: Chec
         assert lines[3].split()[1] == ("ok" if reachable else "note")
         assert ("vethd 1.2.3, pid 7, engine asyncio, 1 pairs" in lines[3]) == reachable
         assert ("; not uring: it is not built" in lines[3]) == reachable
+        assert (f"; at {socket} you are an administrator" in lines[3]) == reachable
         as_json = CliRunner().invoke(cli, ["--socket", socket, "doctor", "--json"])
         assert as_json.exit_code == status
         assert msgspec.json.decode(as_json.stdout, type=list[Check])[0] == check

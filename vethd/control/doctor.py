@@ -1,4 +1,4 @@
-"""vethctl doctor: what this machine has and lacks for vethd, and what to do; needs no daemon."""
+"""vethctl doctor: what this machine has and lacks for vethd, who finds it, and what to do; needs no daemon."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ TIMEOUT_S = 3.0
 @JSON
 @click.pass_context
 def doctor(ctx: click.Context, *, as_json: bool) -> None:
-    """Check what this machine has for vethd.
+    """Check what this machine has for vethd, and which programs find it here.
 
     The daemon may be up or down. Each check is "ok", "missing" (vethd needs it; exit status 1) or "note" (vethd
     does without, and how).
     """
-    from vethd.kernel.probe import probe  # noqa: PLC0415  loads what no other command needs
+    from vethd.control.programs import programs  # noqa: PLC0415  loads what no other command needs
+    from vethd.kernel.probe import probe  # noqa: PLC0415  as above
 
-    checks = [*probe(), engine_check(), daemon_check(Client(client_of(ctx).socket, TIMEOUT_S))]
+    checks = [*probe(), engine_check(), daemon_check(Client(client_of(ctx).socket, TIMEOUT_S)), *programs()]
     if as_json:
         echo_json(checks)
     else:
@@ -70,6 +71,8 @@ def daemon_check(client: Client) -> Check:
         detail += f", {health.waiting} waiting"
     if health.reconciled is not None and str(health.reconciled):
         detail += f"; at its start {health.reconciled}"
+    detail += f"; at {client.socket} you are "
+    detail += f"uid {health.owner}, with pairs of your own alone" if health.owner else "an administrator"
     return Check(name="daemon", ok=True, required=False, detail=detail, advice="")
 
 
