@@ -19,7 +19,8 @@ HEARD_S = 20.0
 def test_heard_of_at_once_and_every_time(root: None, loop_factory: Callable[[], asyncio.AbstractEventLoop]) -> None:  # noqa: ARG001 - the check that we may
     async def listen() -> None:
         changed = asyncio.Event()
-        watches = [MountWatch(asyncio.get_running_loop(), changed.set), MountWatch(asyncio.get_running_loop(), int)]
+        others = asyncio.Event()
+        watches = [MountWatch(asyncio.get_running_loop(), event.set) for event in (changed, others)]
         try:
             for what in ("add", "del", "add", "del"):
                 changed.clear()

@@ -35,6 +35,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     spin_us: SpinUs = SPIN_US
     gro: bool = True
     state_dir: str = STATE_DIR
+    persist: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = "auto"
     pair: list[PairSpec] = msgspec.field(default_factory=list)

@@ -26,6 +26,7 @@ import structlog
 from vethd.daemon.config import Config
 from vethd.daemon.doors import Doors
 from vethd.daemon.early import Early
+from vethd.daemon.lasting import Lasting
 from vethd.daemon.notify import Notify
 from vethd.daemon.sockets import Sockets
 from vethd.datapath.engines import pick_engine
@@ -77,13 +78,21 @@ async def take_over(config: Config, notify: Notify, early: Early) -> tuple[Early
 class Giver:
     """The old one's side."""
 
-    def __init__(self, manager: Manager, sockets: Sockets, busy: asyncio.Lock, stop: asyncio.Event) -> None:
+    def __init__(
+        self,
+        manager: Manager,
+        lasting: Lasting,
+        sockets: Sockets,
+        busy: asyncio.Lock,
+        stop: asyncio.Event,
+    ) -> None:
         """Give what manager has, when busy is free, and then set stop."""
         self.doors: Doors | None = None
         self._manager = manager
         self._sockets = sockets
         self._busy = busy
         self._stop = stop
+        self._lasting = lasting
         self._task: asyncio.Task[None] | None = None
 
     def asked(self, connection: socket.socket, caller: Caller, data: bytes) -> bool:
@@ -125,6 +134,7 @@ class Giver:
                 handover.refuse(connection, 500, VethError(error.errno or errno.EMFILE, "handover"))
             return
         await self.doors.close()
+        await self._lasting.pause()
         pairs = [(entry, entry.live) for entry in self._manager.entries.values() if entry.live is not None]
         names = [link.kept for _, pair in pairs for link in pair.links]
         for _, pair in pairs:
@@ -143,6 +153,7 @@ class Giver:
                     pair.go_on(entry.spec, seen)
                 else:
                     self._manager.ended(pair, "a device is gone")
+            self._lasting.resume()
             await self.doors.open()
         else:
             log.info("replaced", by=peer.pid)

@@ -17,10 +17,11 @@ from vethd import __version__
 from vethd.daemon.config import ADMIN_GROUP, Config
 from vethd.daemon.doors import Doors
 from vethd.daemon.early import Early
+from vethd.daemon.lasting import Lasting
 from vethd.daemon.notify import Notify
 from vethd.daemon.replace import Giver, take_over
 from vethd.daemon.sockets import listen
-from vethd.datapath.engines import keep_or_pick
+from vethd.datapath.engines import Picked, keep_or_pick
 from vethd.doors.callers import Policy
 from vethd.doors.routing import Api
 from vethd.kernel.probe import capabilities
@@ -28,7 +29,6 @@ from vethd.kernel.tun import DEV_NET_TUN
 from vethd.model.api import EngineChange, EngineInfo
 from vethd.model.errors import ConfigError, VethError
 from vethd.pairs.declared import Declared
-from vethd.pairs.keeper import Memory
 from vethd.pairs.manager import Manager
 from vethd.pairs.store import Store
 
@@ -87,20 +87,20 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
     early, confirm = await take_over(config, notify, early) if replace else (early, lambda: None)
     sockets = listen(config.socket, config.mode, config.socket_group, early.passed)
     try:
-        picked = keep_or_pick(early.engine, config.engine, loop, config.workers, config.spin_us)
-        if picked.engine is not early.engine:
-            early.let_go()
-        manager = Manager(picked, _memory(notify, early), gro=config.gro)
+        picked = _engine(config, early, loop)
+        lasting = Lasting(config, notify)
+        manager = Manager(picked, await lasting.memory(early), gro=config.gro)
         engine = manager.tuning.info()
         tell_fallback(engine)
         adopted = await manager.adopt()
         declared = Declared(manager, Store(config.state_dir))
         reloader = _Reloader(config, reread, manager, declared, notify)
         api = Api(manager, declared, reloader.reload if reread else None, policy)
-        giver = Giver(manager, sockets, reloader.lock, stop)
+        giver = Giver(manager, lasting, sockets, reloader.lock, stop)
         giver.doors = doors = Doors(api, sockets, giver.asked)
         await doors.open()
         confirm()
+        await lasting.start(manager)
         watchdog = loop.create_task(_watchdog(notify))
         try:
             told = {"forwarding_after_ms": early.after_ms} if early.held else {}
@@ -120,6 +120,7 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
             await asyncio.gather(starting, watchdog, *reloader.tasks, return_exceptions=True)
             await doors.close()
             declared.close()
+            await lasting.close()
             await manager.close()
     finally:
         sockets.close()
@@ -131,9 +132,12 @@ def _on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
 
 
-def _memory(notify: Notify, early: Early) -> Memory | None:
-    """Give the memory of pairs that outlive us, or that outlived another."""
-    return Memory(notify, early.passed, early.held) if notify.fd_store or early.passed else None
+def _engine(config: Config, early: Early, loop: asyncio.AbstractEventLoop) -> Picked:
+    """Give the engine that forwards already, where the config wants that one; else another."""
+    picked = keep_or_pick(early.engine, config.engine, loop, config.workers, config.spin_us)
+    if picked.engine is not early.engine:
+        early.let_go()
+    return picked
 
 
 async def _start(declared: Declared, config: Config, notify: Notify, manager: Manager, reloader: _Reloader) -> None:
@@ -202,7 +206,7 @@ class _Reloader:
         """Take over what can be had without a restart, and say what cannot."""
         spins = self._manager.tuning.info().spin_us is not None
         self._manager.change_engine(EngineChange(spin_us=config.spin_us if spins else None, gro=config.gro))
-        for key in ("engine", "workers"):
+        for key in ("engine", "workers", "persist"):
             if (now := getattr(config, key)) != (then := getattr(self._started, key)):
                 log.warning("takes a restart", key=key, config=now, running=then)
 

@@ -116,9 +116,16 @@ class Nursery:
             here.rtnl.set_link(here.ifindex, link)
 
     def delete(self, tap: Tap) -> None:
-        """Delete the device, whoever else holds an fd of it. Raises VethError ENODEV where it is gone."""
-        with self._at(tap) as here:
-            here.rtnl.dellink(here.ifindex)
+        """Delete the device, whoever else holds an fd of it. Raises VethError ENODEV where it is gone.
+
+        Where it fails otherwise the device is not persistent any more: the last close deletes it.
+        """
+        try:
+            with self._at(tap) as here:
+                here.rtnl.dellink(here.ifindex)
+        except VethError:
+            tap.set_persist(on=False)
+            raise
 
     def noqueue(self, tap: Tap) -> None:
         """Give a link veth's qdisc again, unless somebody chose another. Raises VethError."""

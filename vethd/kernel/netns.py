@@ -183,6 +183,24 @@ def label(netns_inode: int, own_inode: int) -> str:
     return f"net:[{netns_inode}]"
 
 
+def names() -> dict[int, str]:
+    """Give the names that `ip netns` knows, by the namespaces' inodes. Raises VethError where it could not look."""
+    found: dict[int, str] = {}
+    try:
+        with os.scandir(RUN_NETNS) as entries:
+            for entry in entries:
+                try:
+                    found[entry.stat().st_ino] = entry.name
+                except OSError as error:  # as in label()
+                    if error.errno in _EXHAUSTED:
+                        raise
+    except FileNotFoundError:  # `ip netns` was never used here
+        pass
+    except OSError as error:
+        raise VethError(error.errno or errno.EIO, "netns") from error
+    return found
+
+
 def _open_pid(pid: str) -> int:
     try:
         return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)

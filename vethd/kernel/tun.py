@@ -27,6 +27,7 @@ from vethd.kernel.uapi import (
     IFF_TUN_EXCL,
     IFF_VNET_HDR,
     IFNAMSIZ,
+    SIOCGSKNS,
     TUN_F_CSUM,
     TUN_F_TSO4,
     TUN_F_TSO6,
@@ -41,6 +42,7 @@ from vethd.kernel.uapi import (
     TUNGETVNETHDRSZ,
     TUNSETCARRIER,
     TUNSETOFFLOAD,
+    TUNSETPERSIST,
     TUNSETVNETHDRSZ,
 )
 from vethd.model.errors import VethError
@@ -89,7 +91,7 @@ class Tap:
             fds.append(_attach(name, flags | IFF_TUN_EXCL))
             real_name = _ifname(fds[0])
             fds += [_attach(real_name, flags) for _ in range(queues - 1)]
-            vnet_hdr_len, word = _set_offload(fds[0], real_name)
+            vnet_hdr_len, word = set_offload(fds[0], real_name)
             return cls(tuple(fds), vnet_hdr_len, uso=word & _USO == _USO)
         except BaseException:
             for fd in fds:
@@ -161,6 +163,33 @@ class Tap:
                 if error.errno not in GONE:
                     raise VethError(error.errno or errno.EIO, "TUNSETCARRIER") from error
 
+    def set_persist(self, *, on: bool) -> None:
+        """Have the device outlive its fds, or not. Gone is no error. Blocks (RTNL)."""
+        with self.lock, suppress(IndexError):
+            try:
+                fcntl.ioctl(self.fds[0], TUNSETPERSIST, int(on))
+            except OSError as error:
+                if error.errno not in GONE:
+                    raise VethError(error.errno or errno.EIO, "TUNSETPERSIST") from error
+
+    def pinned_inode(self) -> int:
+        """Give the inode of the namespace where /dev/net/tun was opened, which the fd keeps alive. Blocks (RTNL).
+
+        Raises VethError ENODEV once the device is gone.
+        """
+        try:
+            with self.lock:
+                fd = fcntl.ioctl(self.fds[0], SIOCGSKNS)
+        except IndexError as error:
+            raise VethError(errno.ENODEV, "SIOCGSKNS") from error
+        except OSError as error:
+            code = errno.ENODEV if error.errno in GONE else error.errno or errno.EIO
+            raise VethError(code, "SIOCGSKNS") from error
+        try:
+            return os.fstat(fd).st_ino
+        finally:
+            os.close(fd)
+
     def close(self) -> None:
         """Close the fds, and with the last holder delete the device. Twice is once. Blocks (RTNL, RCU)."""
         with self.lock:
@@ -191,7 +220,7 @@ def _attach(name: str, flags: int) -> int:
         return fd
 
 
-def _set_offload(fd: int, name: str) -> tuple[int, int]:
+def set_offload(fd: int, name: str) -> tuple[int, int]:
     """Set the best offload word that the kernel takes; give the header length that goes with it, and the word.
 
     Once only: a second TUNSETOFFLOAD would override what a user said by `ethtool -K`.

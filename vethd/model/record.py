@@ -125,14 +125,20 @@ def framed(body: bytes) -> bytes:
     return _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
 
 
-def decode(data: bytes) -> Record:
-    """Read a record. Raises ValueError where it is cut short, damaged, or not even the core can be read."""
+def unframed(data: bytes) -> tuple[bytes, bytes]:
+    """Give the JSON behind a head, and what follows it. Raises ValueError where it is cut short or damaged."""
     if len(data) < _HEAD.size:
         raise ValueError("it is cut short")
     magic, length, crc = _HEAD.unpack_from(data)
-    body = data[_HEAD.size : _HEAD.size + length]
+    body, rest = data[_HEAD.size : _HEAD.size + length], data[_HEAD.size + length :]
     if magic != _MAGIC or len(body) != length or zlib.crc32(body) != crc:
         raise ValueError("it is damaged")
+    return body, rest
+
+
+def decode(data: bytes) -> Record:
+    """Read a record. Raises ValueError where it is cut short, damaged, or not even the core can be read."""
+    body, _ = unframed(data)
     try:
         core = msgspec.json.decode(body, type=_Core)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:

@@ -85,6 +85,7 @@ class Memory:
         self.lost = self.orphans = 0  # pairs and fds of the predecessor's that nobody could take over
         self._engine: EngineRecord | None = None
         self._pairs: dict[str, msgspec.Raw] = {}
+        self.latest = b""  # the record as it was written last
 
     @property
     def kept_elsewhere(self) -> bool:
@@ -145,6 +146,10 @@ class Memory:
                 self._keeper.forget(name)
         return len(rest)
 
+    def knows(self, pair_id: str) -> bool:
+        """Tell whether a pair is in the latest record."""
+        return pair_id in self._pairs
+
     def put(self, pairs: Iterable[PairRecord], last_id: int, engine: EngineRecord) -> None:
         """Write these pairs down, over what was known of them; last_id is the last number given to any."""
         self._last_id, self._engine = last_id, engine
@@ -160,6 +165,7 @@ class Memory:
         """Write over the older copy."""
         self._seq += 1
         data = encode(self._seq, self._last_id, self._last_fd, self._pairs.values(), self._engine)
+        self.latest = data
         fd = self._copies[self._seq % len(self._copies)]
         os.pwrite(fd, data, 0)
         os.ftruncate(fd, len(data))

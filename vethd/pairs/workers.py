@@ -154,7 +154,8 @@ class Workers:
         return place, netns.label(place.netns_inode, self.nursery.own_inode)
 
     def _bury(self, link: Link) -> None:
-        with closing(link), suppress(VethError):
+        # under the lock: nobody makes it persistent between its deletion, should that fail, and its end
+        with link.tap.lock, closing(link), suppress(VethError):
             if link.kept:  # our closing is not the last: the device must be told
                 self.nursery.delete(link.tap)
 
