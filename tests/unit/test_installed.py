@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,11 @@ import pytest
 from tools import installed
 from tools.installed import Obstacle, install, uninstall
 
+REPO = Path(__file__).parents[2]
+VARIABLES = (
+    "bindir venvdir ipdir cnidir mandir docdir sysconfdir unitdir sysusersdir"
+    " bashcompletiondir zshcompletiondir fishcompletiondir"
+)
 MANIFEST = "/usr/lib/vethd/manifest"
 CONFIG = "etc/vethd/vethd.toml"
 PROGRAM = "usr/bin/vethd"
@@ -140,3 +147,24 @@ def test_nothing_to_uninstall(root: Path, monkeypatch: pytest.MonkeyPatch, capsy
     assert "cannot be read as a manifest" in capsys.readouterr().err
     monkeypatch.setattr("sys.argv", ["installed.py"])
     assert installed.main() == 2
+
+
+@pytest.mark.parametrize(
+    ("interpreter", "prefix", "words"),
+    [
+        ("/home/me/.pyenv/bin/python3.12", "/usr", "the service cannot see /home/me/.pyenv/bin/python3.12"),
+        ("/usr/bin/python3", "/a b", "a path with a blank cannot begin a script: /a b"),
+    ],
+)
+def test_what_could_not_run_is_not_laid_out(tmp_path: Path, interpreter: str, prefix: str, words: str) -> None:
+    python = tmp_path / "python3"
+    python.write_text(f"#!/bin/sh\necho {interpreter}\n")
+    python.chmod(0o755)
+    (tmp_path / "packages").mkdir()
+    argv = [REPO / "tools" / "stage", tmp_path / "stage", tmp_path / "packages"]
+    layout = dict.fromkeys(VARIABLES.split(), prefix)
+    environ = {**os.environ, **layout, "PYTHON": str(python)}
+    done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"install: {words}")
+    assert list((tmp_path / "stage").iterdir()) == []
