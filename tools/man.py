@@ -1,7 +1,7 @@
 """Writes the man pages out of the commands' own help: `tools/man.py DIR`, with the environment's python.
 
-vethctl.1 is the whole, vethctl-add.1 and its like are the commands, vethd.8 is the daemon. The pages hold no
-date: the same source makes the same pages.
+vethctl.1 is the whole, vethctl-add.1 and its like are the commands, vethd.8 is the daemon; vethd-ip.8 and vethd-cni.8
+say how to install them. The pages hold no date: the same source makes the same pages.
 """
 
 from __future__ import annotations
@@ -21,6 +21,27 @@ from vethd.daemon.cli import cli as daemon
 
 DAEMON_PROG = "vethd"
 DAEMON_SUMMARY = "veth in userspace: pairs of TAP devices that behave like veth"
+
+CLIENTS = {
+    "vethd-ip": (
+        "a drop-in for ip that makes veth by vethd",
+        ("install [--real IP] DIR", "ip's own words"),
+        (
+            "Does what ip(8) does, but makes, deletes and shows links of type veth as pairs of a running vethd. `install`"
+            " puts one file named `ip` into DIR, for the head of a PATH: scripts written for veth run unchanged."
+        ),
+        "ip-link(8)",
+    ),
+    "vethd-cni": (
+        "the CNI plugin of vethd",
+        ("install DIR",),
+        (
+            "Gives containers a network whose links are pairs of a running vethd. Container runtimes start the plugin,"
+            " with CNI_COMMAND in its environment; `install` puts it into DIR, one of theirs: /opt/cni/bin, /usr/lib/cni."
+        ),
+        "podman-network(1)",
+    ),
+}
 
 _CODE = re.compile(r"`([^`]+)`")
 
@@ -55,6 +76,12 @@ def pages() -> Iterator[tuple[str, str]]:
         ]
         yield f"{title}.1", _text(lines)
     yield f"{DAEMON_PROG}.8", _text(_daemon_page(daemon))
+    for name, (summary, usages, description, related_page) in CLIENTS.items():
+        lines = [*_head(name, 8, summary), ".SH SYNOPSIS"]
+        for usage in usages:
+            lines += [f".B {_escape(name)}", _escape(usage), ".br"]
+        lines += [".SH DESCRIPTION", *_paragraphs(description), *_see_also(["vethd(8)", related_page])]
+        yield f"{name}.8", _text(lines)
 
 
 def write(directory: Path) -> list[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from vethd.control.main import cli
 
 def test_every_command_and_option_has_its_place(tmp_path: Path) -> None:
     pages = {path.name: path.read_text() for path in man.write(tmp_path / "new")}
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert {name.partition(".")[0] for name in pages} >= set(scripts)
     assert {"vethctl.1", *(f"vethctl-{name}.1" for name in cli.commands)} <= set(pages)
     for name, command in cli.commands.items():
         text = pages[f"vethctl-{name}.1"].replace("\\-", "-")
