@@ -27,8 +27,8 @@ CLIENTS = {
         "a drop-in for ip that makes veth by vethd",
         ("install [--real IP] DIR", "ip's own words"),
         (
-            "Does what ip(8) does, but makes, deletes and shows links of type veth as pairs of a running vethd. `install`"
-            " puts one file named `ip` into DIR, for the head of a PATH: scripts written for veth run unchanged."
+            "Does what ip(8) does, but makes, deletes and shows links of type veth as pairs of a running vethd."
+            " `install` puts one file named `ip` into DIR, for the head of a PATH: scripts for veth run unchanged."
         ),
         "ip-link(8)",
     ),
@@ -37,7 +37,7 @@ CLIENTS = {
         ("install DIR",),
         (
             "Gives containers a network whose links are pairs of a running vethd. Container runtimes start the plugin,"
-            " with CNI_COMMAND in its environment; `install` puts it into DIR, one of theirs: /opt/cni/bin, /usr/lib/cni."
+            " with CNI_COMMAND in its environment; `install` puts it where they look: /opt/cni/bin, /usr/lib/cni."
         ),
         "podman-network(1)",
     ),
