@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class Lasting:
-    """What a daemon does for its successor's sake. memory(), start() once the pairs are adopted, close()."""
+    """What a daemon does for its successor's sake. memory(), start(), close()."""
 
     def __init__(self, config: Config, notify: Notify) -> None:
         """Say it where persist is asked for and ignored."""
@@ -41,8 +41,11 @@ class Lasting:
             return Memory(self._notify, early.passed, early.held)
         return None
 
-    async def start(self, manager: Manager) -> None:
-        """Look after the manager's pairs. Not before a predecessor lets go: the file is his until then."""
+    async def start(self, manager: Manager, begun: asyncio.Task[None]) -> None:
+        """Look after the manager's pairs, once what the daemon begins with is done, and its predecessor has let go."""
+        await asyncio.wait((begun,))
+        if begun.cancelled():
+            return
         self._pins = Pins(manager)
         await self._pins.start()
         if self._persist and manager.memory is not None:

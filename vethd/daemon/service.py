@@ -100,12 +100,12 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
         giver.doors = doors = Doors(api, sockets, giver.asked)
         await doors.open()
         confirm()
-        await lasting.start(manager)
         watchdog = loop.create_task(_watchdog(notify))
         try:
             told = {"forwarding_after_ms": early.after_ms} if early.held else {}
             log.info("started", version=__version__, engine=engine.name, socket=config.socket, adopted=adopted, **told)
             starting = loop.create_task(_start(declared, config, notify, manager, reloader))
+            manager.spawn(lasting.start(manager, starting))
             starting.add_done_callback(lambda task: stop.set() if not task.cancelled() and task.exception() else None)
             loop.add_signal_handler(signal.SIGHUP, reloader.on_signal)
             await stop.wait()
