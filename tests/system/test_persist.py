@@ -5,6 +5,7 @@ a [va 10.9.0.1] ===== [vb 10.9.0.2] b      home: the daemon's
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from vethd.model.persisted import Whereabouts, read_back, write_down
 
 Place = tuple[Site, Wire]
 ON = "persist = true\n"
+IFF_MULTI_QUEUE = 0x100
 
 
 @pytest.fixture
@@ -103,6 +105,19 @@ def told(site: Site, event: str) -> list[Any]:
     return [line for line in lines if line["event"] == event]
 
 
+def squatter(end: End, more: int = 0) -> Tap:
+    """Attach to a dead daemon's device, as soon as its io_uring has let go: that is a moment after its death."""
+
+    def attach() -> list[Tap]:
+        try:
+            return [Tap(end.netns, end.name, (BASE & ~IFF_TUN_EXCL) | IFF_NO_CARRIER | more)]
+        except OSError as error:
+            assert error.errno == errno.EBUSY  # noqa: PT017 - anything else is a failure
+            return []
+
+    return wait_until(attach)[0]
+
+
 def kept(end: End) -> dict[str, Any]:
     """Give what must stay."""
     ip = partial(end.netns.command, "ip", "-j")
@@ -176,7 +191,7 @@ def test_what_is_another_device_is_not_touched(place: Place) -> None:
         site.kill()
         tap = None
         if what == "busy":
-            tap = Tap(a, "va", (BASE & ~IFF_TUN_EXCL) | IFF_NO_CARRIER)
+            tap = squatter(wire.a)
         elif what == "name":
             a.ip("link del va", "tuntap add dev va mode tap vnet_hdr")
         else:
@@ -339,7 +354,7 @@ def test_several_queues(root: None, engine: str, tmp_path: Path) -> None:  # noq
         site.start()
         wire = make(site, lab, queues=3)
         site.kill()
-        tap = Tap(wire.a.netns, "va", (BASE & ~IFF_TUN_EXCL) | IFF_NO_CARRIER | 0x100)
+        tap = squatter(wire.a, IFF_MULTI_QUEUE)
         try:
             assert again(site)["lost"] == 1  # a queue is somebody else's: the kernel would give us others
         finally:
