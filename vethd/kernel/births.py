@@ -155,7 +155,7 @@ class Nursery:
                 except VethError as error:
                     if error.errno != errno.EEXIST:
                         raise
-            if alias and state.alias in ("", alias[1]):
+            if alias and state.alias in ("", alias[1]) and state.alias != alias[0]:  # or a user's of this instant goes
                 here.rtnl.set_link(here.ifindex, LinkSpec(alias=alias[0]))
 
     def name_of(self, tap: Tap, ifindex: int) -> str:
