@@ -10,7 +10,7 @@ FUZZERS ?= config requests rtnetlink record frames
 
 # Tests that need big packages (podman, QEMU, ...) or minutes run in CI and in `make test-all`.
 ifeq ($(CI),true)
-SUITE :=
+SUITE := --durations=30
 SETS := test heavy
 else
 SUITE := -m 'not heavy'

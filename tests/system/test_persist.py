@@ -18,6 +18,7 @@ import pytest
 
 from tests.kernel.tap import BASE, IFF_NO_CARRIER, IFF_TUN_EXCL, Tap
 from tests.lib.daemon import PROGRAM
+from tests.lib.engines import ENGINE
 from tests.lib.lab import End, Lab, Wire
 from tests.lib.netns import Netns
 from tests.lib.site import Site, toml_pair
@@ -33,7 +34,17 @@ IFF_MULTI_QUEUE = 0x100
 
 @pytest.fixture
 def place(root: None, engine: str, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
-    """Give a pair that forwards and is persistent; in the end every pair is deleted, and that must leave nothing."""
+    """Give a pair of every engine that forwards and is persistent; deleted in the end, it must leave nothing."""
+    yield from prepared(tmp_path, engine)
+
+
+@pytest.fixture
+def whichever(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - as above
+    """Give such a pair where the engine is none of the matter."""
+    yield from prepared(tmp_path, ENGINE)
+
+
+def prepared(tmp_path: Path, engine: str) -> Iterator[Place]:
     with make_site(tmp_path, engine) as (site, lab):
         site.configure(ON)
         site.start()
@@ -154,8 +165,8 @@ def test_everything_stays(place: Place, end: str) -> None:
     settled(site, wire.a, wire.b)
 
 
-def test_where_it_is_and_what_it_is_called_are_kept_up(place: Place) -> None:
-    site, wire = place
+def test_where_it_is_and_what_it_is_called_are_kept_up(whichever: Place) -> None:
+    site, wire = whichever
     elsewhere = Netns.create(f"{wire.b.netns.name}x")
     try:
         wire.a.down()
@@ -182,9 +193,9 @@ def test_where_it_is_and_what_it_is_called_are_kept_up(place: Place) -> None:
 
 
 @pytest.mark.heavy
-def test_what_is_another_device_is_not_touched(place: Place) -> None:
+def test_what_is_another_device_is_not_touched(whichever: Place) -> None:
     """A device of the same name; one of the same index and MAC that is no TAP; one that somebody has attached to."""
-    site, wire = place
+    site, wire = whichever
     a, lost = wire.a.netns, 0
     for what in ("name", "kind", "busy"):
         was = wire.a.link
@@ -215,8 +226,8 @@ def test_what_is_another_device_is_not_touched(place: Place) -> None:
     assert lost == 3
 
 
-def test_a_declared_pair_is_made_anew_or_waits(place: Place) -> None:
-    site, wire = place
+def test_a_declared_pair_is_made_anew_or_waits(whichever: Place) -> None:
+    site, wire = whichever
     site.kill()
     site.configure(ON + toml_pair(("va", wire.a.netns.name), ("vb", wire.b.netns.name)))
     assert again(site)["adopted"] == 1  # and is the config's now
@@ -237,8 +248,8 @@ def test_a_declared_pair_is_made_anew_or_waits(place: Place) -> None:
     site.reload()
 
 
-def test_namespace_deleted_while_nobody_looks(place: Place) -> None:
-    site, wire = place
+def test_namespace_deleted_while_nobody_looks(whichever: Place) -> None:
+    site, wire = whichever
     site.kill()
     wire.a.netns.delete()
     did = again(site)
@@ -291,8 +302,8 @@ def test_persistence_passes_to_a_replacement(place: Place) -> None:
 
 
 @pytest.mark.parametrize("how", ["start", "replace"])
-def test_persist_turned_off(place: Place, how: str) -> None:
-    site, wire = place
+def test_persist_turned_off(whichever: Place, how: str) -> None:
+    site, wire = whichever
     site.configure("")
     if how == "start":
         site.kill()
@@ -309,9 +320,9 @@ def test_persist_turned_off(place: Place, how: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["empty", "cut", "flipped", "no places", "boot"])
-def test_a_file_that_says_nothing(place: Place, what: str) -> None:
+def test_a_file_that_says_nothing(whichever: Place, what: str) -> None:
     """Nothing of it is believed, and the daemon starts; whose the devices are nobody knows, so they stay."""
-    site, wire = place
+    site, wire = whichever
     site.kill()
     data = file_of(site).read_bytes()
     record, _, places = read_back(data)
@@ -368,8 +379,8 @@ def test_several_queues(root: None, engine: str, tmp_path: Path) -> None:  # noq
         assert site.daemon.request("DELETE", f"/v1/pairs/{pair['id']}")[0] == 204
 
 
-def test_what_cannot_be_found_again_is_not_persistent(place: Place) -> None:
-    site, wire = place
+def test_what_cannot_be_found_again_is_not_persistent(whichever: Place) -> None:
+    site, wire = whichever
     with wire.a.netns.process():
         wire.a.netns.delete()  # the namespace lives, without a name
         wait_until(lambda: not spots(site), what="nothing written down")
@@ -402,9 +413,9 @@ def test_killed_at_any_moment(place: Place) -> None:
     forwards(wire)
 
 
-def test_a_full_disk_is_told(place: Place) -> None:
+def test_a_full_disk_is_told(whichever: Place) -> None:
     """What cannot be written down is not made persistent; what was stays so."""
-    site, wire = place
+    site, wire = whichever
     file_of(site).unlink()
     file_of(site).mkdir()  # what no file can replace
     pair = site.post({"name": "vc", "netns": wire.a.netns.name, "peer": {"name": "vd", "netns": wire.b.netns.name}})
