@@ -172,7 +172,8 @@ def test_a_save_whose_record_was_not_written(grounds: tuple[Killer, Lab]) -> Non
             assert ask(site, "DELETE", f"/v1/pairs/{pair['id']}")[0] == 204
             (site.state / "pairs.json").unlink(missing_ok=True)
         killer.store.clear()
-    assert steps == list(calls)
+    assert set(steps) == set(calls)  # the record may be written once more meanwhile
+    assert steps.index("fsync") < steps.index("rename")
 
 
 def test_what_is_not_ours_is_never_touched(grounds: tuple[Killer, Lab]) -> None:

@@ -121,7 +121,7 @@ def test_auto_in_such_a_sandbox(service: Service) -> None:
 def test_tells_systemd_how_it_is(service: Service) -> None:
     service.configure(ONE_MORE)
     service.start()
-    assert service.box.show("vethd.service", "StatusText") == "1 pairs, 0 waiting"
+    assert service.box.show("vethd.service", "StatusText") == "1 pairs, 0 waiting; at the start 1 created"
 
 
 def test_sockets_may_be_kept_for_the_group(service: Service) -> None:

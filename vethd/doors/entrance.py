@@ -81,6 +81,8 @@ class Entrance:
             caller = self._api.policy.caller(peer(connection))
             if not self._api.room.enter(caller):
                 connection.send(self._refusal)
+                with suppress(BlockingIOError):
+                    connection.recv(1)  # closed with his request unread, he would hear ECONNRESET instead
                 connection.close()
                 return
         except OSError:  # nobody is there any more
