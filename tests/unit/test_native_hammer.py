@@ -25,7 +25,7 @@ from vethd.model.drops import Drop
 
 ROUNDS = 20_000  # of a worker, some 20 frames each
 LIVES = 100  # of workers
-HAMMER_S = 300.0  # it takes two, and more where an extension looks at every access to memory
+HAMMER_S = 60.0  # it takes two, and more where an extension looks at every access to memory
 LANES = 4
 GATES = (OPEN, OPEN, int(Drop.NO_CARRIER), int(Drop.PEER_DOWN))
 
