@@ -16,7 +16,8 @@ from tests.lib.lab import Lab
 from tests.lib.site import Site
 from tests.lib.wait import DEADLINE_S, readable
 from vethd.clients.ip.dispatch import MARK
-from vethd.clients.ip.install import InstallError, find_real, install
+from vethd.clients.ip.install import find_real, install
+from vethd.clients.single import InstallError
 
 REAL = find_real()
 SCRIPTS = sorted(Path(__file__).with_name("data").joinpath("ip_scripts").glob("*.sh"))

@@ -21,9 +21,10 @@ from vethd.clients.cni import text
 from vethd.clients.cni.addresses import AddressError, Subnet
 from vethd.clients.cni.conf import Conf
 from vethd.clients.cni.errors import CniError
-from vethd.clients.cni.install import InstallError, install, is_ours
+from vethd.clients.cni.install import install, is_ours
 from vethd.clients.cni.masquerade import Masquerade
 from vethd.clients.cni.result import Addressing, compose, shaped
+from vethd.clients.single import InstallError
 from vethd.kernel.bridge import vlan_message
 from vethd.model.attachment import Attachment, BridgeSpec, IPSpec, Key, RouteSpec, read_label, validate_attachment
 from vethd.model.errors import VethError

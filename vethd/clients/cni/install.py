@@ -11,11 +11,12 @@ import binascii
 import marshal
 import os
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 
 from vethd import __version__
 from vethd.clients.cni.plugin import main as plugin
+from vethd.clients.single import InstallError, head_of, interpreter, put
 
 NAME = "vethd-cni"
 MARK = "Made by `vethd-cni install`"
@@ -35,9 +36,6 @@ MODULES = (
     "cni.plugin",
 )
 """Each after those that it imports."""
-
-_EXECUTABLE = 0o755
-_HEAD_MAX = 4096
 
 _FILE = """\
 #!{python} -IS
@@ -61,17 +59,9 @@ sys.exit(sys.modules["vethd.clients.cni.plugin"].main())
 """
 
 
-class InstallError(Exception):
-    """Nothing was installed, and why."""
-
-
 def is_ours(path: Path) -> bool:
     """Tell whether a file is one that install() wrote."""
-    try:
-        with path.open("rb") as file:
-            return MARK.encode() in file.read(_HEAD_MAX)
-    except OSError:
-        return False
+    return MARK.encode() in head_of(path)
 
 
 def contents(python: str) -> bytes:
@@ -90,20 +80,7 @@ def install(directory: Path) -> Path:
     target = directory / NAME
     if os.path.lexists(target) and not is_ours(target):
         raise InstallError(f"{target} is there already, and not made by vethd-cni: it stays")
-    python = os.path.realpath(sys.executable)
-    if any(char.isspace() for char in python):
-        raise InstallError(f"{python}: a path with a blank cannot begin a script")
-    try:
-        with tempfile.NamedTemporaryFile(dir=directory, prefix=f".{NAME}-", delete=False) as file:
-            try:
-                file.write(contents(python))
-                os.fchmod(file.fileno(), _EXECUTABLE)
-                Path(file.name).rename(target)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise InstallError(f"{target}: {error.strerror}") from error
+    put(target, partial(contents, interpreter()))
     return target
 
 

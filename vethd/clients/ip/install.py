@@ -1,6 +1,6 @@
 """`vethd-ip install DIR`: the room's modules, compiled, in one file named `ip`; and vethd-ip itself, which needs none.
 
-The file begins with the interpreter's absolute path, as a search for it costs 130 ms where pyenv does it, and holds
+The file head with the interpreter's absolute path, as a search for it costs 130 ms where pyenv does it, and holds
 bytecode: compiling the source would cost each call 20 ms. What most calls need is run, the rest is unpacked on demand.
 """
 
@@ -11,18 +11,17 @@ import binascii
 import marshal
 import os
 import sys
-import tempfile
+from functools import partial
 from pathlib import Path
 from types import CodeType
 
 from vethd import __version__
 from vethd.clients.ip import dispatch
+from vethd.clients.single import InstallError, head_of, interpreter, put
 
 MODULES = ("add", "batch", "door", "edit", "grammar", "nsids", "real", "roads", "show", "values")
 
 USUAL = ("/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin")
-_EXECUTABLE = 0o755
-_HEAD_MAX = 4096
 
 _FILE = """\
 #!{python} -IS
@@ -50,16 +49,10 @@ sys.exit(dispatch.main({real!r}, unpack))
 """
 
 
-class InstallError(Exception):
-    """Nothing was installed, and why."""
-
-
 def is_ours(path: Path) -> bool:
     """Tell whether a file is one that install() wrote, or this program itself."""
-    try:
-        with path.open("rb") as file:
-            head = file.read(_HEAD_MAX)
-    except OSError:
+    head = head_of(path)
+    if not head:  # resolve() fails on a link to itself
         return False
     return dispatch.MARK.encode() in head or path.resolve() == Path(sys.argv[0]).resolve()
 
@@ -87,7 +80,8 @@ def contents(real: str, python: str) -> bytes:
     modules |= {f"vethd.clients.ip.{name}": compiled(name) for name in MODULES}
     rest = binascii.b2a_base64(marshal.dumps(modules), newline=False)
     head = marshal.dumps(compiled("dispatch"))
-    said = {"mark": dispatch.MARK, "version": __version__, "real": real, "python": python}
+    kept = os.path.abspath(real)  # noqa: PTH100 - a link may be meant to stay one
+    said = {"mark": dispatch.MARK, "version": __version__, "real": kept, "python": python}
     return _FILE.format(rest=rest, head=head, **said).encode()
 
 
@@ -100,20 +94,7 @@ def install(directory: Path, real: str | None = None) -> Path:
         real = find_real(directory)
     elif is_ours(Path(real)) or not os.access(real, os.X_OK):
         raise InstallError(f"{real} is no real ip(8) that can be run")
-    python = os.path.realpath(sys.executable)
-    if any(char.isspace() for char in python):
-        raise InstallError(f"{python}: a path with a blank cannot begin a script")
-    try:
-        with tempfile.NamedTemporaryFile(dir=directory, prefix=".ip-", delete=False) as file:
-            try:
-                file.write(contents(os.path.abspath(real), python))  # noqa: PTH100 - a link may be meant to stay one
-                os.fchmod(file.fileno(), _EXECUTABLE)
-                Path(file.name).rename(target)
-            except BaseException:
-                Path(file.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise InstallError(f"{target}: {error.strerror}") from error
+    put(target, partial(contents, real, interpreter()))
     return target
 
 
