@@ -43,6 +43,7 @@ _BEFORE_MOVE = (
     "gro_max_size",
 )
 _TEMPORARY = "vethd%d"
+_MOVED = "the device would not stay in one place"
 _FEW = 32  # devices of one namespace: as many questions cost what a dump of a hundred links does
 
 
@@ -185,7 +186,8 @@ class Nursery:
     def _at(self, tap: Tap, *, listen: bool = False) -> Iterator[_Here]:
         """Enter the namespace where the device is; listen sees to it that we hear of it there.
 
-        A device may move or be renamed under our feet at any moment, so look again until what we found is so.
+        A device may move or be renamed under our feet at any moment, so look again until what we found is so. Where it
+        moves while the caller is at work there, what the kernel then says of it is ENODEV: EAGAIN for our callers.
         """
         with tap.lock:
             for _ in range(20):
@@ -199,11 +201,17 @@ class Nursery:
                             if error.errno != errno.ENODEV or not tap.alive:
                                 raise
                             continue
-                        yield _Here(rtnl, ifindex, nsid, netns.inode(fd))
+                        here = _Here(rtnl, ifindex, nsid, netns.inode(fd))
+                        try:
+                            yield here
+                        except VethError as error:
+                            if error.errno == errno.ENODEV and tap.netns_inode() != here.netns_inode:
+                                raise VethError(errno.EAGAIN, error.op, error.ifname, _MOVED) from error
+                            raise
                         return
                 finally:
                     os.close(fd)
-            raise VethError(errno.EAGAIN, "getlink", reason="the device would not stay in one place")
+            raise VethError(errno.EAGAIN, "getlink", reason=_MOVED)
 
     def _nsid(self, netns_fd: int) -> int:
         if netns.inode(netns_fd) == self.own_inode:

@@ -255,8 +255,8 @@ class LivePair:
             if placed and place.key == link.place.key:
                 break
             if placed:  # it moved on, unheard
-                self._owner.desk.left(link.place.key, self)
                 self._feed(Event(Kind.MOVED, side))
+            self._owner.desk.left(link.place.key, self)  # another of us may have followed it there since
             link.place, link.label = place._replace(state=link.state), label
             self._owner.desk.placed(place.key, self, side)
             self._tell("link_moved", side)

@@ -1,0 +1,75 @@
+"""An end that moves faster than it is followed: news are taken of where it is, and of nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from types import SimpleNamespace
+from typing import Any, cast
+
+from vethd.kernel.births import Place
+from vethd.kernel.linkstate import LinkCounters, LinkState
+from vethd.kernel.tun import Tap
+from vethd.kernel.watcher import LinkKey
+from vethd.model.state import Side
+from vethd.pairs.link import Link
+from vethd.pairs.owner import Owner
+from vethd.pairs.pair import LivePair
+
+
+def state(**said: object) -> LinkState:
+    fields: dict[str, Any] = dict.fromkeys(LinkState._fields, 0)
+    return LinkState(**fields | {"name": "va", "counters": LinkCounters(), "altnames": (), "new_nsid": None} | said)
+
+
+class Daemon:
+    """What a pair needs around it: a desk that is an index, and a device that is where the test says."""
+
+    def __init__(self, at: LinkKey) -> None:
+        self.index: set[LinkKey] = set()
+        self.asked: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
+        self.tasks: list[asyncio.Task[None]] = []
+        links = tuple(Link(cast("Tap", None), Place(key, 7, state()), "red", own_alias=False) for key in (at, (0, 9)))
+        owner = SimpleNamespace(
+            desk=SimpleNamespace(
+                placed=lambda key, _pair, _side: self.index.add(key), left=lambda key, _pair: self.index.discard(key)
+            ),
+            hub=SimpleNamespace(tell=lambda *_args, **_kwargs: None),
+            workers=SimpleNamespace(locate=self.locate, insist=self.insist, nursery=SimpleNamespace(noqueue=None)),
+            spawn=self.spawn,
+        )
+        self.pair = LivePair("p1", cast("tuple[Link, Link]", links), cast("Owner", owner))
+        self.index.add(at)
+
+    async def locate(self, _tap: Tap) -> tuple[Place, str]:
+        answer: asyncio.Future[LinkKey] = asyncio.get_running_loop().create_future()
+        self.asked.put_nowait(answer)
+        return Place(await answer, 7, state()), "red"
+
+    async def insist(self, *_: object) -> None:
+        pass
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.create_task(work))
+
+    async def answer(self, key: LinkKey) -> None:
+        """Say to who has asked first where the device is."""
+        (await self.asked.get()).set_result(key)
+
+
+async def test_two_followers_leave_nothing_behind() -> None:
+    """The second overtakes the first, which had placed the end in between: there it is not any more."""
+    daemon = Daemon((1, 2))
+    moved = state(deleted=True, new_nsid=3)
+    daemon.pair.news(Side.NEAR, moved)
+    await daemon.answer((2, 2))  # the first's look, and so it waits for its next
+    first = await daemon.asked.get()
+    daemon.pair.news(Side.NEAR, moved)
+    second = await daemon.asked.get()
+    first.set_result((3, 2))
+    second.set_result((4, 2))
+    for _ in range(2):
+        await daemon.answer((4, 2))  # each looks again until it finds the end where it has placed it
+    await asyncio.gather(*daemon.tasks)
+    assert daemon.index == {(4, 2)}
+    assert daemon.pair.links[Side.NEAR].place.key == (4, 2)
