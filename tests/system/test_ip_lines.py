@@ -57,20 +57,13 @@ def of_both(programs: tuple[Ip, Ip], function: Callable[[Ip], T]) -> tuple[T, T]
     return first, second
 
 
-BROADCAST = 'Error: vethd: a new pair takes no "broadcast".\n'
 MTU = "Error: vethd: newlink {}: mtu {} is outside 68..65521 (the kernel's veth takes 65535, a TAP does not).\n"
 QUEUES = "Error: vethd: newlink va: queues 300 is outside 1..256.\n"
 # what vethd-ip says in places where docs/ip.md lists a difference
 DIFFERENCES = {
-    "l a va b 02:00:00:00:00:09 type veth": Step(2, "", BROADCAST),
-    "link add va broadcast 01:02:03:04:05:06 type veth": Step(2, "", BROADCAST),
-    "link add va broadcast 1:2:3 type veth": Step(2, "", BROADCAST),
-    "link add va type veth peer name vb brd 01:02:03:04:05:07": Step(2, "", BROADCAST.replace("broadcast", "brd")),
     "link add va mtu 65535 type veth": Step(2, "", MTU.format("va", 65535)),
     "link add va type veth peer name vb mtu 65522": Step(2, "", MTU.format("vb", 65522)),
     "link add va numtxqueues 300 type veth": Step(2, "", QUEUES),
-    "link add va mode dormant type veth": Step(2, "", BROADCAST.replace("broadcast", "mode")),
-    "link add va dynamic on type veth": Step(2, "", BROADCAST.replace("broadcast", "dynamic")),
 }
 
 

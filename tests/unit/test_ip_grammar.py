@@ -62,6 +62,28 @@ def test_never_anything_else(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "later"),
+    [
+        ("broad 1:2 dy on trailers off", ["broadcast", "1:2", "dynamic", "on", "trailers", "off"]),
+        ("mode dormant state up", ["mode", "dormant", "state", "up"]),
+        ("gso_ipv4_max_size 9 gro_ipv4_max_size 8", ["gso_ipv4_max_size", "9", "gro_ipv4_max_size", "8"]),
+        ("vf 0 mac 1:2 vl 3 q 4 pr 802.1q st auto", []),
+        ("protodown_reason 1 on", []),
+        ("xdp off", []),
+        ("xdp object mtu sec program program up v", []),
+        ("xdpdrv pinned mtu", []),
+    ],
+)
+@pytest.mark.parametrize("last", ["brd 3:4", "up", "index 7"])
+def test_what_the_daemon_does_not_know(words: str, later: list[str], last: str) -> None:
+    """It is kept for the real ip or left out, word by word as iproute2 counts them; the real ip is asked about it."""
+    _, end = read_add(["va", "type", "veth", "peer", *last.split(), "vb", *words.split()])
+    assert end is not None
+    assert end.later == (["broadcast", "3:4"] if last == "brd 3:4" else []) + later
+    assert (end.known_as(), end.said, end.doubtful) == ("vb", {"up": True} if last == "up" else {}, True)
+
+
+@pytest.mark.parametrize(
     ("words", "name"),
     [
         ("va", "va"),

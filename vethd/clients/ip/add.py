@@ -9,7 +9,7 @@ import posix
 
 from vethd.clients.ip import real as real_ip
 from vethd.clients.ip.dispatch import Line
-from vethd.clients.ip.door import Reply, open_netns, own_netns
+from vethd.clients.ip.door import Reply, ask, open_netns, own_netns, quoted, request
 from vethd.clients.ip.grammar import NAME_MAX, End
 from vethd.clients.ip.values import UsageError, integer
 
@@ -37,7 +37,9 @@ _ANSWERS = frozenset(
 )
 """What the kernel answers, too; of anything else the daemon's own words are clearer."""
 INHERITED = ("mtu", "txqueuelen", "queues", "group", "gso_max_size", "gso_max_segs", "gro_max_size")
-"""What the kernel gives to a peer that was not described."""
+"""What the kernel gives to a peer that was not described, beside what is said later."""
+_OWN = ("dynamic", "trailers")
+"""What it does not: flags."""
 
 
 class RefusedError(Exception):
@@ -51,6 +53,10 @@ class Namespaces:
         """Speak for the namespace that line is for."""
         self.fds: list[int] = []
         self._line = line
+
+    def fd(self, inode: int) -> int:
+        """Give the descriptor of one of them by its inode."""
+        return next(fd for fd in self.fds if posix.fstat(fd).st_ino == inode)
 
     def __enter__(self) -> Namespaces:  # noqa: PYI034 - typing costs 4 ms
         return self
@@ -118,6 +124,22 @@ def pair_of(near: End, peer: End | None, netnses: Namespaces, real: str) -> str:
     return json.dumps(body)
 
 
+def finish(real: str, made: Reply, near: End, peer: End | None, netnses: Namespaces) -> real_ip.Ran:
+    """Have the real ip do to a new pair's ends what the daemon cannot, the peer first; give how that ended.
+
+    Where it fails the pair is deleted. Raises DownError where it could not be.
+    """
+    pair = json.loads(made.text)
+    far = peer.later if peer is not None else _inherited(near.later)
+    for words, link in zip((far, near.later), pair["links"][::-1], strict=True):
+        if words:
+            ran = _told(real, ["link", "set", "dev", link["name"], *words], netnses.fd(link["netns_inode"]))
+            if ran.status:
+                ask(request("DELETE", f"/v1/pairs/{quoted(pair['id'])}"), [])
+                return ran
+    return real_ip.Ran(0, b"", b"")
+
+
 def answer(number: int) -> str:
     """Word an errno as iproute2 does."""
     return f"RTNETLINK answers: {os.strerror(number)}\n"
@@ -140,6 +162,17 @@ def refusal(reply: Reply, near: End | None, peer: End | None, *, replace: bool) 
         return answer(errno.EINVAL)
     ours = any(low <= _number(end, key, 0) <= high for key, low, high in _OURS for end in ends)
     return answer(number) if number in _ANSWERS and not ours else f"Error: vethd: {message}.\n"
+
+
+def _told(real: str, words: list[str], netns: int) -> real_ip.Ran:
+    """Run the real ip in a namespace."""
+    return real_ip.run(real, words, catch="oe", first=lambda: real_ip.enter(netns))
+
+
+def _inherited(later: list[str]) -> list[str]:
+    """Give of what is said later what holds for a peer that was not described, too."""
+    pairs = zip(later[::2], later[1::2], strict=True)
+    return [word for option, value in pairs if option not in _OWN for word in (option, value)]
 
 
 def _end(end: End) -> dict[str, object]:

@@ -74,7 +74,8 @@ class Batch:
     def _give(self, text: bytes, before: int, *, harmless: bool = False) -> int:
         args = self._line.again("-batch", "-")
         catch = "" if self._name == "-" else "e"
-        ran = real_ip.run(self._real, args, catch=catch, stdin=b"\n" * before + text, harmless=harmless)
+        first = real_ip.give_up_rights if harmless else None
+        ran = real_ip.run(self._real, args, catch=catch, stdin=b"\n" * before + text, first=first)
         name = self._name.encode("utf-8", "surrogateescape")
         real_ip.write(2, ran.err.replace(b"Command failed -:", b"Command failed " + name + b":"))
         return ran.status

@@ -2,7 +2,8 @@
 
 A line is read for one end at a time, and then for its peer. Whatever iproute2 would not take raises UsageError and is
 not worded here. What is said and has no effect on a veth that is being made (measured: alias, carrier, protodown,
-parentdev, link; of the peer also master and, alone, index) is read and left out.
+parentdev, link, vf, xdp, protodown_reason; of the peer also master and, alone, index) is read and left out. What the
+daemon does not know is kept, to be said to the real ip once the pair is there (add.py).
 """
 
 from __future__ import annotations
@@ -19,15 +20,23 @@ ALIAS_MAX = 255
 NAME_MAX = 15
 NAME_LONGEST = 127  # of an altname, which is what iproute2 takes a name for
 
-# in iproute2's order of comparison; "=": not to be abbreviated; "!": makes sense, but not for a pair of vethd
+# in iproute2's order of comparison; "=": not to be abbreviated
 _TABLE = """
-up= down= name= index= link address broadcast! brd=! txqueuelen qlen= txqlen mtu= xdpgeneric=! xdpdrv=! xdpoffload=!
-xdp=! netns= multicast= allmulticast= promisc= trailers=! arp= carrier= vf=! master vrf= nomaster dynamic! type alias
-group= mode=! state=! numtxqueues numrxqueues addrgenmode! link-netns link-netnsid protodown= protodown_reason=!
-gso_max_size= gso_max_segs= gro_max_size= gso_ipv4_max_size=! gro_ipv4_max_size=! parentdev= help
+up= down= name= index= link address broadcast brd= txqueuelen qlen= txqlen mtu= xdpgeneric= xdpdrv= xdpoffload= xdp=
+netns= multicast= allmulticast= promisc= trailers= arp= carrier= vf= master vrf= nomaster dynamic type alias group=
+mode= state= numtxqueues numrxqueues addrgenmode link-netns link-netnsid protodown= protodown_reason= gso_max_size=
+gso_max_segs= gro_max_size= gso_ipv4_max_size= gro_ipv4_max_size= parentdev= help
 """
 _WORDS = tuple(_TABLE.split())
-_SYNONYMS = {"qlen": "txqueuelen", "txqlen": "txqueuelen", "vrf": "master"}
+_SYNONYMS = {"brd": "broadcast", "qlen": "txqueuelen", "txqlen": "txqueuelen", "vrf": "master"}
+_LATER = frozenset({"broadcast", "dynamic", "gro_ipv4_max_size", "gso_ipv4_max_size", "mode", "state", "trailers"})
+"""What the daemon does not know."""
+_LONG = frozenset({"protodown_reason", "vf", "xdp", "xdpdrv", "xdpgeneric", "xdpoffload"})
+"""What takes several words, and what the kernel leaves out where a link is new."""
+_OF_VF = (
+    *("mac", "vlan", "qos", "proto", "rate", "max_tx_rate", "min_tx_rate"),
+    *("spoofchk", "query_rss", "trust", "state", "node_guid", "port_guid"),
+)
 _ONCE = frozenset({"name", "txqueuelen", "mtu", "netns", "group", "numtxqueues", "numrxqueues"})
 _FLAGS = frozenset({"multicast", "allmulticast", "promisc", "arp"})
 
@@ -37,21 +46,21 @@ class NotOursError(Exception):
 
 
 class UnsupportedError(Exception):
-    """The line is good, but no pair can be made so; its text is what to say."""
+    """The line has an addrgenmode, which the kernel sets on no link that IPv6 has not seen, since Linux 6.4."""
 
-    def __init__(self, word: str) -> None:
-        """Word it as the kernel does, which sets no addrgenmode on a link that IPv6 has not seen, since Linux 6.4."""
-        kernels = "RTNETLINK answers: Address family not supported by protocol\n"
-        super().__init__(kernels if word == "addrgenmode" else f'Error: vethd: a new pair takes no "{word}".\n')
+    def __str__(self) -> str:
+        """Word it as the kernel does."""
+        return "RTNETLINK answers: Address family not supported by protocol\n"
 
 
 class End:
     """What a line says of one end: attributes as the API has them, and what must be looked up before.
 
-    doubtful: the real ip is to be asked whether it takes the line, as it depends on devices of the namespace.
+    later is what the real ip is to do to it once it is there. doubtful: the real ip is to be asked whether it takes the
+    line, as that depends on devices of the namespace, or on iproute2's version.
     """
 
-    __slots__ = ("dev", "doubtful", "index", "kind", "link_netns", "name", "netns", "rest", "said", "seen")
+    __slots__ = ("dev", "doubtful", "index", "kind", "later", "link_netns", "name", "netns", "rest", "said", "seen")
 
     def __init__(self) -> None:
         self.said: dict[str, object] = {}
@@ -60,6 +69,7 @@ class End:
         self.index: int | None = None
         self.netns: str | None = None
         self.link_netns: str | None = None
+        self.later: list[str] = []
         self.doubtful = False
         self.kind: str | None = None
         self.rest: list[str] = []
@@ -76,7 +86,7 @@ def read_end(words: list[str]) -> End:
     """Read one end's words up to its type, which takes one word more. Raises UsageError, UnsupportedError."""
     end, at = End(), 0
     while at < len(words):
-        word, mark = _find(words[at])
+        word = _find(words[at])
         if not word:
             at += words[at] == "dev"
             _device(end, words[at] if at < len(words) else "")
@@ -84,8 +94,11 @@ def read_end(words: list[str]) -> End:
             end.said["up"] = word == "up"
         elif word == "nomaster":
             end.said.pop("master", None)
-        elif mark == "!":
-            raise UnsupportedError(word)
+        elif word == "addrgenmode":
+            raise UnsupportedError
+        elif word in _LONG:
+            end.doubtful = True
+            at = _past(end, word, words, at)
         else:
             at += 1
             if word == "help" or at == len(words):
@@ -127,7 +140,7 @@ def read_delete(words: list[str]) -> str:
     """Give the device that `link delete` names. Raises UsageError where it says anything else but a type."""
     if words and words[0] in ("dev", "name"):
         words = words[1:]
-    if not words or (words[1:] and not (len(words) == 3 and _find(words[1])[0] == "type")):
+    if not words or (words[1:] and not (len(words) == 3 and _find(words[1]) == "type")):
         raise UsageError("dev")
     return words[0]
 
@@ -137,13 +150,32 @@ def _type_of(words: list[str]) -> str:
     return words[words.index("type") + 1] if "type" in words[:-1] else ""
 
 
-def _find(word: str) -> tuple[str, str]:
-    """Find an option's whole word and its mark; ("", "") where it is none, but a device's name."""
+def _find(word: str) -> str:
+    """Find an option's whole word; "" where it is none, but a device's name."""
     for row in _WORDS:
-        whole = row.rstrip("=!")
-        if word == whole or ("=" not in row and abbreviates(word, whole)):
-            return whole, row[-1]
-    return "", ""
+        whole = row.rstrip("=")
+        if word == whole or (whole == row and abbreviates(word, whole)):
+            return whole
+    return ""
+
+
+def _past(end: End, word: str, words: list[str], at: int) -> int:
+    """Give the place of the last word that belongs to the one at at."""
+    if word == "protodown_reason":
+        return at + 2
+    if word == "vf":
+        if end.dev is end.name:  # so iproute2 forgets that `name` named the device
+            end.dev = None
+        at += 1
+        while at + 1 < len(words) and any(abbreviates(words[at + 1], of_vf) for of_vf in _OF_VF):
+            at += 2
+        return at
+    at += 1 if at + 2 == len(words) else 2  # "off" ends the line, or "object FILE"
+    for said, length in (("section", 2), ("program", 2), ("verbose", 1)):
+        following = words[at + 1] if at + 1 < len(words) else ""
+        if following == said or (said != "program" and abbreviates(following, said)):
+            at += length
+    return at
 
 
 def _device(end: End, name: str) -> None:
@@ -167,6 +199,9 @@ def _take(end: End, word: str, value: str) -> None:
     end.seen.add(word)
     if word in _FLAGS:
         end.said[word] = on_off(value)
+    elif word in _LATER:
+        end.doubtful = True
+        end.later += (word, value)
     elif word in _NUMBERS:
         end.said[word] = _NUMBERS[word](value)
     else:

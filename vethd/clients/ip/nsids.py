@@ -11,12 +11,12 @@ import struct
 from typing import Any
 
 from vethd.clients.ip.door import HEALTH, ask, open_netns
+from vethd.clients.ip.real import enter
 
 RTM_NEWNSID, RTM_GETNSID = 88, 90
 NLM_F_REQUEST, NLM_F_ACK = 1, 4
 NETNSA_NSID, NETNSA_FD = 1, 3
 NONE = -1
-CLONE_NEWNET = 0x40000000
 
 _HEAD = struct.Struct("=IHHIIB3x")
 _ATTR = struct.Struct("=HHi")
@@ -27,19 +27,11 @@ def add_nsids(rows: list[dict[str, Any]], links: list[dict[str, Any]], netns: in
     peers = {link["ifindex"]: link["peer_netns"] for link in links if link["netns"] != link["peer_netns"]}
     if not peers:
         return
-    _enter(netns)
+    enter(netns)  # this process's end is near
     known = {label: _nsid_of(label) for label in set(peers.values())}
     for row in rows:
         if row.get("ifindex") in peers:
             row["link_netnsid"] = known[peers[row["ifindex"]]]
-
-
-def _enter(netns: int) -> None:
-    """Go to the namespace, for good: this process's end is near."""
-    if posix.fstat(netns).st_ino != posix.stat("/proc/self/ns/net").st_ino:
-        import ctypes  # noqa: PLC0415 - os.setns() came with Python 3.12
-
-        ctypes.CDLL(None).setns(netns, CLONE_NEWNET)
 
 
 def _nsid_of(label: str) -> int:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import posix
 
-from vethd.clients.ip.dispatch import become, environment, restore_signals
+from vethd.clients.ip.dispatch import become, environment, restore_signals, say
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CLONE_NEWNET = 0x40000000
 CAP_NET_ADMIN = 12
 REFUSED = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -24,10 +29,17 @@ class Ran:
         self.err = err
 
 
-def run(real: str, args: list[str], *, catch: str = "", stdin: bytes | None = None, harmless: bool = False) -> Ran:
+def run(
+    real: str,
+    args: list[str],
+    *,
+    catch: str = "",
+    stdin: bytes | None = None,
+    first: Callable[[], None] | None = None,
+) -> Ran:
     """Run the real ip to its end; catch is "o", "e", "oe": which of stdout and stderr to catch.
 
-    harmless takes the right to change links away from it.
+    first is what its process does before it becomes the real ip.
     """
     caught = {1: _file() if "o" in catch else -1, 2: _file() if "e" in catch else -1}
     said = _file(stdin) if stdin is not None else -1
@@ -37,10 +49,12 @@ def run(real: str, args: list[str], *, catch: str = "", stdin: bytes | None = No
             for fd, file in ((0, said), *caught.items()):
                 if file >= 0:
                     posix.dup2(file, fd)
-            if harmless:
-                _give_up_rights()
+            if first is not None:
+                first()
             restore_signals()
             posix.execve(real, [real, *args], environment())
+        except OSError as error:
+            say(f"vethd-ip: {real}: {error.strerror}\n")
         finally:
             posix._exit(127)  # noqa: SLF001 - its public name is os's, 4 ms away
     status = posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])
@@ -51,14 +65,25 @@ def run(real: str, args: list[str], *, catch: str = "", stdin: bytes | None = No
 
 def objection(real: str, args: list[str]) -> Ran | None:
     """Ask the real ip, which may change nothing, whether it takes the line; give what it says where it does not."""
-    ran = run(real, args, catch="oe", harmless=True)
+    ran = run(real, args, catch="oe", first=give_up_rights)
     return None if ran.status == REFUSED and _DENIED in ran.err else ran
 
 
 def complain(real: str, args: list[str]) -> int:
     """Become the real ip, which may change nothing, for a line that it does not take."""
-    _give_up_rights()
+    give_up_rights()
     return become(real, args)
+
+
+def enter(netns: int) -> None:
+    """Go to a namespace, for good. Raises OSError."""
+    if posix.fstat(netns).st_ino == posix.stat("/proc/self/ns/net").st_ino:
+        return
+    import ctypes  # noqa: PLC0415 - os.setns() came with Python 3.12
+
+    if ctypes.CDLL(None, use_errno=True).setns(netns, CLONE_NEWNET):
+        number = ctypes.get_errno()
+        raise OSError(number, posix.strerror(number))
 
 
 def replay(ran: Ran) -> int:
@@ -92,7 +117,7 @@ def _take(fd: int) -> bytes:
     return data
 
 
-def _give_up_rights() -> None:
+def give_up_rights() -> None:
     """Give CAP_NET_ADMIN up, for good: no_new_privs, as exec would give it back to root. Raises OSError."""
     import ctypes  # noqa: PLC0415 - 8 ms, which only mistakes and rare options cost
 

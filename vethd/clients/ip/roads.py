@@ -74,7 +74,7 @@ def _add(real: str, line: Line, words: list[str], *, replace: bool) -> int:
 
 
 def _made(real: str, line: Line, near: End, peer: End | None, *, replace: bool) -> int:
-    from vethd.clients.ip.add import Namespaces, RefusedError, pair_of, refusal  # noqa: PLC0415 - needs json
+    from vethd.clients.ip.add import Namespaces, RefusedError, finish, pair_of, refusal  # noqa: PLC0415 - needs json
 
     with Namespaces(line) as netnses:
         try:
@@ -86,11 +86,11 @@ def _made(real: str, line: Line, near: End, peer: End | None, *, replace: bool) 
             return REFUSED
         try:
             reply = ask(request("POST", "/v1/pairs", body), netnses.fds)
+            if reply.status == CREATED:
+                return real_ip.replay(finish(real, reply, near, peer, netnses))
         except DownError as error:
             say(_down(real, error))
             return REFUSED
-    if reply.status == CREATED:
-        return 0
     say(refusal(reply, near, peer, replace=replace))
     return REFUSED
 
