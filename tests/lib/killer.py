@@ -20,6 +20,7 @@ from tests.lib.syscalls import TUNSETCARRIER, TUNSETIFF, Call
 STEPS = ("sendto", "sendmsg", "pwrite64", "ftruncate", f"ioctl({TUNSETIFF:#x})", f"ioctl({TUNSETCARRIER:#x})")
 """The calls of a request that change anything outside the daemon: requests of the kernel, the store and the record."""
 RECORD = {"s0", "s1"}
+QUIET_S = 0.02  # with no call for so long, what was set off is over
 
 
 class Killer:
@@ -57,12 +58,15 @@ class Killer:
     ) -> str:
         """Run until work has come to that step, and kill it in front of it; give the call, "" where there are fewer.
 
-        Steps are calls of those names; of sendto only every thin'th.
+        Steps are calls of those names; of sendto only every thin'th. They are counted once the start and what prepare
+        set off, which have such steps too, are over.
         """
         hit: list[str] = []
         seen: Counter[str] = Counter()
         with self.life(supervised=True) as supervisor:
+            self.site.reconciled()
             prepare()
+            supervisor.quiet(QUIET_S)
             pid = self.site.daemon.pid
 
             def rule(call: Call) -> int:
@@ -80,7 +84,7 @@ class Killer:
             supervisor.rule = rule
             with contextlib.suppress(ConnectionError, http.client.HTTPException):
                 work()
-            supervisor.quiet(0.02)
+            supervisor.quiet(QUIET_S)
             supervisor.rule = let_all_be
             if hit:
                 self.site.daemon.process.wait()

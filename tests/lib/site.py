@@ -53,6 +53,14 @@ class Site(Vethd):
         self.running = True
         return self.daemon
 
+    def reconciled(self) -> dict[str, int]:
+        """Wait until the start is over, and give what it came to."""
+
+        def over() -> dict[str, int]:
+            return dict(self.daemon.request("GET", "/v1/health")[1]["reconciled"] or {})
+
+        return wait_until(over, what="the start's end")
+
     def count_idle(self) -> None:
         """Note how many descriptors it has with no pair and no connection: leftovers() proves that it has no more."""
         connection = UnixConnection(self.socket)

@@ -52,7 +52,7 @@ def prepared(tmp_path: Path, engine: str) -> Iterator[Place]:
         yield site, wire
         if not site.running:
             site.start()
-        reconciled(site)
+        site.reconciled()
         for pair in site.daemon.pairs():
             assert site.daemon.request("DELETE", f"/v1/pairs/{pair['id']}")[0] == 204
 
@@ -100,15 +100,10 @@ def settled(site: Site, *ends: End) -> None:
     wait_until(lambda: all(map(persistent, ends)), what="persistence")
 
 
-def reconciled(site: Site) -> dict[str, int]:
-    """Wait until the start is over, and give what it came to."""
-    return dict(wait_until(lambda: site.daemon.request("GET", "/v1/health")[1]["reconciled"], what="the start's end"))
-
-
 def again(site: Site) -> dict[str, int]:
     """Start, and give what the start came to."""
     site.start()
-    return reconciled(site)
+    return site.reconciled()
 
 
 def told(site: Site, event: str) -> list[Any]:
@@ -282,7 +277,7 @@ def replace(site: Site) -> None:
     site.daemon.process = new
     assert old.wait(20) == 0, site.daemon.log_tail()
     wait_until(lambda: site.daemon.request("GET", "/v1/health")[1]["pid"] == new.pid)
-    reconciled(site)
+    site.reconciled()
 
 
 def test_persistence_passes_to_a_replacement(place: Place) -> None:
