@@ -1,16 +1,18 @@
-"""What the system tests stand on: a daemon of their own, or a bench on which the kernel's veth goes before vethd."""
+"""What the system tests stand on: a daemon, bare namespaces, or a bench that is the kernel's veth first, then vethd."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+import uvloop
 
+from tests.kernel.lib import House, Observatory
 from tests.lib.backends import Backend, KernelVeth, Vethd
 from tests.lib.engines import ENGINE
 from tests.lib.lab import Lab, Wire
 from tests.lib.lab import lab as make_lab
-from tests.lib.leaks import PREFIX
+from tests.lib.leaks import PREFIX, Traces
 from tests.lib.netns import Netns
 from tests.lib.site import Site
 from tests.lib.site import site as make_site
@@ -54,6 +56,18 @@ def wire(bench: Lab) -> Wire:
     wire.a.address("fd09::1/64")
     wire.b.address("fd09::2/64")
     return wire
+
+
+@pytest.fixture
+def house(root: None) -> Iterator[House]:  # noqa: ARG001 - the check that we may
+    """Give a house to build in without a daemon; prove that nothing of it is left."""
+    uvloop.new_event_loop().close()  # libuv's first loop opens a pipe that stays
+    before = Traces.now()
+    with Observatory() as observatory:
+        with House(observatory) as it:
+            yield it
+        observatory.assert_all_dead()
+    before.assert_nothing_left()
 
 
 @pytest.fixture(scope="module")

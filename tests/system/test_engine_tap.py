@@ -8,13 +8,11 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-import uvloop
 
-from tests.kernel.lib import House, Net, Observatory
+from tests.kernel.lib import House, Net
 from tests.kernel.tap import TUNSETOFFLOAD, Tap
 from tests.lib.engines import make
 from tests.lib.frames import ETH_P_IP, Vnet, ether, sized, udp
-from tests.lib.leaks import Traces
 from tests.lib.packet import PacketSocket
 from tests.lib.segments import TCP, Segment
 from tests.lib.sockwire import LOOPS, LoopFactory
@@ -31,17 +29,6 @@ IDLE_CPU_S = 0.05  # what that may cost; one that spins takes all of it
 @pytest.fixture(params=list(LOOPS))
 def factory(request: pytest.FixtureRequest) -> LoopFactory:
     return LOOPS[request.param]
-
-
-@pytest.fixture
-def house(root: None) -> Iterator[House]:  # noqa: ARG001 - the check that we may
-    uvloop.new_event_loop().close()  # libuv's first loop opens a pipe that stays
-    before = Traces.now()
-    with Observatory() as observatory:
-        with House(observatory) as it:
-            yield it
-        observatory.assert_all_dead()
-    before.assert_nothing_left()
 
 
 class Wired:

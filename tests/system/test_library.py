@@ -7,16 +7,15 @@ import errno
 import json
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import uvloop
 
-from tests.kernel.lib import House, Observatory
+from tests.kernel.lib import House
 from tests.lib.lab import End, Wire
-from tests.lib.leaks import Traces
 from tests.lib.sockets import ping
 from tests.lib.wait import wait_until
 from tests.system.rootless import OVERSIZE
@@ -47,17 +46,6 @@ def run(request: pytest.FixtureRequest) -> Run[None]:
             loop.run(checked())
 
     return runner
-
-
-@pytest.fixture
-def house(root: None) -> Iterator[House]:  # noqa: ARG001 - the check that we may
-    uvloop.new_event_loop().close()  # libuv's first loop opens a pipe that stays
-    before = Traces.now()
-    with Observatory() as observatory:
-        with House(observatory) as it:
-            yield it
-        observatory.assert_all_dead()
-    before.assert_nothing_left()
 
 
 def spec(a: End, b: End, *, up: bool = True) -> PairSpec:

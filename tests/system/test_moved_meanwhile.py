@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import closing
 
 import pytest
 
-from tests.lib.leaks import Traces
-from tests.lib.netns import Netns
+from tests.kernel.lib import House, Net
 from vethd.kernel.births import Nursery
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.rtnl import Rtnl
@@ -22,35 +20,26 @@ from vethd.pairs.workers import Workers
 
 
 @pytest.fixture
-def mover(root: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tap, Netns]]:  # noqa: ARG001 - the check that we may
+def mover(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tap, Net]]:
     """Give a device that moves away, once, when it is asked for by its ifindex, and where it goes."""
-    before = Traces.now()
-    with ExitStack() as stack:
-        stack.callback(before.assert_nothing_left)
-        there, away = Netns.create("vt-there"), Netns.create("vt-away")
-        stack.callback(away.delete)
-        stack.callback(there.delete)
-        nursery = Nursery()
-        stack.callback(nursery.close)
-        fd = os.open(there.path, os.O_RDONLY | os.O_CLOEXEC)
-        stack.callback(os.close, fd)
-        tap, _ = nursery.birth(LinkSpec(name="va"), fd)
-        stack.callback(tap.close)
+    there, away = house.net(), house.net()
+    with closing(Nursery()) as nursery:
+        tap, _ = nursery.birth(LinkSpec(name="va"), there.fd)
+    with closing(tap):
         ask = Rtnl.link
 
         def move_and_ask(self: Rtnl, ifindex: int) -> LinkState:
             if "va" in there.names():
-                there.ip(f"link set va netns {away.name}")
+                there.move("va", away)
             return ask(self, ifindex)
 
         monkeypatch.setattr(Rtnl, "link", move_and_ask)
         yield tap, away
 
 
-def test_moved_is_not_gone(mover: tuple[Tap, Netns]) -> None:
+def test_moved_is_not_gone(mover: tuple[Tap, Net]) -> None:
     tap, _ = mover
-    nursery = Nursery()
-    try:
+    with closing(Nursery()) as nursery:
         with pytest.raises(VethError) as refusal:
             nursery.locate(tap)
         assert refusal.value.errno == errno.EAGAIN
@@ -58,16 +47,14 @@ def test_moved_is_not_gone(mover: tuple[Tap, Netns]) -> None:
         with pytest.raises(VethError) as refusal:
             nursery.locate(tap)
         assert refusal.value.errno == errno.ENODEV
-    finally:
-        nursery.close()
 
 
-async def test_who_insists_finds_it(mover: tuple[Tap, Netns]) -> None:
+async def test_who_insists_finds_it(mover: tuple[Tap, Net]) -> None:
     tap, away = mover
     workers = await asyncio.to_thread(Workers)
     try:
         found = await workers.locate(tap)
         assert found is not None
-        assert found[0].netns_inode == away.path.stat().st_ino
+        assert found[0].netns_inode == away.inode
     finally:
         await asyncio.to_thread(workers.close)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import closing
 
 import pytest
 
-from tests.lib.leaks import Traces
-from tests.lib.netns import Netns
+from tests.kernel.lib import House
 from vethd.kernel.births import Nursery
 from vethd.kernel.rtnl import Rtnl
 from vethd.kernel.tun import Tap
@@ -17,20 +15,12 @@ from vethd.model.spec import LinkSpec
 
 
 @pytest.fixture
-def born(root: None) -> Iterator[tuple[Nursery, Tap]]:  # noqa: ARG001 - the check that we may
+def born(house: House) -> Iterator[tuple[Nursery, Tap]]:
     """Give a nursery and a device that it bore."""
-    before = Traces.now()
-    with ExitStack() as stack:
-        stack.callback(before.assert_nothing_left)
-        netns = Netns.create("vt-publish")
-        stack.callback(netns.delete)
-        nursery = Nursery()
-        stack.callback(nursery.close)
-        fd = os.open(netns.path, os.O_RDONLY | os.O_CLOEXEC)
-        stack.callback(os.close, fd)
-        tap, _ = nursery.birth(LinkSpec(name="va"), fd)
-        stack.callback(tap.close)
-        yield nursery, tap
+    with closing(Nursery()) as nursery:
+        tap, _ = nursery.birth(LinkSpec(name="va"), house.net().fd)
+        with closing(tap):
+            yield nursery, tap
 
 
 def alias(nursery: Nursery, tap: Tap) -> str:

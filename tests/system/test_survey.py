@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 import pytest
 
-from tests.lib.leaks import Traces
-from tests.lib.netns import Netns
+from tests.kernel.lib import House
 from vethd.kernel.births import _FEW, Nursery
 from vethd.kernel.tun import Tap
 from vethd.model.spec import LinkSpec
@@ -18,25 +16,18 @@ STRANGERS = 5
 
 
 @pytest.fixture
-def born(root: None) -> Iterator[tuple[Nursery, list[Tap], set[str]]]:  # noqa: ARG001 - the check that we may
+def born(house: House) -> Iterator[tuple[Nursery, list[Tap], set[str]]]:
     """Give a nursery, devices that it bore in one namespace, and the names of strangers' beside them."""
-    before = Traces.now()
     with ExitStack() as stack:
-        stack.callback(before.assert_nothing_left)
-        netns = Netns.create("vt-crowd")
-        stack.callback(netns.delete)
-        nursery = Nursery()
-        stack.callback(nursery.close)
-        fd = os.open(netns.path, os.O_RDONLY | os.O_CLOEXEC)
-        stack.callback(os.close, fd)
-        taps: list[Tap] = []
+        net = house.net()
+        nursery = stack.enter_context(closing(Nursery()))
+        taps = []
         for number in range(_FEW + 1):
-            tap, _ = nursery.birth(LinkSpec(name=f"v{number}"), fd)
-            stack.callback(tap.close)
-            taps.append(tap)
+            tap, _ = nursery.birth(LinkSpec(name=f"v{number}"), net.fd)
+            taps.append(stack.enter_context(closing(tap)))
         strangers = {f"s{number}" for number in range(STRANGERS)}
         for name in strangers:
-            netns.ip(f"link add {name} type bridge")
+            net.ip(f"link add {name} type bridge")
         yield nursery, taps, strangers
 
 

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterator
 
 import pytest
-import uvloop
 
-from tests.kernel.lib import House, Observatory
+from tests.kernel.lib import House
 from tests.lib.frames import Vnet
 from tests.lib.lab import End, Wire
-from tests.lib.leaks import Traces
 from tests.lib.segments import TCP, UDP, VNET_LEN, Segment
 from vethd.kernel import probe, tun
 from vethd.kernel.births import Nursery
@@ -26,17 +23,6 @@ from vethd.pairs.library import OpenPair
 
 BURST = 64
 OLD = tuple((length, word) for length, word in tun.OFFLOADS if not word & TUN_F_USO4)
-
-
-@pytest.fixture
-def house(root: None) -> Iterator[House]:  # noqa: ARG001 - the check that we may
-    uvloop.new_event_loop().close()  # libuv's first loop opens a pipe that stays
-    before = Traces.now()
-    with Observatory() as observatory:
-        with House(observatory) as it:
-            yield it
-        observatory.assert_all_dead()
-    before.assert_nothing_left()
 
 
 @pytest.fixture(params=[True, False], ids=["uso", "old"])
