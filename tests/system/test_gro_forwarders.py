@@ -20,20 +20,30 @@ from random import Random
 
 import pytest
 
-from tests.lib.engines import ENGINES, need
 from tests.lib.frames import sized
-from tests.lib.held import TTL, Flows, HeldPair, datagrams, pour, tcp_pair, without_gso
+from tests.lib.held import (
+    TTL,
+    Flows,
+    HeldPair,
+    datagrams,
+    families,
+    gro_fixture,
+    pour,
+    site_fixture,
+    tcp_pair,
+    without_gso,
+)
 from tests.lib.lab import End, Lab
-from tests.lib.lab import lab as make_lab
 from tests.lib.netns import Netns
 from tests.lib.packet import Captured, PacketSocket
 from tests.lib.passage import bridged, fragmented, is_valid, routed
 from tests.lib.segments import TCP, UDP, VNET_LEN
 from tests.lib.site import Site
-from tests.lib.site import site as make_site
 from tests.lib.sockets import udp_socket
 from tests.lib.traffic import flow, session, what_leaves
 from tests.lib.wait import readable
+
+__all__ = ["gro_fixture", "site_fixture"]  # pytest knows them as gro and site
 
 A = ("10.9.0.1", "fd09::1")
 A_PACKED = (socket.inet_aton(A[0]), socket.inet_pton(socket.AF_INET6, A[1]))
@@ -47,30 +57,6 @@ RECVERR = ((socket.IPPROTO_IP, 11), (socket.IPPROTO_IPV6, 25))
 TOO_BIG = ((errno.EMSGSIZE, 2, 3, 4, SMALL_MTU), (errno.EMSGSIZE, 3, 2, 0, SMALL_MTU))  # errno, origin, type, code, MTU
 OFFLOADS = ("tx", "off", "sg", "off", "tso", "off", "gso", "off", "gro", "off")
 END = sized(77, 77)
-
-families = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def site(root: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: ARG001
-    """Give a daemon with each engine."""
-    need(request.param)
-    with make_site(tmp_path_factory.mktemp(f"grof{request.param}"), request.param) as (it, _):
-        it.start()
-        it.count_idle()
-        yield it
-
-
-@pytest.fixture
-def lab(site: Site) -> Iterator[Lab]:
-    with make_lab(site) as bench:
-        yield bench
-
-
-@pytest.fixture(params=[False, True], ids=["off", "on"])
-def gro(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
 
 Made = Callable[[Captured], list[bytes]]
 

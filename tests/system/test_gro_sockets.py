@@ -8,22 +8,30 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
-from collections.abc import Iterator
 from contextlib import ExitStack
 from random import Random
 
 import pytest
 
-from tests.lib.engines import ENGINES, need
 from tests.lib.frames import ETH_P_IP
-from tests.lib.held import Flows, HeldPair, datagrams, pour, tcp_pair, without_gso
+from tests.lib.held import (
+    Flows,
+    HeldPair,
+    datagrams,
+    families,
+    gro_fixture,
+    pour,
+    site_fixture,
+    tcp_pair,
+    without_gso,
+)
 from tests.lib.lab import Lab
-from tests.lib.lab import lab as make_lab
 from tests.lib.packet import SO_RCVBUFFORCE, PacketSocket
 from tests.lib.site import Site
-from tests.lib.site import site as make_site
 from tests.lib.sockets import udp_pair, udp_socket
 from tests.lib.wait import DEADLINE_S, readable, wait_until
+
+__all__ = ["gro_fixture", "site_fixture"]  # pytest knows them as gro and site
 
 A, B = ("10.9.0.1", "fd09::1"), ("10.9.0.2", "fd09::2")
 IP_MTU_DISCOVER, IP_PMTUDISC_DONT, IP_PMTUDISC_DO = 10, 0, 2
@@ -33,24 +41,6 @@ SIOCATMARK = 0x8905
 IP_ADD_MEMBERSHIP, IPV6_JOIN_GROUP = 35, 20
 STREAM = Random(7).randbytes(3 << 20)
 
-families = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def site(root: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:  # noqa: ARG001
-    """Give a daemon with each engine."""
-    need(request.param)
-    with make_site(tmp_path_factory.mktemp(f"gro{request.param}"), request.param) as (it, _):
-        it.start()
-        it.count_idle()
-        yield it
-
-
-@pytest.fixture
-def lab(site: Site) -> Iterator[Lab]:
-    with make_lab(site) as bench:
-        yield bench
-
 
 @pytest.fixture
 def pair(site: Site, lab: Lab) -> HeldPair:
@@ -59,11 +49,6 @@ def pair(site: Site, lab: Lab) -> HeldPair:
     it.wire.a.address("fd09::1/64")
     it.wire.b.address("fd09::2/64")
     return it
-
-
-@pytest.fixture(params=[False, True], ids=["off", "on"])
-def gro(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
 
 
 @pytest.mark.parametrize("seed", range(3))

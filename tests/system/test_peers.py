@@ -17,7 +17,6 @@ import pytest
 
 from tests.lib.daemon import UnixConnection
 from tests.lib.lab import End, Lab, Wire
-from tests.lib.lab import lab as make_lab
 from tests.lib.others import ALICE, BOB, HeldNetns, Other
 from tests.lib.site import Site, fd_call
 from tests.lib.site import site as make_site
@@ -37,12 +36,6 @@ def site(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
         it.start()
         it.count_idle()
         yield it
-
-
-@pytest.fixture
-def lab(site: Site) -> Iterator[Lab]:
-    with make_lab(site) as bench:
-        yield bench
 
 
 @pytest.fixture
