@@ -49,12 +49,14 @@ class End:
         self.netns.ip(*(f"link set dev {self.name} {words}" for words in what))
 
     def up(self) -> None:
-        """Set it up."""
-        self.set("up")
+        """Set it up. Raises OSError."""
+        with Rtnl(self.netns) as sock:
+            sock.set_up(self.name, True)
 
     def down(self) -> None:
-        """Set it down."""
-        self.set("down")
+        """Set it down. Raises OSError."""
+        with Rtnl(self.netns) as sock:
+            sock.set_up(self.name, False)
 
     def wait(self, condition: Callable[[Link], object], deadline_s: float = DEADLINE_S, what: str = "") -> Link:
         """Wait until condition holds for the link and give it; link events are reasons to look again."""
@@ -95,8 +97,9 @@ class End:
         return PacketSocket(self.netns, self.name, vnet=vnet)
 
     def address(self, cidr: str) -> None:
-        """Give it an address, "10.0.0.1/24"; IPv6 without duplicate address detection."""
-        self.netns.ip(f"addr add {cidr} dev {self.name}" + (" nodad" if ":" in cidr else ""))
+        """Give it an address, "10.0.0.1/24"; IPv6 without duplicate address detection. Raises OSError."""
+        with Rtnl(self.netns) as sock:
+            sock.add_address(self.name, cidr)
 
 
 @dataclass

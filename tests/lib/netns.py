@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import subprocess
 import threading
@@ -17,6 +18,8 @@ from typing import ParamSpec, TypeVar
 
 RUN_NETNS = Path("/run/netns")
 CLONE_NEWNET = 0x40000000
+MS_BIND = 0x1000
+MNT_DETACH = 2
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -24,35 +27,70 @@ T = TypeVar("T")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+def _checked(result: int, call: str) -> None:
+    if result != 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"{call}: {os.strerror(code)}")
+
+
 def setns(fd: int) -> None:
     """Move the calling thread, and it alone, into the network namespace behind fd. os.setns() is Python 3.12's."""
-    if _libc.setns(fd, CLONE_NEWNET) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"setns: {os.strerror(code)}")
+    _checked(_libc.setns(fd, CLONE_NEWNET), "setns")
 
 
-def in_netns(path: str | Path, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call func in the namespace at path, in a thread made for it; give its result or raise what it raised."""
+def _in_thread(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call func in a thread made for it, which it may move; give its result or raise what it raised."""
     results: list[T] = []
     errors: list[BaseException] = []
 
     def body() -> None:
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                setns(fd)
-            finally:
-                os.close(fd)
             results.append(func(*args, **kwargs))
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             errors.append(error)
 
-    thread = threading.Thread(target=body, name=f"in {path}")
+    thread = threading.Thread(target=body, name="in a namespace")
     thread.start()
     thread.join()
     if errors:
         raise errors[0]
     return results[0]
+
+
+def in_netns(path: str | Path, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Call func in the namespace at path, in a thread made for it; give its result or raise what it raised."""
+
+    def body() -> T:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            setns(fd)
+        finally:
+            os.close(fd)
+        return func(*args, **kwargs)
+
+    return _in_thread(body)
+
+
+@functools.cache
+def _prepare() -> None:
+    """Have `ip netns` make /run/netns, a mount that others see: it does so with the first name."""
+    name = f"vt-{os.getpid()}-first"
+    command(["ip", "netns", "add", name])
+    command(["ip", "netns", "del", name])
+
+
+def _add(path: Path, ipv6: bool) -> None:
+    """Make a namespace for the calling thread and name it, as `ip netns add` does; but its sysctls are set by then."""
+    _checked(_libc.unshare(CLONE_NEWNET), "unshare")
+    if not ipv6:
+        for scope in ("all", "default"):
+            Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6").write_text("1", encoding="ascii")
+    os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0))
+    try:
+        _checked(_libc.mount(b"/proc/thread-self/ns/net", os.fsencode(path), b"none", MS_BIND, None), "mount")
+    except OSError:
+        path.unlink()
+        raise
 
 
 class Netns:
@@ -65,17 +103,19 @@ class Netns:
 
     @classmethod
     def create(cls, name: str, *, ipv6: bool = False) -> Netns:
-        """Make the namespace name. Without ipv6 no device in it sends a frame that no test asked for."""
-        command(["ip", "netns", "add", name])
+        """Make the namespace name. Without ipv6 no device in it sends a frame that no test asked for.
+
+        Raises FileExistsError where there is such a name.
+        """
+        _prepare()
         netns = cls(name)
-        if not ipv6:
-            for scope in ("all", "default"):
-                netns.sysctl(f"net/ipv6/conf/{scope}/disable_ipv6", "1")
+        _in_thread(_add, netns.path, ipv6)
         return netns
 
     def delete(self) -> None:
-        """Take the name away; the namespace dies when nobody holds it any more."""
-        command(["ip", "netns", "del", self.name])
+        """Take the name away; the namespace dies when nobody holds it any more. Raises OSError where there is none."""
+        _checked(_libc.umount2(os.fsencode(self.path), MNT_DETACH), "umount2")
+        self.path.unlink()
 
     @property
     def exists(self) -> bool:
@@ -107,6 +147,18 @@ class Netns:
     def read(self, file: str) -> str:
         """Read a file of /proc/net as this namespace sees it, e.g. "snmp"."""
         return self.run(Path("/proc/thread-self/net", file).read_text)
+
+    @contextlib.contextmanager
+    def receiving(self) -> Iterator[Callable[[], int]]:
+        """Give what tells how many packets all devices but lo received; that waits for no lock of the kernel's."""
+        with self.run(open, "/proc/thread-self/net/dev", encoding="ascii") as file:
+
+            def received() -> int:
+                file.seek(0)
+                rows = [line.split() for line in file.readlines()[2:]]
+                return sum(int(row[2]) for row in rows if row[0] != "lo:")
+
+            yield received
 
     def names(self) -> set[str]:
         """Give the names of all devices but lo, by one cheap read."""

@@ -7,6 +7,7 @@ would not let it, an address of 5 bytes for one. Numbers stand in include/uapi/l
 from __future__ import annotations
 
 import errno
+import ipaddress
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ from typing import Self
 from tests.lib.netns import Netns
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
+RTM_NEWADDR = 20
 RTM_NEWLINKPROP = 108
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x1, 0x4, 0x200, 0x400, 0x800
 NLM_F_DUMP = 0x300
@@ -34,6 +36,8 @@ IFLA_PROP_LIST, IFLA_ALT_IFNAME, IFLA_GRO_MAX_SIZE, IFLA_ALLMULTI = 52, 53, 58, 
 IFLA_INFO_KIND, IFLA_INFO_DATA = 1, 2
 VETH_INFO_PEER = 1
 IFLA_INET6_ADDR_GEN_MODE = 8
+IFA_ADDRESS, IFA_LOCAL = 1, 2
+IFA_F_NODAD = 0x02
 
 IFF_UP, IFF_BROADCAST, IFF_RUNNING, IFF_NOARP, IFF_PROMISC = 0x1, 0x2, 0x40, 0x80, 0x100
 IFF_ALLMULTI, IFF_MULTICAST, IFF_LOWER_UP = 0x200, 0x1000, 0x10000
@@ -42,6 +46,7 @@ OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DOR
 ADDR_GEN_MODES = ("eui64", "none", "stable_secret", "random")
 
 _IFINFOMSG = struct.Struct("=BxHiII")  # family, type, index, flags, change
+_IFADDRMSG = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
 
 Attrs = list[tuple[int, bytes]]
 
@@ -114,6 +119,24 @@ class Rtnl:
             if error.errno != errno.ENODEV:
                 raise
             return None
+
+    def set_up(self, name: str, up: bool) -> None:
+        """Set a link up or down. Raises OSError with the kernel's errno."""
+        self.request(RTM_NEWLINK, 0, ifinfomsg(self._index(name), IFF_UP if up else 0, IFF_UP))
+
+    def add_address(self, name: str, cidr: str) -> None:
+        """Give a link an address, "10.0.0.1/24"; IPv6 without duplicate address detection. Raises OSError."""
+        it = ipaddress.ip_interface(cidr)
+        family, flags = (socket.AF_INET, 0) if it.version == 4 else (socket.AF_INET6, IFA_F_NODAD)
+        attrs = [(IFA_LOCAL, it.packed), (IFA_ADDRESS, it.packed)]
+        header = _IFADDRMSG.pack(family, it.network.prefixlen, flags, 0, self._index(name))
+        self.request(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, header + nest(attrs))
+
+    def _index(self, name: str) -> int:
+        link = self.getlink(name)
+        if link is None:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), name)
+        return link.ifindex
 
     def links(self) -> list[Link]:
         """Read all links of the namespace."""
