@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import posix
+
 INCOMPATIBLE_VERSION = 1
 UNSUPPORTED_FIELD = 2
 BAD_ENVIRONMENT = 4
@@ -29,3 +31,8 @@ class CniError(Exception):
         """Give the error's JSON."""
         said: dict[str, object] = {"cniVersion": version, "code": self.code, "msg": self.msg}
         return said | ({"details": self.details} if self.details else {})
+
+
+def log(message: str) -> None:
+    """Write a line to stderr, where the runtime keeps it."""
+    posix.write(2, f"vethd-cni: {message}\n".encode("utf-8", "surrogateescape"))

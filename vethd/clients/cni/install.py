@@ -11,6 +11,7 @@ import binascii
 import marshal
 import os
 import sys
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -21,26 +22,26 @@ from vethd.clients.single import InstallError, head_of, interpreter, put
 NAME = "vethd-cni"
 MARK = "Made by `vethd-cni install`"
 MODULES = (
+    "cni.errors",
+    "cni.text",
+    "cni.conf",
+    "cni.plugin",
     "ip.dispatch",
     "ip.door",
-    "cni.text",
-    "cni.errors",
     "cni.addresses",
-    "cni.conf",
     "cni.run",
     "cni.ipam",
     "cni.masquerade",
     "cni.result",
     "cni.operations",
     "cni.bandwidth",
-    "cni.plugin",
 )
-"""Each after those that it imports."""
+"""Each after those that it imports. VERSION needs the first four alone."""
 
 _FILE = """\
 #!{python} -IS
 # {mark} (vethd {version}); install it again after either changed.
-import marshal, sys
+import marshal, posix, sys, zlib
 from binascii import a2b_base64
 def load(name, code=None):
     module = sys.modules[name] = type(sys)(name)
@@ -53,9 +54,10 @@ def load(name, code=None):
         exec(code, module.__dict__)
 for name in ("vethd", "vethd.clients", "vethd.clients.ip", "vethd.clients.cni"):
     load(name)
-for name, code in marshal.loads(a2b_base64({codes!r})):
+codes = marshal.loads(zlib.decompress(a2b_base64({codes!r})))
+for name, code in codes[: 4 if posix.environ.get(b"CNI_COMMAND") == b"VERSION" else None]:
     load("vethd.clients." + name, code)
-sys.exit(sys.modules["vethd.clients.cni.plugin"].main())
+posix._exit(sys.modules["vethd.clients.cni.plugin"].main())
 """
 
 
@@ -71,7 +73,7 @@ def contents(python: str) -> bytes:
     for name in MODULES:
         source = room.joinpath(*name.split(".")).with_suffix(".py").read_bytes()
         codes.append((name, compile(source, f"vethd-cni/{name}", "exec", dont_inherit=True, optimize=2)))
-    packed = binascii.b2a_base64(marshal.dumps(codes), newline=False)
+    packed = binascii.b2a_base64(zlib.compress(marshal.dumps(codes)), newline=False)
     return _FILE.format(python=python, mark=MARK, version=__version__, codes=packed).encode()
 
 

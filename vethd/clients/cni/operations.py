@@ -13,7 +13,16 @@ import posix
 
 from vethd.clients.cni import ipam, text
 from vethd.clients.cni.conf import Conf, Env
-from vethd.clients.cni.errors import BAD_CONFIG, BAD_ENVIRONMENT, DIFFERS, IPAM_FAILED, NOT_AVAILABLE, REFUSED, CniError
+from vethd.clients.cni.errors import (
+    BAD_CONFIG,
+    BAD_ENVIRONMENT,
+    DIFFERS,
+    IPAM_FAILED,
+    NOT_AVAILABLE,
+    REFUSED,
+    CniError,
+    log,
+)
 from vethd.clients.cni.masquerade import Masquerade
 from vethd.clients.cni.result import Addressing, compose, interface_of, previous, shaped
 from vethd.clients.ip.dispatch import socket_path
@@ -131,11 +140,6 @@ def collect(conf: Conf) -> None:
         failed.append(error)
     if failed:
         raise CniError(failed[0].code, failed[0].msg, "; ".join(filter(None, (str(one) for one in failed[1:]))))
-
-
-def log(message: str) -> None:
-    """Write a line to stderr, where the runtime keeps it."""
-    posix.write(2, f"vethd-cni: {message}\n".encode("utf-8", "surrogateescape"))
 
 
 def _not_twice(conf: Conf, env: Env) -> None:

@@ -1,7 +1,7 @@
 """The CNI plugin: one call, its operation in the environment, its configuration on stdin, its result on stdout.
 
-Theory of operation. A container waits for every millisecond of this, so nothing is imported but what is built into the
-interpreter (posix, _socket, _json), and all modules come as bytecode in one file (install.py). Nothing is remembered
+Theory of operation. A container waits for every millisecond, so nothing is imported but what is built into the
+interpreter (posix, _socket, _json, zlib), and all modules come as bytecode in one file (install.py). Nothing is kept
 from one call to the next: the daemon knows its pairs, IPAM its addresses, the kernel its rules.
 """
 
@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import posix
 
-from vethd.clients.cni import bandwidth, operations, text
+from vethd.clients.cni import text
 from vethd.clients.cni.conf import VERSIONS, Conf, Env, read, read_stdin
-from vethd.clients.cni.errors import IO_FAILURE, REFUSED, CniError
+from vethd.clients.cni.errors import IO_FAILURE, REFUSED, CniError, log
 
 
 def main() -> int:
@@ -37,13 +37,15 @@ def main() -> int:
         _say(CniError(IO_FAILURE, error.strerror or str(error)).body(version))
         return 1
     except Exception as error:  # noqa: BLE001 - the runtime reads JSON, whatever happens
-        operations.log(f"{type(error).__name__}: {error}")
+        log(f"{type(error).__name__}: {error}")
         _say(CniError(REFUSED, "an error of vethd-cni itself; its stderr has more").body(version))
         return 1
     return 0
 
 
 def _carry_out(conf: Conf, env: Env) -> None:
+    from vethd.clients.cni import bandwidth, operations  # noqa: PLC0415 - VERSION needs neither
+
     if env.command == "STATUS":
         operations.status(conf)
     elif conf.mode == "bandwidth":
