@@ -10,9 +10,12 @@ import os
 import select
 import socket
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.lib.meanwhile import meanwhile
 
 FDS_MAX = 253
 
@@ -29,8 +32,7 @@ class FdStore:
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sock.setblocking(False)  # recv_fds() heeds no flags
         self._sock.bind(str(path))
-        self._end_r, self._end_w = os.pipe()
-        self._thread = threading.Thread(target=self._work, name="fd store")
+        self._stack = ExitStack()
 
     @property
     def environ(self) -> dict[str, str]:
@@ -38,16 +40,12 @@ class FdStore:
         return {"NOTIFY_SOCKET": str(self.path)}
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._stack.callback(self._close)
+        self._stack.enter_context(meanwhile(self._work, "fd store"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        os.write(self._end_w, b"x")
-        self._thread.join()
-        self._sock.close()
-        self.path.unlink()
-        for fd in (self._end_r, self._end_w, *self._fds.values()):
-            os.close(fd)
+        self._stack.__exit__(kind, error, tb)
 
     def names(self) -> set[str]:
         """Give the names of what is kept."""
@@ -80,11 +78,17 @@ class FdStore:
         for name in self.names():
             self.forget(name)
 
-    def _work(self) -> None:
+    def _close(self) -> None:
+        self._sock.close()
+        self.path.unlink()
+        for fd in self._fds.values():
+            os.close(fd)
+
+    def _work(self, end: int) -> None:
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)
-        poller.register(self._end_r, select.POLLIN)
-        while not any(fd == self._end_r for fd, _ in poller.poll()):
+        poller.register(end, select.POLLIN)
+        while not any(fd == end for fd, _ in poller.poll()):
             with self._lock:
                 self._hear_all()
 

@@ -15,12 +15,13 @@ import select
 import socket
 import struct
 import sys
-import threading
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.lib.meanwhile import meanwhile
 from tests.lib.syscalls import Call
 
 SYS_PIDFD_GETFD = 438  # on every architecture
@@ -64,32 +65,23 @@ class Supervisor:
         self._fds = dict(fds or {})
         self._told = {"names": list(self._fds), "environ": dict(environ or {}), "supervised": supervised}
         self._notified = -1
-        self._end_r, self._end_w = os.pipe()
         self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._listener.bind(str(path))
         self._listener.listen(1)
         self._listener.settimeout(START_S)
-        self._thread = threading.Thread(target=self._work, name="supervisor")
-        self.errors: list[BaseException] = []
+        self._stack = ExitStack()
 
     def prefix(self) -> tuple[str, ...]:
         """Give the words that go in front of the program's; its path must be absolute."""
         return (sys.executable, "-m", "tests.lib.launch", str(self._path))
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        self._stack.callback(self._close)
+        self._stack.enter_context(meanwhile(self._work, "supervisor"))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        os.write(self._end_w, b"x")
-        self._thread.join()
-        self._listener.close()
-        self._path.unlink()
-        for fd in (self._end_r, self._end_w, self._notified):
-            if fd >= 0:
-                os.close(fd)
-        if self.errors and error is None:
-            raise self.errors[0]
+        self._stack.__exit__(kind, error, tb)
 
     def quiet(self, for_s: float) -> None:
         """Return once nobody has asked for so long."""
@@ -100,13 +92,16 @@ class Supervisor:
             if self.asked == before:
                 return
 
-    def _work(self) -> None:
-        try:
-            self._start()
-            if self._told["supervised"]:
-                self._answer_all()
-        except BaseException as error:  # noqa: BLE001 - raised in the test's thread, at the end
-            self.errors.append(error)
+    def _close(self) -> None:
+        self._listener.close()
+        self._path.unlink()
+        if self._notified >= 0:
+            os.close(self._notified)
+
+    def _work(self, end: int) -> None:
+        self._start()
+        if self._told["supervised"]:
+            self._answer_all(end)
 
     def _start(self) -> None:
         sock, _ = self._listener.accept()
@@ -118,14 +113,14 @@ class Supervisor:
                 self._notified = _fd_of(pid, number)
                 sock.send(b"x")
 
-    def _answer_all(self) -> None:
+    def _answer_all(self, end: int) -> None:
         poller = select.poll()
         poller.register(self._notified, select.POLLIN)
-        poller.register(self._end_r, select.POLLIN)
+        poller.register(end, select.POLLIN)
         request = bytearray(NOTIF.size)
         while True:
             ready = dict(poller.poll())
-            if self._end_r in ready:
+            if end in ready:
                 return
             if ready[self._notified] & select.POLLHUP:  # nobody is left who could ask
                 poller.unregister(self._notified)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,6 +19,7 @@ import pytest
 from tests.lib.daemon import PROGRAM
 from tests.lib.engines import ENGINE
 from tests.lib.lab import Lab, Wire
+from tests.lib.meanwhile import meanwhile
 from tests.lib.site import Site, alive, fd_call, toml_pair
 from tests.lib.site import site as make_site
 from tests.lib.sockets import ping
@@ -97,31 +96,19 @@ def marks(site: Site, wire: Wire) -> list[Any]:
 @contextmanager
 def kept_up(work: Callable[[int], object], interval_s: float) -> Iterator[list[int]]:
     """Call work with growing numbers from a thread; the list has how often, once the body ended."""
-    end_r, end_w = os.pipe()
     done: list[int] = []
-    failed: list[BaseException] = []
 
-    def run() -> None:
+    def work_on(end: int) -> None:
         number = 0
         try:
-            while not select.select([end_r], [], [], interval_s)[0]:
+            while not select.select([end], [], [], interval_s)[0]:
                 work(number)
                 number += 1
-        except BaseException as error:  # noqa: BLE001 - raised where it can be seen
-            failed.append(error)
-        done.append(number)
+        finally:
+            done.append(number)
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
+    with meanwhile(work_on, "kept up"):
         yield done
-    finally:
-        os.write(end_w, b"x")
-        thread.join()
-        for fd in (end_r, end_w):
-            os.close(fd)
-    if failed:
-        raise failed[0]
 
 
 @contextmanager
