@@ -105,8 +105,8 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
 
     ref: None or "" (the calling thread's own), a name of `ip netns`, a path, a PID, or "fd:N", the N-th of fds.
     A name wins over a PID of the same digits, as in iproute2.
-    Raises VethError ENOENT (no such name or path), ESRCH (no such PID), EACCES (another user's PID: send an fd
-    instead), EBADF (no such fd), EINVAL (not a network namespace).
+    Raises VethError ENOENT (no such name or path, or not yet, or not any more), ESRCH (no such PID), EACCES (another
+    user's PID: send an fd instead), EBADF (no such fd), EINVAL (not a network namespace).
     """
     if not ref:
         return open_own()
@@ -121,7 +121,10 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
         if error.errno in _EXHAUSTED:
             raise VethError(error.errno, "netns") from error
         if "/" in ref or not (ref.isascii() and ref.isdigit()):
-            raise VethError(error.errno or errno.ENOENT, "netns", reason=f"no network namespace {ref!r}") from error
+            # a file of mode 000 is all there is until `ip netns add` mounts, and once `ip netns del` has unmounted
+            bare = error.errno == errno.EACCES and "/" not in ref and os.path.exists(path)  # noqa: PTH110 - no object needed
+            code = errno.ENOENT if bare else error.errno or errno.ENOENT
+            raise VethError(code, "netns", reason=f"no network namespace {ref!r}") from error
         fd = _open_pid(ref)
     return _checked(fd, ref)
 
