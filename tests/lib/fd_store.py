@@ -26,7 +26,7 @@ class FdStore:
     def __init__(self, path: Path) -> None:
         """Listen at path, which is made."""
         self.path = path
-        self.status = ""
+        self._status = ""
         self._fds: dict[str, int] = {}
         self._lock = threading.Lock()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -46,6 +46,13 @@ class FdStore:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, tb)
+
+    @property
+    def status(self) -> str:
+        """What the service last said of itself, once all that was sent has been heard."""
+        with self._lock:
+            self._hear_all()
+            return self._status
 
     def names(self) -> set[str]:
         """Give the names of what is kept."""
@@ -100,7 +107,7 @@ class FdStore:
                 return
             said = dict(line.split("=", 1) for line in data.decode().splitlines())
             name = said.get("FDNAME", "stored")
-            self.status = said.get("STATUS", self.status)
+            self._status = said.get("STATUS", self._status)
             if "FDSTOREREMOVE" in said and name in self._fds:
                 os.close(self._fds.pop(name))
             for fd in fds:
