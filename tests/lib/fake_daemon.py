@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import socketserver
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
+import pytest
 
 from vethd.model.api import EngineInfo, ErrorBody, Health, LinkInfo, LinkStats, PairInfo
 from vethd.model.errors import VethError
@@ -165,6 +167,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         """Say nothing."""
+
+
+@pytest.fixture(name="daemon")
+def daemon_fixture() -> Iterator[FakeDaemon]:
+    with tempfile.TemporaryDirectory() as directory, FakeDaemon(Path(directory)) as fake:
+        yield fake
 
 
 def link_info(name: str, peer: str = "", **more: Any) -> LinkInfo:

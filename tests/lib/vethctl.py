@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from click.testing import CliRunner, Result
 
 from tests.lib.fake_daemon import FakeDaemon
@@ -12,8 +13,9 @@ from vethd.control.main import cli
 Run = Callable[..., Result]
 
 
-def runner(daemon: FakeDaemon) -> Run:
-    """Give a function that runs vethctl on that daemon and checks its exit status."""
+@pytest.fixture(name="run")
+def run_fixture(daemon: FakeDaemon) -> Run:
+    """Give a function that runs vethctl on the test's daemon and checks its exit status."""
 
     def run(*args: str, status: int = 0, stdin: str | None = None) -> Result:
         result = CliRunner().invoke(cli, ["--socket", daemon.path, *args], prog_name="vethctl", input=stdin)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,26 +11,17 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from tests.lib.fake_daemon import FakeDaemon, link_info, pair_info
-from tests.lib.vethctl import Run, runner
+from tests.lib.fake_daemon import FakeDaemon, daemon_fixture, link_info, pair_info
+from tests.lib.vethctl import Run, run_fixture
 from vethd.control.main import cli, main
 from vethd.control.options import HELP
 from vethd.model.api import PairInfo
 from vethd.model.errors import VethError
 from vethd.model.spec import CREATE_ONLY, LinkSpec, PairSpec
 
+__all__ = ["daemon_fixture", "run_fixture"]  # pytest knows them as daemon and run
+
 MAC = "02:00:00:00:00:02"
-
-
-@pytest.fixture
-def daemon() -> Iterator[FakeDaemon]:
-    with tempfile.TemporaryDirectory() as directory, FakeDaemon(Path(directory)) as fake:
-        yield fake
-
-
-@pytest.fixture
-def run(daemon: FakeDaemon) -> Run:
-    return runner(daemon)
 
 
 # --- add

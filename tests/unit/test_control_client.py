@@ -5,13 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.lib.fake_daemon import ASYNCIO, HOME, FakeDaemon, link_info, link_stats, pair_info
+from tests.lib.fake_daemon import ASYNCIO, HOME, FakeDaemon, daemon_fixture, link_info, link_stats, pair_info
 from tests.lib.wait import wait_until
 from vethd.control import Client, DaemonDown, Reloaded
 from vethd.control import client as client_module
@@ -21,14 +19,10 @@ from vethd.model.api import EngineChange, ErrorBody, PairChange, PairEvent, Save
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec
 
+__all__ = ["daemon_fixture"]  # pytest knows it as daemon
+
 ELSEWHERE = HOME + 1
 NO_PID = "4194305"  # beyond PID_MAX_LIMIT
-
-
-@pytest.fixture
-def daemon() -> Iterator[FakeDaemon]:
-    with tempfile.TemporaryDirectory() as directory, FakeDaemon(Path(directory)) as fake:
-        yield fake
 
 
 @pytest.fixture

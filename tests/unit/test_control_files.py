@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,8 +10,8 @@ import msgspec
 import pytest
 from click.testing import CliRunner
 
-from tests.lib.fake_daemon import HOME, FakeDaemon, link_info, pair_info
-from tests.lib.vethctl import Run, runner
+from tests.lib.fake_daemon import HOME, FakeDaemon, daemon_fixture, link_info, pair_info
+from tests.lib.vethctl import Run, run_fixture
 from vethd.control import apply as apply_module
 from vethd.control.doctor import engine_check
 from vethd.control.main import cli
@@ -24,16 +22,7 @@ from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec
 
 
-@pytest.fixture
-def daemon() -> Iterator[FakeDaemon]:
-    with tempfile.TemporaryDirectory() as directory, FakeDaemon(Path(directory)) as fake:
-        yield fake
-
-
-@pytest.fixture
-def run(daemon: FakeDaemon) -> Run:
-    return runner(daemon)
-
+__all__ = ["daemon_fixture", "run_fixture"]  # pytest knows them as daemon and run
 
 # --- engine
 

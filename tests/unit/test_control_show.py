@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import io
-import tempfile
 import time
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
 import rich.console
 
-from tests.lib.fake_daemon import FakeDaemon, link_info, link_stats, pair_info
-from tests.lib.vethctl import Run, runner
+from tests.lib.fake_daemon import FakeDaemon, daemon_fixture, link_info, link_stats, pair_info
+from tests.lib.vethctl import Run, run_fixture
 from vethd.control.show import pairs_table, stats_table
 from vethd.control.table import Table, count
 from vethd.model.api import LinkStats, PairEvent, PairInfo
 from vethd.model.spec import LinkSpec, PairSpec
 
+__all__ = ["daemon_fixture", "run_fixture"]  # pytest knows them as daemon and run
+
 MAC = "02:00:00:00:00:02"
-
-
-@pytest.fixture
-def daemon() -> Iterator[FakeDaemon]:
-    with tempfile.TemporaryDirectory() as directory, FakeDaemon(Path(directory)) as fake:
-        yield fake
-
-
-@pytest.fixture
-def run(daemon: FakeDaemon) -> Run:
-    return runner(daemon)
 
 
 # --- show, stats
