@@ -15,14 +15,11 @@ from random import Random
 from typing import NamedTuple
 
 import msgspec
-import pytest
 
-from tests.lib.engines import ENGINES, need
 from tests.lib.lab import End, Lab, Wire
 from tests.lib.netns import Netns
 from tests.lib.packet import SO_RCVBUFFORCE
 from tests.lib.site import Site
-from tests.lib.site import site as make_site
 from tests.lib.sockets import udp_socket
 from tests.lib.wait import DEADLINE_S, wait_until
 from vethd.control import Client
@@ -34,28 +31,6 @@ HEADERS = {socket.AF_INET: 20 + 8, socket.AF_INET6: 40 + 8}
 IP, IPV6 = socket.IPPROTO_IP, socket.IPPROTO_IPV6
 ASK = {socket.AF_INET: ((IP, 12), (IP, 13)), socket.AF_INET6: ((IPV6, 51), (IPV6, 66))}  # to be told TTL and TOS
 TOLD = {socket.AF_INET: ((IP, 2), (IP, 1)), socket.AF_INET6: ((IPV6, 52), (IPV6, 67))}  # TTL and TOS
-
-families = pytest.mark.parametrize("family", [0, 1], ids=["ipv4", "ipv6"])
-
-
-@pytest.fixture(name="site", scope="module", params=ENGINES)
-def site_fixture(
-    root: None,  # noqa: ARG001 - the check that we may
-    request: pytest.FixtureRequest,
-    tmp_path_factory: pytest.TempPathFactory,
-) -> Iterator[Site]:
-    """Give a daemon with each engine."""
-    need(request.param)
-    with make_site(tmp_path_factory.mktemp(f"gro{request.param}"), request.param) as (it, _):
-        it.start()
-        it.count_idle()
-        yield it
-
-
-@pytest.fixture(name="gro", params=[False, True], ids=["off", "on"])
-def gro_fixture(request: pytest.FixtureRequest) -> bool:
-    """Have it coalesced, or not."""
-    return bool(request.param)
 
 
 class HeldPair:

@@ -21,18 +21,7 @@ from random import Random
 import pytest
 
 from tests.lib.frames import sized
-from tests.lib.held import (
-    TTL,
-    Flows,
-    HeldPair,
-    datagrams,
-    families,
-    gro_fixture,
-    pour,
-    site_fixture,
-    tcp_pair,
-    without_gso,
-)
+from tests.lib.held import TTL, Flows, HeldPair, datagrams, pour, tcp_pair, without_gso
 from tests.lib.lab import End, Lab
 from tests.lib.netns import Netns
 from tests.lib.packet import Captured, PacketSocket
@@ -41,6 +30,7 @@ from tests.lib.segments import TCP, UDP, VNET_LEN
 from tests.lib.site import Site
 from tests.lib.sockets import udp_socket
 from tests.lib.traffic import flow, session, what_leaves
+from tests.lib.turns import families, gro_fixture, site_fixture
 from tests.lib.wait import readable
 
 __all__ = ["gro_fixture", "site_fixture"]  # pytest knows them as gro and site

@@ -14,21 +14,12 @@ from random import Random
 import pytest
 
 from tests.lib.frames import ETH_P_IP
-from tests.lib.held import (
-    Flows,
-    HeldPair,
-    datagrams,
-    families,
-    gro_fixture,
-    pour,
-    site_fixture,
-    tcp_pair,
-    without_gso,
-)
+from tests.lib.held import Flows, HeldPair, datagrams, pour, tcp_pair, without_gso
 from tests.lib.lab import Lab
 from tests.lib.packet import SO_RCVBUFFORCE, PacketSocket
 from tests.lib.site import Site
 from tests.lib.sockets import udp_pair, udp_socket
+from tests.lib.turns import families, gro_fixture, site_fixture
 from tests.lib.wait import DEADLINE_S, readable, wait_until
 
 __all__ = ["gro_fixture", "site_fixture"]  # pytest knows them as gro and site

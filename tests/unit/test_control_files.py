@@ -21,7 +21,6 @@ from vethd.model.api import EngineInfo, LinkInfo, Saved
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec
 
-
 __all__ = ["daemon_fixture", "run_fixture"]  # pytest knows them as daemon and run
 
 # --- engine
