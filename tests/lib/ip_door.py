@@ -20,6 +20,7 @@ _KEPT = (
     "master",
     "mtu",
     "linkmode",
+    "operstate",
     "group",
     "txqlen",
     "broadcast",
@@ -150,6 +151,8 @@ class Ip:
 def _kept(row: dict[str, Any], line: str) -> dict[str, Any]:
     kept = {key: row[key] for key in _KEPT if key in row}
     kept["flags"] = sorted(set(row["flags"]) - {"M-DOWN", "NO-CARRIER", "LOWER_UP"})
+    if kept["operstate"] == "LOWERLAYERDOWN":  # docs/differences.md
+        kept["operstate"] = "DOWN"
     kept["kind"] = row["linkinfo"]["info_kind"]
     kept["elsewhere"] = "link_index" in row and "link_netnsid" in row
     if f"index {row['ifindex']}" in line:

@@ -55,8 +55,8 @@ class Namespaces:
         self._line = line
 
     def fd(self, inode: int) -> int:
-        """Give the descriptor of one of them by its inode."""
-        return next(fd for fd in self.fds if posix.fstat(fd).st_ino == inode)
+        """Give the descriptor of one of them by its inode, or -1."""
+        return next((fd for fd in self.fds if posix.fstat(fd).st_ino == inode), -1)
 
     def __enter__(self) -> Namespaces:  # noqa: PYI034 - typing costs 4 ms
         return self
