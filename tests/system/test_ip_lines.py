@@ -24,6 +24,7 @@ LINES = [
 
 
 T = TypeVar("T")
+Links = list[list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def test_line(both: tuple[Ip, Ip], line: str) -> None:
         assert not site_names(both[1])
     else:
         assert found == expected
-        made: tuple[Any, Any] = (None, None)
+        made: tuple[Links, Links] = ([], [])
 
         def agree() -> bool:
             nonlocal made
