@@ -140,8 +140,12 @@ class Site(Vethd):
         )
 
 
+Place = tuple[Site, Lab]
+"""A site, and a bench for its pairs."""
+
+
 @contextmanager
-def site(directory: Path, engine: str = ENGINE) -> Iterator[tuple[Site, Lab]]:
+def site(directory: Path, engine: str = ENGINE) -> Iterator[Place]:
     """Give a site, not started, and a bench to build on; then clear away, with proof that nothing is left.
 
     The daemon ends before its namespaces do, and takes its devices with it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -14,7 +15,7 @@ from tests.lib.lab import Lab, Wire
 from tests.lib.lab import lab as make_lab
 from tests.lib.leaks import PREFIX, Traces
 from tests.lib.netns import Netns
-from tests.lib.site import Site
+from tests.lib.site import Place, Site
 from tests.lib.site import site as make_site
 
 
@@ -81,6 +82,13 @@ def site(
         it.start()
         it.count_idle()
         yield it
+
+
+@pytest.fixture
+def place(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
+    """Give a site that the test starts itself, and its bench."""
+    with make_site(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

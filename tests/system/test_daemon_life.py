@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import socket
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,19 +12,10 @@ import msgspec
 import pytest
 
 from tests.lib.daemon import UnixConnection
-from tests.lib.lab import End, Lab, Wire
-from tests.lib.site import Site, alive, fd_call, toml_pair
-from tests.lib.site import site as make_site
+from tests.lib.lab import End, Wire
+from tests.lib.site import Place, alive, fd_call, toml_pair
 from tests.lib.wait import wait_until
 from vethd.model.api import PairEvent
-
-Place = tuple[Site, Lab]
-
-
-@pytest.fixture
-def place(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
-    with make_site(tmp_path) as made:
-        yield made
 
 
 def test_sigterm_ends_within_seconds_whoever_is_connected(place: Place) -> None:

@@ -16,16 +16,13 @@ import subprocess
 import sys
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.lib.daemon import Daemon
-from tests.lib.lab import Lab
-from tests.lib.site import Site, up
-from tests.lib.site import site as make_site
+from tests.lib.site import Place, up
 from tests.lib.sockets import ping
 from tests.lib.wait import wait_until
 from vethd.control import Client
@@ -43,7 +40,6 @@ BUILD_S = 120.0
 END_S = 10.0
 TOLD = "uring cannot run here: asyncio forwards"
 
-Place = tuple[Site, Lab]
 Argv = tuple[str, ...]
 
 pytestmark = pytest.mark.usefixtures("root")
@@ -104,12 +100,6 @@ def program(request: pytest.FixtureRequest) -> tuple[Argv, str]:
         return vethd(request.getfixturevalue("unbuilt")), "the native engine is not built"
     words = {"EPERM": "io_uring is forbidden here", "ENOSYS": "this kernel has no io_uring"}
     return forbidden(getattr(errno, request.param)), words[request.param]
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Iterator[Place]:
-    with make_site(tmp_path) as made:
-        yield made
 
 
 def told(log: Path) -> list[str]:

@@ -9,25 +9,16 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 
 import pytest
 
 from tests.kernel.lib import Net
-from tests.lib.lab import Lab, Wire
-from tests.lib.site import Site, up
-from tests.lib.site import site as make_site
+from tests.lib.lab import Wire
+from tests.lib.site import Place, Site, up
 from tests.lib.sockets import ping
 from tests.lib.wait import wait_until
 
 END_S = 10.0
-Place = tuple[Site, Lab]
-
-
-@pytest.fixture
-def place(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
-    with make_site(tmp_path) as made:
-        yield made
 
 
 class Foreground:

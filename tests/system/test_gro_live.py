@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import msgspec
-import pytest
 
 from tests.lib.daemon import UnixConnection
 from tests.lib.engines import ENGINE
 from tests.lib.lab import Lab, Wire
 from tests.lib.service import CONTROL, VETHD, Service
-from tests.lib.site import Site, toml_pair
-from tests.lib.site import site as make_site
+from tests.lib.site import Place, Site, toml_pair
 from tests.lib.site import up as up_declared
 from tests.lib.sockets import exchange, udp_pair
 from tests.lib.systemd_box import SystemdBox, systemd_box_fixture
@@ -30,16 +26,9 @@ from vethd.model.api import EngineInfo, PairEvent
 
 __all__ = ["systemd_box_fixture"]
 
-Place = tuple[Site, Lab]
 BURST = 16
 
 _numbers = itertools.count()
-
-
-@pytest.fixture
-def place(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
-    with make_site(tmp_path) as made:
-        yield made
 
 
 def ask(site: Site, method: str, path: str, body: Any = None) -> tuple[int, Any]:

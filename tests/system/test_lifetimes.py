@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.kernel.lib import Net
-from tests.lib.lab import Lab
 from tests.lib.netns import Netns
-from tests.lib.site import Site, alive, fd_call, toml_pair
-from tests.lib.site import site as make_site
+from tests.lib.site import Place, alive, fd_call, toml_pair
 from tests.lib.wait import wait_until
-
-Place = tuple[Site, Lab]
-
-
-@pytest.fixture
-def place(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
-    with make_site(tmp_path) as made:
-        yield made
 
 
 def spec(a: str, b: str) -> dict[str, object]:

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.lib.lab import End, Lab, Wire
-from tests.lib.site import Site, toml_pair, up
+from tests.lib.site import Place, Site, toml_pair, up
 from tests.lib.site import site as make_site
 from tests.lib.sockets import exchange, tcp_transfers, udp_pair
 from tests.lib.wait import wait_until
@@ -38,7 +38,6 @@ STREAM_BYTES = 1 << 20
 SOURCE_PORT = 14 + 20  # in a frame of UDP over IPv4
 SYS_PIDFD_GETFD = 438
 
-Place = tuple[Site, Lab]
 Flows = list[tuple[socket.socket, socket.socket]]
 
 

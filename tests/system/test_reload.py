@@ -2,25 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from tests.lib.frames import sized
-from tests.lib.lab import End, Lab, Wire
-from tests.lib.site import Site, toml_pair, up
-from tests.lib.site import site as make_site
+from tests.lib.lab import End, Wire
+from tests.lib.site import Place, toml_pair, up
 from tests.lib.sockets import ping
 from tests.lib.wait import wait_until
-
-Place = tuple[Site, Lab]
-
-
-@pytest.fixture
-def place(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
-    with make_site(tmp_path) as made:
-        yield made
 
 
 def figures(created: int = 0, changed: int = 0, deleted: int = 0, waiting: int = 0) -> dict[str, int]:

@@ -18,7 +18,7 @@ import pytest
 
 from tests.lib.daemon import PROGRAM
 from tests.lib.engines import ENGINE
-from tests.lib.lab import Lab, Wire
+from tests.lib.lab import Wire
 from tests.lib.meanwhile import meanwhile
 from tests.lib.site import Site, alive, fd_call, toml_pair
 from tests.lib.site import site as make_site
@@ -26,7 +26,6 @@ from tests.lib.sockets import ping
 from tests.lib.wait import readable, wait_until
 from vethd.doors.handover import PATH
 
-Place = tuple[Site, Lab]
 END_S = 20.0
 ASK = {"method": "POST", "path": PATH, "body": {"version": 1}}
 
