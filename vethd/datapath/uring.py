@@ -35,7 +35,7 @@ _REASONS = {
     errno.EINVAL: "this kernel's io_uring is too old (5.6 and later can read and write)",
     errno.EPERM: "io_uring is forbidden here (sysctl kernel.io_uring_disabled, or a seccomp filter)",
     errno.EACCES: "io_uring is forbidden here (a seccomp filter, or /dev/net/tun may not be opened)",
-    errno.EOPNOTSUPP: "this kernel's tun driver cannot read without waiting (Linux 5.11 and later can)",
+    errno.EOPNOTSUPP: "this kernel's tun driver takes no RWF_NOWAIT (Linux 6.1's does not, 6.18's does)",
 }
 
 
