@@ -13,10 +13,18 @@ POLL_S = 0.002  # between two looks at a condition that has no event of its own
 T = TypeVar("T")
 
 
-def wait_until(condition: Callable[[], T], deadline_s: float = DEADLINE_S, what: str = "", *, wake: int = -1) -> T:
+def wait_until(
+    condition: Callable[[], T],
+    deadline_s: float = DEADLINE_S,
+    what: str = "",
+    *,
+    wake: int = -1,
+    poll_s: float = POLL_S,
+) -> T:
     """Call condition until it is true, and give what it gave.
 
-    wake is a file descriptor whose readability is a reason to look again at once (it is not read here).
+    wake is a file descriptor whose readability is a reason to look again at once (it is not read here). poll_s is
+    longer where to look is in the way of what is waited for.
     Raises AssertionError after deadline_s, with what and the last value in its text.
     """
     poller = select.poll()
@@ -29,7 +37,7 @@ def wait_until(condition: Callable[[], T], deadline_s: float = DEADLINE_S, what:
             return value
         if time.monotonic() > end:
             raise AssertionError(f"not within {deadline_s} s: {what or condition}; last seen: {value!r}")
-        poller.poll(POLL_S * 1000)
+        poller.poll(poll_s * 1000)
 
 
 def readable(fd: int, deadline_s: float = DEADLINE_S) -> bool:
