@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
+import errno
 import os
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,9 +18,13 @@ from tests.lib.segments import TCP, Segment
 from tests.lib.sockwire import frame
 from tests.lib.wait import readable, wait_until
 from tests.lib.yard import Yard, counters, settled
+from vethd.datapath.engine import Counters
 from vethd.datapath.uring import UringEngine
 from vethd.model.gro import coalesce
 
+IO_URING_SETUP = 425
+HITS = 2  # of the moment that is meant
+ATTEMPTS = 150
 SEGMENTS = {"udp4": Segment(), "tcp6": Segment(src="fd00::1", dst="fd00::2").but(proto=TCP)}
 
 
@@ -89,6 +96,59 @@ def test_ring_that_fails_amid_traffic_loses_no_count(yard: Yard) -> None:
         counters(lane)  # balanced at every instant
     wait_until(lambda: counters(lane).in_flight == 0 and lane.dry())
     assert counters(lane).forwarded > 0
+
+
+def ring_that_takes_nothing(yard: Yard) -> int:
+    """Give a ring of our own: whoever takes it for his submits nothing, and hears of no error."""
+    fd = ctypes.CDLL(None, use_errno=True).syscall(IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
+    assert fd >= 0, os.strerror(ctypes.get_errno())
+    return yard.own(int(fd))
+
+
+def sleeps(thread: threading.Thread) -> bool:
+    """Tell whether a thread waits, or is done."""
+    try:
+        return "\nState:\tS" in Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def close_as_the_ring_fails(yard: Yard, null: int, deaf: int) -> tuple[int, Counters]:
+    """Close a lane amid a round of which the ring takes nothing: what is in flight then, and how the lane ends."""
+    (device, src), (_, sink) = yard.pair(), yard.pair()
+    for _ in range(60):  # a dozen of rounds or more
+        os.write(device, frame(60_000))
+    lane, ring = yard.lane(src, sink), yard.worker.ring_fd
+    wait_until(lambda: counters(lane).read)
+    os.dup2(deaf, ring)  # what the worker submits now stays its own: it tries again, and holds the lock
+    left: list[int] = []
+
+    def close() -> None:
+        lane.close()
+        left.append(counters(lane).in_flight)
+
+    closer = threading.Thread(target=close)
+    try:
+        closer.start()
+        wait_until(lambda: sleeps(closer))
+    finally:
+        os.dup2(null, ring)
+    closer.join()
+    return left[0], counters(lane)
+
+
+def test_lane_that_is_closed_as_the_ring_fails(yard: Yard) -> None:
+    """What was being written is counted before its owner has it back, who may free it."""
+    null, deaf = yard.own(os.open(os.devnull, os.O_RDWR)), ring_that_takes_nothing(yard)
+    yard.begin()
+    hits = 0
+    for _ in range(ATTEMPTS):
+        left, end = close_as_the_ring_fails(yard, null, deaf)
+        assert left == 0
+        hits += errno.ECANCELED in end.write_errors
+        if hits == HITS:
+            return
+    pytest.fail("the worker was never amid a write")
 
 
 def test_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:

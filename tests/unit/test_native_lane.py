@@ -10,17 +10,19 @@ import os
 import resource
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
 from tests.lib import engines
 from tests.lib.sockwire import frame
-from tests.lib.wait import readable, wait_until
+from tests.lib.wait import DEADLINE_S, readable, wait_until
 from tests.lib.yard import OPEN, Yard, counters, settled
 from vethd.model.drops import Drop
 
 BATCH = 64  # _lane.pxd
 TURN_BYTES = 256 << 10  # _worker.pxd
+CLOSES = 200  # of lanes whose poll is about to complete; of fifty, one or more meets the moment
 
 
 @pytest.fixture
@@ -109,6 +111,41 @@ def test_close_in_every_state(yard: Yard) -> None:
         os.write(device, frame(60))
         assert counters(lane).read == int(wait)
         assert os.read(src, 1000) == frame(60), "nobody else reads it"
+
+
+def test_close_as_another_takes_the_frame_that_woke_the_poll(yard: Yard) -> None:
+    """The kernel does not cancel what is about to complete, and polls on: close() then waits for a frame to come."""
+    (device, src), (busy, source), (_, sink) = yard.pair(), yard.pair(), yard.pair()
+    yard.begin()
+    yard.worker.set_spin(1_000_000)
+    reader = yard.lane(src, sink)  # in every round once it has had a frame, as drain() may be at any time
+    yard.lane(source, sink)
+    polled: list[bool] = []
+
+    def close_many() -> None:
+        for _ in range(CLOSES):
+            read = counters(reader).read
+            os.write(device, frame(60))
+            settled(reader, read + 1)
+            lane = yard.native.Lane(yard.worker, src, sink, 10, 1, OPEN)
+            lane.start()
+            rounds = yard.worker.rounds
+            while yard.worker.rounds < rounds + 3:  # it is dry in the second
+                with suppress(BlockingIOError):
+                    os.write(busy, frame(60))
+            os.write(device, frame(60))
+            polled.append(lane.begin_close())
+            if polled[-1]:
+                lane.end_close()
+
+    closer = threading.Thread(target=close_many, daemon=True)
+    closer.start()
+    while closer.is_alive():
+        closed = len(polled)
+        closer.join(DEADLINE_S)
+        assert len(polled) > closed or not closer.is_alive(), f"close {closed} does not return"
+    assert len(polled) == CLOSES
+    assert any(polled)
 
 
 def test_as_many_lanes_as_fill_the_ring_and_more(yard: Yard) -> None:

@@ -46,7 +46,7 @@ cdef enum State:
     PARKED  # not read: not begun, or its device is gone
     ACTIVE  # read in every round
     ARMED  # dry: the ring polls its fd
-    CLOSING  # as ARMED, and its poll is to be cancelled
+    CLOSING  # the ring polls its fd still, and shall not
     CLOSED
 
 
@@ -59,9 +59,8 @@ cdef struct Lane:
     uint32_t vnet_hdr_len, limit
     uint32_t depth  # how many reads the next round asks for
     int64_t last_ns  # when it last had a frame
-    Lane *previous  # the circle of active lanes, or that of armed ones
+    Lane *previous  # the circle of active lanes, of armed ones, or of those that are closing
     Lane *next
-    Lane *next_closing
     Lane *next_dead
     sem_t closed
     uint64_t frames, forwarded, in_flight
@@ -77,6 +76,7 @@ cdef struct Worker:
     sem_t started
     int error, kick_fd, news_fd  # kick_fd wakes the worker, news_fd the loop
     bint stopping, kick_armed
+    bint cancels_due  # of every lane that is closing
     int64_t spin_ns, no_spin_until_ns, now_ns
     int64_t window_ns, window_bytes  # when the running millisecond began, and what was read in it
     bint bulk  # this one or the last had more than BULK_BYTES
@@ -90,7 +90,7 @@ cdef struct Worker:
     uint64_t renewals  # how often the ring had to be made anew
     Lane *active  # the next one to be read, in a circle
     Lane *armed  # those whose fds the ring polls, in a circle
-    Lane *closing
+    Lane *closing  # armed ones whose owner waits, in a circle
     Lane *dead
 
 

@@ -21,7 +21,7 @@ from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
 from vethd.datapath._lane cimport (
     ACTIVE, ARMED, BUFFERS, CLOSED, CLOSING, DRAIN_FRAMES, EBADFD, ERRNOS, FRAME_MAX, PARKED, STALE_FRAMES, STRIDE,
     Lane as LaneStruct,
-    Worker as WorkerStruct, activate, drain, flush, give_turn, pthread_mutex_destroy, pthread_mutex_init, sem_destroy,
+    Worker as WorkerStruct, activate, drain, flush, give_turn, link, pthread_mutex_destroy, pthread_mutex_init, sem_destroy,
     sem_init, sem_post, sem_wait, take_turn, unlink, wake,
 )
 from vethd.datapath._ring cimport (
@@ -231,9 +231,9 @@ cdef class Lane:
             flush(self.worker.it, self.it)
             armed = self.it.state == ARMED
             if armed:
-                self.it.state = CLOSING
-                self.it.next_closing = self.worker.it.closing
-                self.worker.it.closing = self.it
+                unlink(&self.worker.it.armed, self.it, CLOSING)
+                link(&self.worker.it.closing, self.it, CLOSING)
+                self.worker.it.cancels_due = True
             elif self.it.state == ACTIVE:
                 unlink(&self.worker.it.active, self.it, CLOSED)
             else:

@@ -39,6 +39,7 @@ cdef enum:
     NO_SPIN_NS = 2_000_000
     PATIENCE = 1000  # refusals in a row for want of memory, before a ring is made anew
     RENEWAL_NS = 50_000_000
+    EALREADY = 114
     ECANCELED = 125
     POLLIN = 1
     POLLERR = 8
@@ -67,7 +68,7 @@ cdef inline int64_t clock_ns() noexcept nogil:
 cdef inline void woken(Worker *worker, Lane *lane, int events) noexcept nogil:
     """A lane's poll completed: with events, or a negative errno where it was cancelled."""
     if lane.state == CLOSING:
-        unlink(&worker.armed, lane, CLOSED)
+        unlink(&worker.closing, lane, CLOSED)
         sem_post(&lane.closed)  # the lane is its owner's again, who may free it at once
         return
     unlink(&worker.armed, lane, PARKED)
@@ -98,6 +99,8 @@ cdef inline void reap(Worker *worker) noexcept nogil:
         elif cqe.user_data & KINDS == KICK:
             worker.kick_armed = False
             read(worker.kick_fd, &ignored, sizeof(ignored))
+        elif cqe.res == -EALREADY:
+            worker.cancels_due = True
         ring_seen(&worker.ring)
 
 
@@ -133,12 +136,16 @@ cdef inline void arm(Worker *worker, Lane *lane) noexcept nogil:
 
 
 cdef inline void cancel_closing(Worker *worker) noexcept nogil:
-    """Cancel the polls of lanes that are to be closed. Before reaping: a reaped one may be freed at once."""
+    """Cancel the polls of lanes that are to be closed. Again, where the kernel answers EALREADY: a frame had come, and the poll
+    was about to complete; once another has taken the frame, it polls on (io_poll_check_events(), IOU_POLL_REISSUE).
+    """
     cdef Lane *lane = worker.closing
+    if not worker.cancels_due:
+        return
+    worker.cancels_due = False
     while lane != NULL:
         take_sqe(worker, IORING_OP_POLL_REMOVE, -1, CANCEL).addr = <uint64_t>lane | POLL
-        lane = lane.next_closing
-    worker.closing = NULL
+        lane = lane.next if lane.next != worker.closing else NULL
 
 
 cdef inline uint32_t ask(Worker *worker, Turn *turns, uint32_t *asked) noexcept nogil:
@@ -254,7 +261,8 @@ cdef inline void renew(Worker *worker) noexcept nogil:
         if worker.buffers[i].lane != NULL:
             settle(&worker.buffers[i], -ECANCELED)
         release(worker, i)
-    worker.closing = NULL
+    while worker.closing != NULL:
+        woken(worker, worker.closing, 0)
     while worker.armed != NULL:
         woken(worker, worker.armed, 0)
     while ring_open(&worker.ring, RING_ENTRIES) < 0 and not worker.stopping:
@@ -273,6 +281,8 @@ cdef inline void serve(Worker *worker) noexcept nogil:
         cancel_closing(worker)
         if worker.active != NULL or worker.pendings:
             run_round(worker)
+            if worker.error:  # at once: it counts writes of lanes, and who closes one next may free it
+                renew(worker)
             give_turn(worker)
             take_turn(worker)
             continue
@@ -282,7 +292,6 @@ cdef inline void serve(Worker *worker) noexcept nogil:
         give_turn(worker)
         enter(worker, 1)
         take_turn(worker)
-        cancel_closing(worker)
         reap(worker)
         worker.now_ns = clock_ns()
         if worker.now_ns - worker.window_ns >= WINDOW_NS:
