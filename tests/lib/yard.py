@@ -21,7 +21,7 @@ class Yard:
     def __init__(self, native: ModuleType) -> None:
         self.native = native
         self.worker = native.Worker(50)
-        self.thread = threading.Thread(target=self.worker.run, name="worker")
+        self.thread = threading.Thread(target=self.worker.run, name="worker", daemon=True)
         self.lanes: list[Any] = []
         self.fds: list[int] = []
 

@@ -1,6 +1,6 @@
 """Everything at once: threads that change, look into, close and make lanes of workers that run at full speed.
 
-`make tsan` and `make asan` run this with an extension that tells every race and every byte out of bounds.
+`tools/sanitize` runs this with an extension that tells every race and every byte out of bounds.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -23,9 +24,9 @@ from tests.lib.wait import wait_until
 from tests.lib.yard import OPEN, Yard, counters, settled
 from vethd.model.drops import Drop
 
-ROUNDS = 20_000  # of a worker, some 20 frames each
+ROUNDS = 20_000  # of a worker, some 20 frames each: in two seconds, or forty where every access to memory is looked at
+STRETCH = 1_000  # of rounds, each with a deadline: a busy machine is slow, it does not stand still
 LIVES = 100  # of workers
-HAMMER_S = 60.0  # it takes two, and more where an extension looks at every access to memory
 LANES = 4
 GATES = (OPEN, OPEN, int(Drop.NO_CARRIER), int(Drop.PEER_DOWN))
 
@@ -110,8 +111,13 @@ def test_hammer(anvil: Anvil) -> None:
         at_work = [threads.submit(anvil.feed, [*into, more]), threads.submit(anvil.empty, [*out, end])]
         at_work += [threads.submit(anvil.change, seed) for seed in range(4)]
         at_work.append(threads.submit(anvil.come_and_go, src, sink))
+
+        def far_enough(goal: int) -> bool:
+            return anvil.worker.rounds > goal or any(done.done() for done in at_work)
+
         try:
-            wait_until(lambda: anvil.worker.rounds > ROUNDS or any(done.done() for done in at_work), HAMMER_S)
+            for goal in range(STRETCH, ROUNDS + 1, STRETCH):
+                wait_until(partial(far_enough, goal))
         finally:
             anvil.over.set()
         for done in at_work:
@@ -124,12 +130,11 @@ def test_workers_that_come_and_go() -> None:
     """Each with a lane at work, begun, stopped, and given back."""
     native = engines.native()
     for _ in range(LIVES):
-        anvil = Anvil(native)
-        device, src = anvil.socks()
-        end, sink = anvil.socks()
-        lane = anvil.lane(src, sink)
-        anvil.begin()
-        os.write(device, frame(60))
-        assert settled(lane, 1).forwarded == 1
-        assert os.read(end, 100) == frame(60)
-        anvil.close()
+        with closing(Anvil(native)) as anvil:
+            device, src = anvil.socks()
+            end, sink = anvil.socks()
+            lane = anvil.lane(src, sink)
+            anvil.begin()
+            os.write(device, frame(60))
+            assert settled(lane, 1).forwarded == 1
+            assert os.read(end, 100) == frame(60)
