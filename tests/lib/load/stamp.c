@@ -64,14 +64,21 @@ bool whole(const uint8_t *payload, size_t length, struct stamp *stamp) {
   return true;
 }
 
+/* Not by if_nameindex(): its dump takes the RTNL lock, for which whoever makes, moves and deletes devices would wait. */
 int device(void) {
-  struct if_nameindex *all = if_nameindex();
+  char line[512], *name, *end;
   int found = 0;
-  for (struct if_nameindex *one = all; one && one->if_index; one++)
-    if (strcmp(one->if_name, "lo"))
-      found = one->if_index;
-  if (all)
-    if_freenameindex(all);
+  FILE *all = fopen("/proc/thread-self/net/dev", "re");
+  if (!all)
+    fail("/proc/thread-self/net/dev");
+  while (fgets(line, sizeof line, all))
+    if ((end = strchr(line, ':'))) {
+      *end = 0;
+      name = line + strspn(line, " ");
+      if (strcmp(name, "lo"))
+        found = if_nametoindex(name);
+    }
+  fclose(all);
   return found;
 }
 
