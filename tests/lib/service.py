@@ -82,10 +82,10 @@ class Service:
         return wait_until(pairs, ACTIVE_S, "the pairs")
 
     def log(self) -> list[dict[str, Any]]:
-        """Give what the daemon wrote to the journal; every line of it is JSON."""
+        """Give what the daemon wrote to the journal; a line that is no JSON is an error of its own (a traceback)."""
         self.box.output("journalctl", "--sync")
         entries = self.box.output("journalctl", "_SYSTEMD_UNIT=vethd.service", "--output=json", "--no-pager")
-        return [json.loads(json.loads(entry)["MESSAGE"]) for entry in entries.splitlines()]
+        return [_line(str(json.loads(entry)["MESSAGE"])) for entry in entries.splitlines()]
 
     def devices(self, netns: str = "") -> set[str]:
         """Give the names of all devices but lo in a namespace of the box."""
@@ -97,3 +97,10 @@ class Service:
         for netns, name, address in (("red", "va", "192.0.2.1/24"), ("blue", "vb", "192.0.2.2/24")):
             self.box.output("ip", "-n", netns, "address", "add", address, "dev", name)
         self.box.output("nsenter", "--net=/run/netns/red", "ping", "-q", "-c", "3", "-i", "0.2", "-W", "2", "192.0.2.2")
+
+
+def _line(message: str) -> dict[str, Any]:
+    try:
+        return dict(json.loads(message))
+    except ValueError:
+        return {"level": "critical", "event": message}

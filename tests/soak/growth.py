@@ -1,4 +1,7 @@
-"""Does it grow? A trend through what a process weighed while it worked, robust against single outliers."""
+"""Does it grow? A trend through what a process weighed while it worked, robust against single outliers.
+
+A leak goes on as it began, and the later half shows it, too; an allocator that warms up grows less and less.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +36,13 @@ class Growth:
         return self._work[-1] - self._work[0] if self._work else 0
 
     def slope(self) -> float:
-        """Give KB a unit of work: the median of the slopes between any two samples (Theil and Sen)."""
-        step = -(-len(self._work) // POINTS) or 1
-        points = list(zip(self._work[::step], self._weights[::step], strict=True))
+        """Give KB a unit of work: of the trend of all samples and that of the later half the lesser."""
+        return min(self._slope(0), self._slope(len(self._work) // 2))
+
+    def _slope(self, first: int) -> float:
+        """Give the median of the slopes between any two of the samples from first on (Theil and Sen)."""
+        some = slice(first, None, -(-len(self._work) // POINTS) or 1)
+        points = list(zip(self._work[some], self._weights[some], strict=True))
         slopes = [(w2 - w1) / (x2 - x1) for n, (x1, w1) in enumerate(points) for x2, w2 in points[n + 1 :] if x2 > x1]
         return median(slopes) if slopes else 0.0
 

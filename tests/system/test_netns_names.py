@@ -1,17 +1,30 @@
-"""Names of namespaces, as a daemon that is not root opens them."""
+"""Names of namespaces: what they lead to, and whether it is still the same."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from tests.lib.netns import Netns
+from tests.lib.wait import wait_until
+from vethd.kernel import netns
+from vethd.kernel.births import Place
+from vethd.kernel.linkstate import LinkState
 from vethd.kernel.netns import RUN_NETNS, open_ref
+from vethd.kernel.tun import Tap
 from vethd.model.errors import VethError
+from vethd.model.spec import LinkSpec, PairSpec
+from vethd.pairs.entry import Entry, still_there
+from vethd.pairs.link import Link
+from vethd.pairs.pair import LivePair
 
 NOBODY = 65534
 NAME = "vt-halfway"
@@ -45,3 +58,38 @@ def test_a_name_without_its_namespace_is_no_namespace() -> None:
         assert refusal.value.errno == errno.EACCES
     finally:
         path.unlink()
+
+
+def identity(name: str) -> tuple[int, int]:
+    """Give inode and cookie of a namespace."""
+    fd = open_ref(name)
+    try:
+        with netns.inside(fd):
+            return netns.inode(fd), netns.cookie()
+    finally:
+        os.close(fd)
+
+
+@pytest.mark.usefixtures("root")
+def test_a_namespace_made_again_is_another() -> None:
+    """The kernel gives the lowest inode that is free, often the one of the namespace that has just died."""
+    place = Netns.create("vt-again")
+    try:
+        first = identity("vt-again")
+
+        def again() -> tuple[int, int]:
+            place.delete()
+            Netns.create("vt-again")
+            now = identity("vt-again")
+            return now if now[0] == first[0] else (0, 0)
+
+        now = wait_until(lambda: [found for found in [again()] if found[0]], what="the inode again")[0]
+        assert now != first
+        spec = PairSpec(name="va", netns="vt-again", peer=LinkSpec(name="vb", netns="vt-again"))
+        for (inode, cookie), same in ((first, False), (now, True)):
+            where = Place((1, 2), inode, cast("LinkState", None), cookie)
+            link = Link(cast("Tap", None), where, "vt-again", own_alias=False)
+            pair = cast("LivePair", SimpleNamespace(links=(link, link)))
+            assert still_there(Entry("p1", spec, "config"), pair) is same
+    finally:
+        place.delete()

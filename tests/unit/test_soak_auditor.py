@@ -289,6 +289,13 @@ class TestGrowth:
     def test_a_warm_up(self) -> None:
         assert self.grown(lambda work: 50_000 + 1000 * min(work, 40)) == ""
 
+    def test_a_warm_up_that_takes_its_time(self) -> None:
+        def warming(work: int) -> float:
+            return 72_000 - 12_000 * 0.98**work
+
+        assert self.grown(warming, most=160, step=2) == ""
+        assert self.grown(lambda work: warming(work) + 60 * work, most=160, step=2)
+
     def test_too_few_samples(self) -> None:
         assert self.grown(lambda work: 50_000 + 10_000 * work, most=140) == ""
 

@@ -48,11 +48,15 @@ _FEW = 32  # devices of one namespace: as many questions cost what a dump of a h
 
 
 class Place(NamedTuple):
-    """A link's whereabouts: its key for the watcher, its namespace's inode, and what rtnetlink says of it."""
+    """A link's whereabouts: its key for the watcher, its namespace's inode, and what rtnetlink says of it.
+
+    netns_cookie is a number that no other namespace has ever had (kernel.netns.cookie()): inodes are used again.
+    """
 
     key: LinkKey
     netns_inode: int
     state: LinkState
+    netns_cookie: int = 0
 
 
 class Nursery:
@@ -230,7 +234,8 @@ class _Here(NamedTuple):
 
     def place(self) -> Place:
         """Read the link."""
-        return Place((self.nsid, self.ifindex), self.netns_inode, self.rtnl.link(self.ifindex))
+        key = (self.nsid, self.ifindex)
+        return Place(key, self.netns_inode, self.rtnl.link(self.ifindex), netns.cookie())
 
 
 def _each(rtnl: Rtnl, taps: Iterable[Tap]) -> Iterator[LinkState]:

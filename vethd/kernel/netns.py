@@ -14,13 +14,15 @@ import ctypes
 import errno
 import fcntl
 import os
+import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
-from vethd.kernel.uapi import AT_EMPTY_PATH, AT_STATX_DONT_SYNC, CLONE_NEWNET, NS_GET_NSTYPE
+from vethd.kernel.uapi import AT_EMPTY_PATH, AT_STATX_DONT_SYNC, CLONE_NEWNET, NS_GET_NSTYPE, SO_NETNS_COOKIE
 from vethd.model.errors import VethError
 
 RUN_NETNS = "/run/netns"
@@ -160,6 +162,20 @@ def inode(netns_fd: int) -> int:
     try:
         return os.fstat(netns_fd).st_ino
     except OSError as error:
+        raise VethError(error.errno or errno.EIO, "netns") from error
+
+
+def cookie() -> int:
+    """Give the number that the calling thread's namespace has and none before it had; 0 before Linux 5.14.
+
+    Inodes are used again: a namespace that is made anew often has the one of its predecessor. Raises VethError.
+    """
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
+    except OSError as error:
+        if error.errno == errno.ENOPROTOOPT:
+            return 0
         raise VethError(error.errno or errno.EIO, "netns") from error
 
 

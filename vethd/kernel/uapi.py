@@ -37,6 +37,7 @@ NS_GET_OWNER_UID = 0xB704
 
 # socket.h
 SO_PEERGROUPS = 59
+SO_NETNS_COOKIE = 71
 SIOCGSKNS = 0x894C
 
 # fcntl.h, stat.h

@@ -63,15 +63,23 @@ def find_link(entries: Iterable[Entry], name: str, label: str | None = None, own
 
 
 def still_there(entry: Entry, pair: LivePair) -> bool:
-    """Tell whether both namespaces of a pair that lost an end are what they were: then somebody deleted a device."""
+    """Tell whether both namespaces of a pair that lost an end are what they were: then somebody deleted a device.
+
+    A namespace that was made again meanwhile may well have the inode of the one that died.
+    """
     for link, spec in zip(pair.links, (entry.spec.near_end(), entry.spec.far_end()), strict=True):
         try:
             fd = netns.open_ref(spec.netns, entry.fds)
         except VethError:
             return False
-        same = netns.inode(fd) == link.place.netns_inode
-        os.close(fd)
-        if not same:
+        try:
+            with netns.inside(fd):
+                now = (netns.inode(fd), netns.cookie())
+        except VethError:
+            return False
+        finally:
+            os.close(fd)
+        if now != (link.place.netns_inode, link.place.netns_cookie):
             return False
     return True
 
