@@ -38,7 +38,6 @@ class Busy(Actor):
         self.pair.near = self.near.name
         if not self.world.make(self.pair, {}):
             raise Wrong(f"no namespace for {self.pair}, and both are there")
-        self.world.change(self.pair, {"up": True, "peer": {"up": True}})
         self.flowing()
 
     def act(self) -> None:
@@ -55,7 +54,12 @@ class Busy(Actor):
             self.flowing()
 
     def flowing(self) -> None:
-        """Wait until what is sent from now on arrives, both ways."""
+        """Wait until what is sent from now on arrives, both ways.
+
+        On a busy machine the daemon may hear of a moment's change after it, and close and open its gates then. So it
+        is asked for what is so already: it answers when it has caught up.
+        """
+        self.world.change(self.pair, {"up": True, "peer": {"up": True}})
         now = time.monotonic_ns()
         sides = (0 if self.pair.near == self.near.name else 2, 1)
         last: Totals = {}

@@ -65,6 +65,14 @@ CHANGES: dict[str, tuple[dict[str, Any], Callable[[Link], object], object]] = {
 ELSEWHERE = {"name", "netns", "master", *CREATE_ONLY}  # tested by themselves
 
 
+def test_the_carrier_is_as_the_reply_says(site: Site, live: Wire) -> None:
+    """Who sends as soon as he is answered loses nothing: on veth up and carrier are one."""
+    for n in range(20):
+        assert patch_pair(site, up=bool(n % 2))[0] == 200
+        links = [end.get() for end in (live.a, live.b)]
+        assert [link is not None and link.carrier for link in links] == [bool(n % 2)] * 2
+
+
 def test_no_attribute_is_forgotten() -> None:
     assert set(CHANGES) | ELSEWHERE == set(LinkSpec.__struct_fields__)
 

@@ -105,6 +105,7 @@ class Manager:
                 await self.workers.chore(changes.apply, self.workers.nursery, entry.live.links, said, fds)
                 self.desk.catch_up()
                 await entry.live.arrived()
+                await self.workers.carriers_set()  # who sends as soon as he is answered loses nothing
             for side, link in said:
                 if link.alias is not None:
                     entry.live.alias_said(side, link.alias)
@@ -234,6 +235,7 @@ class Manager:
                 if up:
                     await self.workers.chore(self.workers.nursery.change, links[side].tap, LinkSpec(up=True))
             self.desk.catch_up()
+            await self.workers.carriers_set()
         except BaseException:
             await self._end(entry)
             raise
