@@ -58,6 +58,11 @@ class HeldPair:
         """Count what va sent, as the daemon does."""
         return self.client.link_stats("va", self.wire.a.netns.name)
 
+    def _counted(self) -> tuple[int, int] | None:
+        """Give how many of va's frames were forwarded and how many came to vb, as of one moment."""
+        before, came, after = self.stats(), self.wire.b.link.stats.rx_packets, self.stats()
+        return (before.forwarded, came) if before.read == after.read and not before.in_flight else None
+
     @contextmanager
     def crossing(self, *, gro: bool) -> Iterator[None]:
         """See that what va sends meanwhile comes to vb as as many frames, or with gro as at most four fifths of them.
@@ -65,7 +70,9 @@ class HeldPair:
         The daemon counts what was sent, either way.
         """
         self.set_gro(gro=gro)
-        before, came_before = self.stats().forwarded, self.wire.b.link.stats.rx_packets
+        begin = wait_until(self._counted, what="a moment without frames of the stacks' own")
+        assert begin is not None
+        before, came_before = begin
         yield
 
         def balance() -> tuple[int, int] | None:

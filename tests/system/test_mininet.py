@@ -24,7 +24,8 @@ from vethd.clients.ip.install import install
 pytestmark = pytest.mark.heavy
 
 RUN_S = 100.0
-LISTEN = "iperf -s -D; until ss -Hltn sport = :5001 | grep -q .; do :; done"
+# silently: what the daemon says when it has gone to the background, Mininet would take for the next command's output
+LISTEN = "iperf -s -D >/dev/null 2>&1; until ss -Hltn sport = :5001 | grep -q .; do :; done"
 CUSTOM = Path(ip.__file__).parents[1] / "mininet.py"
 BRIDGES = ("--switch", "lxbr", "--controller", "none")
 _BOX = """

@@ -19,6 +19,7 @@ from vethd.kernel import netns
 from vethd.kernel.births import Place
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.netns import RUN_NETNS, open_ref
+from vethd.kernel.rtnl import Rtnl
 from vethd.kernel.tun import Tap
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec
@@ -64,8 +65,8 @@ def identity(name: str) -> tuple[int, int]:
     """Give inode and cookie of a namespace."""
     fd = open_ref(name)
     try:
-        with netns.inside(fd):
-            return netns.inode(fd), netns.cookie()
+        with netns.inside(fd), Rtnl() as there:
+            return netns.inode(fd), netns.cookie(there.sock)
     finally:
         os.close(fd)
 

@@ -235,7 +235,7 @@ class _Here(NamedTuple):
     def place(self) -> Place:
         """Read the link."""
         key = (self.nsid, self.ifindex)
-        return Place(key, self.netns_inode, self.rtnl.link(self.ifindex), netns.cookie())
+        return Place(key, self.netns_inode, self.rtnl.link(self.ifindex), netns.cookie(self.rtnl.sock))
 
 
 def _each(rtnl: Rtnl, taps: Iterable[Tap]) -> Iterator[LinkState]:

@@ -165,14 +165,13 @@ def inode(netns_fd: int) -> int:
         raise VethError(error.errno or errno.EIO, "netns") from error
 
 
-def cookie() -> int:
-    """Give the number that the calling thread's namespace has and none before it had; 0 before Linux 5.14.
+def cookie(sock: socket.socket) -> int:
+    """Give the number that the namespace of a socket has and none before it had; 0 before Linux 5.14.
 
     Inodes are used again: a namespace that is made anew often has the one of its predecessor. Raises VethError.
     """
     try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
-            return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
+        return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
     except OSError as error:
         if error.errno == errno.ENOPROTOOPT:
             return 0

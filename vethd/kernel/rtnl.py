@@ -79,14 +79,14 @@ class Rtnl:
     def __init__(self) -> None:
         """Open the socket. Raises VethError."""
         try:
-            self._sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
+            self.sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_ROUTE)
         except OSError as error:
             raise VethError(error.errno or errno.EIO, "rtnetlink") from error
         try:
-            self._sock.settimeout(_TIMEOUT_S)
-            self._sock.bind((0, 0))
+            self.sock.settimeout(_TIMEOUT_S)
+            self.sock.bind((0, 0))
         except OSError as error:
-            self._sock.close()
+            self.sock.close()
             raise VethError(error.errno or errno.EIO, "rtnetlink") from error
         self._seq = 0
 
@@ -94,7 +94,7 @@ class Rtnl:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._sock.close()
+        self.sock.close()
 
     def set_link(self, ifindex: int, spec: LinkSpec, *, skip: tuple[str, ...] = (), op: str = "changelink") -> None:
         """Give the link every attribute that spec says, but for those in skip, in one request and altname's own.
@@ -188,7 +188,7 @@ class Rtnl:
             message["attrs"] = [("IFLA_ALT_IFNAME", name)]
             return self._getlink(message, op, name).ifindex
         try:
-            request = fcntl.ioctl(self._sock, SIOCGIFINDEX, struct.pack("16s24x", encoded))
+            request = fcntl.ioctl(self.sock, SIOCGIFINDEX, struct.pack("16s24x", encoded))
         except OSError as error:
             raise VethError(error.errno or errno.EIO, op, name) from error
         return int(struct.unpack_from("16xi", request)[0])
@@ -256,9 +256,9 @@ class Rtnl:
         dump = flags & NLM_F_DUMP == NLM_F_DUMP
         replies: list[bytes] = []
         try:
-            self._sock.send(message.data)
+            self.sock.send(message.data)
             while True:
-                for header_kind, data in split(self._sock.recv(_RECV)):
+                for header_kind, data in split(self.sock.recv(_RECV)):
                     if header_kind == NLMSG_ERROR:
                         code = -struct.unpack_from("=i", data, _HDR.size)[0]
                         if code:

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from vethd.kernel import netns
+from vethd.kernel.rtnl import Rtnl
 from vethd.model.api import LinkInfo, PairChange, Source
 from vethd.model.errors import VethError
 from vethd.model.spec import OWN, LinkSpec, PairSpec
@@ -73,8 +74,8 @@ def still_there(entry: Entry, pair: LivePair) -> bool:
         except VethError:
             return False
         try:
-            with netns.inside(fd):
-                now = (netns.inode(fd), netns.cookie())
+            with netns.inside(fd), Rtnl() as there:
+                now = (netns.inode(fd), netns.cookie(there.sock))
         except VethError:
             return False
         finally:
