@@ -18,9 +18,9 @@ OPEN = -1
 class Yard:
     """A worker, its thread once it began, and sockets and lanes that close with it."""
 
-    def __init__(self, native: ModuleType) -> None:
+    def __init__(self, native: ModuleType, *, plain: bool = False) -> None:
         self.native = native
-        self.worker = native.Worker(50)
+        self.worker = native.Worker(50, plain)
         self.thread = threading.Thread(target=self.worker.run, name="worker", daemon=True)
         self.lanes: list[Any] = []
         self.fds: list[int] = []

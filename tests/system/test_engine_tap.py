@@ -11,7 +11,7 @@ import pytest
 
 from tests.kernel.lib import House, Net
 from tests.kernel.tap import TUNSETOFFLOAD, Tap
-from tests.lib.engines import make
+from tests.lib.engines import FLAVOURS, make
 from tests.lib.frames import ETH_P_IP, Vnet, ether, sized, udp
 from tests.lib.packet import PacketSocket
 from tests.lib.segments import TCP, Segment
@@ -29,6 +29,11 @@ IDLE_CPU_S = 0.05  # what that may cost; one that spins takes all of it
 @pytest.fixture(params=list(LOOPS))
 def factory(request: pytest.FixtureRequest) -> LoopFactory:
     return LOOPS[request.param]
+
+
+@pytest.fixture(params=FLAVOURS)
+def engine(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 class Wired:

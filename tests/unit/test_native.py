@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -96,6 +96,14 @@ def test_drops_are_the_model_s() -> None:
 def test_here_it_runs(native: ModuleType) -> None:
     assert native.probe() == 0
     assert uring.why_not() is None
+
+
+def test_a_tun_driver_of_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that takes no RWF_NOWAIT, as Linux 6.1's: the engine runs, and reads plainly."""
+    assert not uring.plain()
+    monkeypatch.setattr(uring, "_uring", SimpleNamespace(probe=lambda: errno.EOPNOTSUPP))
+    assert uring.why_not() is None
+    assert uring.plain()
 
 
 def test_not_built(monkeypatch: pytest.MonkeyPatch) -> None:

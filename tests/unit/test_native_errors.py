@@ -23,9 +23,9 @@ from vethd.model.drops import Drop
 NO_FILE = 1 << 20  # a number beyond what a descriptor may be
 
 
-@pytest.fixture
-def yard() -> Iterator[Yard]:
-    it = Yard(engines.native())
+@pytest.fixture(params=["ring", "plain"])
+def yard(request: pytest.FixtureRequest) -> Iterator[Yard]:
+    it = Yard(engines.native(), plain=request.param == "plain")
     yield it
     it.close()
 
@@ -134,6 +134,7 @@ def test_errno_from_the_ring(yard: Yard, code: int) -> None:
     assert os.read(end, 1000) == frame(60, 5)
 
 
+@pytest.mark.parametrize("yard", ["ring"], indirect=True)
 def test_sink_that_knows_no_write_without_waiting(yard: Yard) -> None:
     device, src = yard.pair()
     lane = yard.lane(src, yard.own(os.open("/dev/full", os.O_WRONLY)))

@@ -30,9 +30,9 @@ HITS_S = 60.0  # an attempt takes a few ms, and the first hits where nothing els
 SEGMENTS = {"udp4": Segment(), "tcp6": Segment(src="fd00::1", dst="fd00::2").but(proto=TCP)}
 
 
-@pytest.fixture
-def yard() -> Iterator[Yard]:
-    it = Yard(engines.native())
+@pytest.fixture(params=["ring", "plain"])
+def yard(request: pytest.FixtureRequest) -> Iterator[Yard]:
+    it = Yard(engines.native(), plain=request.param == "plain")
     yield it
     it.close()
 
@@ -143,6 +143,7 @@ def close_as_the_ring_fails(yard: Yard, null: int, deaf: int) -> tuple[int, Coun
     return left[0], counters(lane)
 
 
+@pytest.mark.parametrize("yard", ["ring"], indirect=True)
 def test_lane_that_is_closed_as_the_ring_fails(yard: Yard) -> None:
     """What was being written is counted before its owner has it back, who may free it."""
     null, deaf = yard.own(os.open(os.devnull, os.O_RDWR)), ring_that_takes_nothing(yard)

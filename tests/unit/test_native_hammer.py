@@ -34,8 +34,8 @@ GATES = (OPEN, OPEN, int(Drop.NO_CARRIER), int(Drop.PEER_DOWN))
 class Anvil(Yard):
     """A yard whose lanes' devices are written to and read from all the time."""
 
-    def __init__(self, native: ModuleType) -> None:
-        super().__init__(native)
+    def __init__(self, native: ModuleType, *, plain: bool) -> None:
+        super().__init__(native, plain=plain)
         self.over = threading.Event()
         self.frames = [*Segment().run(20), frame(60), frame(5), frame(2000)]
 
@@ -90,9 +90,9 @@ class Anvil(Yard):
                 assert counters(lane).in_flight == 0
 
 
-@pytest.fixture
-def anvil() -> Iterator[Anvil]:
-    it = Anvil(engines.native())
+@pytest.fixture(params=["ring", "plain"])
+def anvil(request: pytest.FixtureRequest) -> Iterator[Anvil]:
+    it = Anvil(engines.native(), plain=request.param == "plain")
     yield it
     it.close()
 
@@ -126,11 +126,12 @@ def test_hammer(anvil: Anvil) -> None:
         assert settled(lane, 1).forwarded > 0
 
 
-def test_workers_that_come_and_go() -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_workers_that_come_and_go(plain: bool) -> None:
     """Each with a lane at work, begun, stopped, and given back."""
     native = engines.native()
     for _ in range(LIVES):
-        with closing(Anvil(native)) as anvil:
+        with closing(Anvil(native, plain=plain)) as anvil:
             device, src = anvil.socks()
             end, sink = anvil.socks()
             lane = anvil.lane(src, sink)

@@ -25,9 +25,9 @@ TURN_BYTES = 256 << 10  # _worker.pxd
 CLOSES = 200  # of lanes whose poll is about to complete; of fifty, one or more meets the moment
 
 
-@pytest.fixture
-def yard() -> Iterator[Yard]:
-    it = Yard(engines.native())
+@pytest.fixture(params=["ring", "plain"])
+def yard(request: pytest.FixtureRequest) -> Iterator[Yard]:
+    it = Yard(engines.native(), plain=request.param == "plain")
     yield it
     it.close()
 

@@ -76,6 +76,7 @@ cdef struct Worker:
     sem_t started
     int error, kick_fd, news_fd  # kick_fd wakes the worker, news_fd the loop
     bint stopping, kick_armed
+    bint plain  # reads and writes are system calls of their own; the ring is for polls
     bint cancels_due  # of every lane that is closing
     int64_t spin_ns, no_spin_until_ns, now_ns
     int64_t window_ns, window_bytes  # when the running millisecond began, and what was read in it
@@ -203,19 +204,30 @@ cdef inline void release(Worker *worker, uint32_t number) noexcept nogil:
     worker.frees += 1
 
 
+cdef inline int read_buffer(Lane *lane, Buffer *buffer) noexcept nogil:
+    """Read into a buffer, now; the length, or a negative errno."""
+    cdef int64_t got = read(lane.src, buffer.data, FRAME_MAX)
+    return -errno if got < 0 else <int>got
+
+
+cdef inline void write_buffer(Worker *worker, uint32_t number) noexcept nogil:
+    """Write a buffer, now, count what became of it, and take it back."""
+    cdef Buffer *buffer = &worker.buffers[number]
+    cdef int64_t written = write((<Lane *>buffer.lane).dst, buffer.data, buffer.length)
+    settle(buffer, -errno if written < 0 else written)
+    release(worker, number)
+
+
 cdef inline void flush(Worker *worker, Lane *lane) noexcept nogil:
     """Write what is pending of a lane, now, from whatever thread holds the lock."""
     cdef uint32_t kept = 0, i, number
-    cdef int64_t written
     for i in range(worker.pendings):
         number = worker.pending[i]
         if worker.buffers[number].lane != lane:
             worker.pending[kept] = number
             kept += 1
             continue
-        written = write(lane.dst, worker.buffers[number].data, worker.buffers[number].length)
-        settle(&worker.buffers[number], -errno if written < 0 else written)
-        release(worker, number)
+        write_buffer(worker, number)
     worker.pendings = kept
 
 
@@ -226,9 +238,9 @@ cdef inline bint drain(Worker *worker, Lane *lane, uint32_t frames) noexcept nog
     flush(worker, lane)
     buffer = &worker.buffers[worker.free[worker.frees - 1]]
     for _ in range(frames):
-        moved = read(lane.src, buffer.data, FRAME_MAX)
+        moved = read_buffer(lane, buffer)
         if moved < 0:
-            if fatal(-errno):
+            if fatal(<int>moved):
                 bury(worker, lane)
             return True
         if admit(lane, buffer, <int>moved):

@@ -4,7 +4,7 @@
 def probe() -> int:
     """Try what the engine needs: a ring, and reads on /dev/net/tun that do not wait. 0, or the errno of what failed.
 
-    EOPNOTSUPP: the tun driver knows no RWF_NOWAIT (before Linux 5.11). EINVAL: no READ (5.6). Blocks for microseconds.
+    EOPNOTSUPP: the tun driver takes no RWF_NOWAIT (Linux 6.1's). EINVAL: no READ (5.6). Blocks for microseconds.
     """
     cdef Ring ring
     cdef Sqe *sqe

@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 from posix.fcntl cimport O_CLOEXEC, O_NONBLOCK, O_RDWR, open
 from posix.unistd cimport close, read
 
+from vethd.datapath._exchange cimport RING_ENTRIES
 from vethd.datapath._frame cimport DROPS, FORWARD, STALE
 from vethd.datapath._frame cimport verdict as frame_verdict
 from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
@@ -28,7 +29,7 @@ from vethd.datapath._ring cimport (
     IORING_OP_READ, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, RWF_NOWAIT, Cqe, Ring, Sqe, mmap, munmap,
     ring_close, ring_cqe, ring_enter, ring_open, ring_sqe,
 )
-from vethd.datapath._worker cimport RING_ENTRIES, serve
+from vethd.datapath._worker cimport serve
 
 from vethd.model.drops import Drop
 
@@ -55,7 +56,7 @@ cdef class Worker:
 
     cdef WorkerStruct *it
 
-    def __cinit__(self, int spin_us):
+    def __cinit__(self, int spin_us, bint plain=False):
         cdef uint32_t i
         self.it = <WorkerStruct *>calloc(1, sizeof(WorkerStruct))
         if self.it == NULL:
@@ -65,6 +66,7 @@ cdef class Worker:
         sem_init(&self.it.started, 0, 0)
         self.it.ring.fd = -1
         self.it.spin_ns = <int64_t>spin_us * 1000
+        self.it.plain = plain
         self.it.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self.it.news_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self.it.memory = <uint8_t *>mmap(

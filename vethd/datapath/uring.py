@@ -7,6 +7,7 @@ where there is a C compiler. why_not() says whether it can run here.
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
@@ -35,7 +36,6 @@ _REASONS = {
     errno.EINVAL: "this kernel's io_uring is too old (5.6 and later can read and write)",
     errno.EPERM: "io_uring is forbidden here (sysctl kernel.io_uring_disabled, or a seccomp filter)",
     errno.EACCES: "io_uring is forbidden here (a seccomp filter, or /dev/net/tun may not be opened)",
-    errno.EOPNOTSUPP: "this kernel's tun driver takes no RWF_NOWAIT (Linux 6.1's does not, 6.18's does)",
 }
 
 
@@ -55,14 +55,25 @@ def why_not() -> Obstacle | None:
     if _uring is None:
         return Obstacle("the native engine is not built" + (f" ({_MISSING})" if _MISSING else ""), built=False)
     code = _uring.probe()
-    return Obstacle(_REASONS.get(code, f"io_uring does not work here ({symbol(code)})")) if code else None
+    if code in (0, errno.EOPNOTSUPP):
+        return None
+    return Obstacle(_REASONS.get(code, f"io_uring does not work here ({symbol(code)})"))
+
+
+def plain() -> bool:
+    """Say whether reads and writes are system calls of their own here, and io_uring only polls.
+
+    So it is where the tun driver takes no RWF_NOWAIT (Linux 6.1's does not, 6.18's does), and with VETHD_URING_PLAIN=1
+    in the environment. Blocks for microseconds.
+    """
+    return os.environ.get("VETHD_URING_PLAIN") == "1" or _uring.probe() == errno.EOPNOTSUPP
 
 
 class _Thread:
     """A worker, the thread that runs it, and how many lanes it has."""
 
     def __init__(self, number: int, spin_us: int, dead: Callable[[int], None]) -> None:
-        self.worker = _uring.Worker(spin_us)
+        self.worker = _uring.Worker(spin_us, plain())
         self._loop: AbstractEventLoop | None = None
         self._dead = dead
         self._thread = threading.Thread(target=self.worker.run, name=f"vethd-uring-{number}", daemon=True)

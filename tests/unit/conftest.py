@@ -1,0 +1,15 @@
+"""What the unit tests stand on."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.lib.engines import FLAVOURS, need
+
+
+@pytest.fixture(scope="session", params=FLAVOURS)
+def engine(request: pytest.FixtureRequest) -> str:
+    """Give the name of every engine in turn, the native one twice; or of the one that VETHD_ENGINE names."""
+    name: str = request.param
+    need(name)
+    return name
