@@ -1,7 +1,8 @@
 """Real Mininet with Linux bridges: its own links over vethd-ip, unmodified, and the links of vethd/clients/mininet.py.
 
 Mininet has a broom (pkill -f, rm /tmp/*.log, sysctl), so it runs in a box: PID and mount namespaces of its own, a /tmp
-that is empty but for the daemon's directory, and a /proc/sys that cannot be written.
+that is empty but for the daemon's directory, and a /proc/sys that cannot be written. Where the tests themselves are
+under /tmp, a shell would complain of its lost working directory, and Mininet take that for its commands' output: so / it is.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ for file in /proc/sys/net/bridge/bridge-nf-call-*; do
   [ ! -e "$file" ] || echo 0 >"$file"
 done
 mount --bind -o ro /proc/sys /proc/sys
+cd /
 exec "$@"
 """
 
