@@ -2,7 +2,8 @@
 
 Mininet has a broom (pkill -f, rm /tmp/*.log, sysctl), so it runs in a box: PID and mount namespaces of its own, a /tmp
 that is empty but for the daemon's directory, and a /proc/sys that cannot be written. Where the tests themselves are
-under /tmp, a shell would complain of its lost working directory, and Mininet take that for its commands' output: so / it is.
+under /tmp, a shell would complain of its lost working directory, and Mininet take that for its commands' output: so it
+is /.
 """
 
 from __future__ import annotations
