@@ -30,8 +30,8 @@ def test_exact(live: Wire, length: int) -> None:
             sender.send(sized(length, n))
         for _ in range(N):
             receiver.recv()
-    assert live.a.link.stats == Stats(tx_packets=N, tx_bytes=N * length)
-    assert live.b.link.stats == Stats(rx_packets=N, rx_bytes=N * length)
+    live.a.wait_stats(Stats(tx_packets=N, tx_bytes=N * length))
+    live.b.wait_stats(Stats(rx_packets=N, rx_bytes=N * length))
 
 
 def test_exact_both_ways(live: Wire) -> None:
@@ -41,8 +41,8 @@ def test_exact_both_ways(live: Wire) -> None:
             right.recv()
             right.send(sized(300, n))
             left.recv()
-    assert live.a.link.stats == Stats(tx_packets=N, tx_bytes=N * 100, rx_packets=N, rx_bytes=N * 300)
-    assert live.b.link.stats == Stats(tx_packets=N, tx_bytes=N * 300, rx_packets=N, rx_bytes=N * 100)
+    live.a.wait_stats(Stats(tx_packets=N, tx_bytes=N * 100, rx_packets=N, rx_bytes=N * 300))
+    live.b.wait_stats(Stats(tx_packets=N, tx_bytes=N * 300, rx_packets=N, rx_bytes=N * 100))
 
 
 def test_sockets_datagrams(live: Wire) -> None:
@@ -53,8 +53,8 @@ def test_sockets_datagrams(live: Wire) -> None:
     with udp_pair(live.a.netns, near, live.b.netns, far) as (left, right):
         for _ in range(N):
             exchange(left, right, b"x" * 58)
-    for link in (live.a.link, live.b.link):
-        assert link.stats == Stats(tx_packets=N, tx_bytes=N * 100, rx_packets=N, rx_bytes=N * 100)
+    for end in (live.a, live.b):
+        end.wait_stats(Stats(tx_packets=N, tx_bytes=N * 100, rx_packets=N, rx_bytes=N * 100))
 
 
 @pytest.mark.parametrize("which", ["near", "far"])
@@ -103,8 +103,8 @@ def test_nothing_stale_after_an_outage(live: Wire) -> None:
         sender.send(sized(61, N))
         assert receiver.recv().frame == sized(61, N)
         assert not receiver.drained()
-    assert live.a.link.stats == Stats(tx_packets=1, tx_bytes=61, tx_dropped=N)
-    assert live.b.link.stats == Stats(rx_packets=1, rx_bytes=61)
+    live.a.wait_stats(Stats(tx_packets=1, tx_bytes=61, tx_dropped=N))
+    live.b.wait_stats(Stats(rx_packets=1, rx_bytes=61))
 
 
 def test_counters_outlive_down_and_up(live: Wire) -> None:
@@ -119,8 +119,8 @@ def test_counters_outlive_down_and_up(live: Wire) -> None:
             sock.forget_error()
         sender.send(sized(60))
         receiver.recv()
-    assert live.a.link.stats == Stats(tx_packets=2, tx_bytes=120)
-    assert live.b.link.stats == Stats(rx_packets=2, rx_bytes=120)
+    live.a.wait_stats(Stats(tx_packets=2, tx_bytes=120))
+    live.b.wait_stats(Stats(rx_packets=2, rx_bytes=120))
 
 
 def test_counters_stay_with_a_moved_end(lab: Lab, live: Wire) -> None:
@@ -129,4 +129,4 @@ def test_counters_stay_with_a_moved_end(lab: Lab, live: Wire) -> None:
         receiver.recv()
     live.b.netns.ip(f"link set dev {live.b.name} netns {lab.netns('c').name}")
     live.b.netns = lab.netnses[-1]
-    assert live.b.link.stats == Stats(rx_packets=1, rx_bytes=60)
+    live.b.wait_stats(Stats(rx_packets=1, rx_bytes=60))

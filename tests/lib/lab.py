@@ -13,7 +13,7 @@ from tests.lib.backends import Backend
 from tests.lib.leaks import PREFIX, Traces
 from tests.lib.netns import Netns
 from tests.lib.packet import PacketSocket
-from tests.lib.rtnl import RTM_NEWLINK, RTMGRP_LINK, Link, Rtnl
+from tests.lib.rtnl import RTM_NEWLINK, RTMGRP_LINK, Link, Rtnl, Stats
 from tests.lib.wait import DEADLINE_S, wait_until
 from vethd.model.spec import LinkSpec, PairSpec
 
@@ -75,6 +75,11 @@ class End:
         """Wait for the carrier."""
         return self.wait(lambda link: link.carrier is on, what=f"carrier {on}")
 
+    def wait_stats(self, stats: Stats, since: Stats | None = None) -> None:
+        """Wait until it has counted stats, since then: a TAP delivers a frame first, and counts it after."""
+        begin = Stats() if since is None else since
+        self.wait(lambda link: link.stats - begin == stats, what=f"{stats} since {begin}")
+
     def wait_gone(self, deadline_s: float = 2.0) -> None:
         """Wait for its end."""
         wait_until(lambda: not self.exists, deadline_s, f"{self.name} gone")
@@ -119,6 +124,16 @@ class Wire:
         """Wait for both carriers."""
         self.a.wait_carrier(on)
         self.b.wait_carrier(on)
+
+    def wait_balanced(self) -> None:
+        """Wait until each end has counted as received what the other one sent; for frames that do not coalesce."""
+
+        def balanced() -> bool:
+            near, far = self.a.link.stats, self.b.link.stats
+            there = (near.tx_packets, near.tx_bytes) == (far.rx_packets, far.rx_bytes)
+            return there and (far.tx_packets, far.tx_bytes) == (near.rx_packets, near.rx_bytes)
+
+        wait_until(balanced, what="each end received what the other one sent")
 
     def addresses(self, net: str = "10.9.0", near: int = 1, far: int = 2) -> tuple[str, str]:
         """Give both ends an address of one /24 and return them."""

@@ -83,11 +83,13 @@ def settled(site: Site) -> tuple[LinkStats, LinkStats]:
     """Wait until nothing is under way, and give both ends' counters, which add up."""
     client = Client(str(site.socket))
 
-    def still() -> list[LinkStats]:
-        stats = client.stats()
-        return stats if all(end.read == end.tx_packets and not end.in_flight for end in stats) else []
+    def settle() -> list[LinkStats]:
+        # the kernel's counters are read before the engine's: only the second of two alike is of one moment
+        first, stats = client.stats(), client.stats()
+        still = first == stats and all(end.read == end.tx_packets and not end.in_flight for end in stats)
+        return stats if still else []
 
-    near, far = wait_until(still, what="every frame that was sent is read, and none under way")
+    near, far = wait_until(settle, what="every frame that was sent is read, and none under way")
     for end in (near, far):
         assert end.read == end.forwarded + sum(end.drops[drop.label] for drop in Drop)
     return near, far

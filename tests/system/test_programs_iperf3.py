@@ -38,16 +38,10 @@ def assert_nothing_lost(bench: Lab, wire: Wire) -> None:
     near, far = counted(wire)
     assert near.tx_dropped == near.rx_dropped == far.tx_dropped == far.rx_dropped == 0
     if not isinstance(bench.backend, Vethd):
-        wait_until(lambda: balanced(*counted(wire)), what="both ends count the same")
+        wire.wait_balanced()
     if isinstance(bench.backend, Vethd):
         daemon = bench.backend.daemon
         wait_until(lambda: booked(daemon, wire), what="the daemon counts as the kernel does")
-
-
-def balanced(near: Stats, far: Stats) -> bool:
-    """Tell whether each end received what the other one sent."""
-    there = (near.tx_packets, near.tx_bytes) == (far.rx_packets, far.rx_bytes)
-    return there and (far.tx_packets, far.tx_bytes) == (near.rx_packets, near.rx_bytes)
 
 
 def booked(daemon: Daemon, wire: Wire) -> bool:

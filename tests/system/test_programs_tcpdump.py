@@ -111,7 +111,7 @@ def test_both_ends_see_the_same(bench: Lab, wire: Wire, tmp_path: Path) -> None:
         mark(wire, BEGIN)
         traffic(wire)
         mark(wire, END)
-        wait_until(lambda: quiet(wire), what="all that was sent is received")
+        wire.wait_balanced()
     near, far = frames(near_file), frames(far_file)
     for end in (wire.a, wire.b):
         seen_here, seen_there = (between_marks(seen, end) for seen in (near, far))
@@ -133,12 +133,6 @@ def between_marks(seen: list[bytes], end: End) -> list[bytes]:
     sent = [frame for frame in seen if frame[6:12] == mac(end.link.address)]
     begin, stop = (sent.index(ether(word, src=end.link.address)) for word in (BEGIN, END))
     return sent[begin:stop]
-
-
-def quiet(wire: Wire) -> bool:
-    """Tell whether both ends have received what the other has sent."""
-    near, far = wire.a.link.stats, wire.b.link.stats
-    return (near.tx_packets, far.tx_packets) == (far.rx_packets, near.rx_packets)
 
 
 def payload(frame: bytes) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 
 class MountWatch:
-    """Call changed() on the loop after every change of the mount table."""
+    """Call changed() on the loop after every change of the mount table, and once at the beginning."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, changed: Callable[[], None]) -> None:
         """Begin to watch."""
@@ -23,12 +23,19 @@ class MountWatch:
         self._epoll = select.epoll()
         self._epoll.register(self._mountinfo, select.EPOLLPRI | select.EPOLLERR)
         loop.add_reader(self._epoll.fileno(), self._readable)
+        # uvloop adds our epoll instance to its own no sooner than it polls next, and that takes note of every change
+        # until then without a word: so there is one word for all of them, after that poll.
+        self._first = loop.call_soon(self._polling)
 
     def close(self) -> None:
         """Stop watching."""
+        self._first.cancel()
         self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         os.close(self._mountinfo)
+
+    def _polling(self) -> None:
+        self._first = self._loop.call_soon(self._changed)
 
     def _readable(self) -> None:
         # Whoever asks mountinfo's poll() takes note of the change, and the loop has asked already, through our epoll
