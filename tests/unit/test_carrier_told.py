@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
+from vethd.model.state import Side
 from vethd.pairs.workers import Workers
 
 
 @pytest.mark.parametrize("on", [True, False])
-def test_the_link_is_asked_for_after_its_carrier_is_set(on: bool) -> None:
+def test_links_are_asked_for_after_all_carriers_are_set(on: bool) -> None:
     done: list[Any] = []
-    tap: Any = SimpleNamespace(set_carrier=lambda *, on: done.append(on))
+    taps: list[Any] = [SimpleNamespace(set_carrier=lambda *, on: done.append(on)) for _ in Side]
     workers: Any = SimpleNamespace(nursery=SimpleNamespace(settle=done.append))
-    Workers._set_carrier(workers, tap, on=on)
-    assert done == [on, tap]
+    Workers._set_carriers(workers, taps, on=on)
+    assert done == [on, on, *taps]

@@ -83,8 +83,9 @@ class World:
             case SetGate(side, gate):
                 assert gate != self.gates[side], "a gate set to what it is"
                 self.gates[side] = gate
-            case SetCarrier(side, on):
-                self.devices[side].set_carrier(on)
+            case SetCarrier(sides, on):
+                for side in sides:
+                    self.devices[side].set_carrier(on)
             case SetLimit(side, limit):
                 if side in self.devices:  # else it is not made yet, or dead
                     self.devices[side].limit = limit
@@ -247,10 +248,11 @@ def test_gates_open_before_the_carrier_and_close_after_it(side: Side) -> None:
     state = PairState([End.UP, End.UP])
     state.ends[side] = End.DOWN
     up = state.feed(Event(Kind.ADMIN_UP, side))
-    assert [type(effect) for effect in up] == [SetGate, SetGate, SetCarrier, SetCarrier]
-    assert up[2:] == [SetCarrier(side, on=True), SetCarrier(side.other, on=True)]  # in veth_open()'s order
+    assert [type(effect) for effect in up] == [SetGate, SetGate, SetCarrier]
+    assert up[2] == SetCarrier((side, side.other), on=True)  # in veth_open()'s order
     down = state.feed(Event(Kind.ADMIN_DOWN, side))
-    assert [type(effect) for effect in down] == [SetCarrier, SetCarrier, SetGate, SetGate]
+    assert [type(effect) for effect in down] == [SetCarrier, SetGate, SetGate]
+    assert down[0] == SetCarrier((side, side.other), on=False)
     assert {effect for effect in down if isinstance(effect, SetGate)} == {
         SetGate(side, Drop.STALE),
         SetGate(side.other, Drop.PEER_DOWN),
@@ -261,7 +263,7 @@ def test_gates_open_before_the_carrier_and_close_after_it(side: Side) -> None:
 def test_a_death_under_full_carrier(side: Side) -> None:
     state = PairState([End.UP, End.UP])
     assert state.feed(Event(Kind.GONE, side)) == [
-        SetCarrier(side.other, on=False),
+        SetCarrier((side.other,), on=False),
         SetGate(side.other, Drop.NO_PEER),
         DeleteLink(side.other),
     ]
@@ -274,7 +276,7 @@ def test_a_move_closes_the_moved_end(side: Side) -> None:
     effects = state.feed(Event(Kind.MOVED, side))
     assert effects[-1] == SetNoqueue(side)
     assert state.ends[side] is End.DOWN
-    assert {it for it in effects if isinstance(it, SetCarrier)} == {SetCarrier(end, on=False) for end in Side}
+    assert effects[0] == SetCarrier((side, side.other), on=False)
 
 
 @pytest.mark.parametrize("first", Side)
@@ -294,4 +296,5 @@ def test_a_dead_end_gets_no_effects(side: Side) -> None:
     for kind in Kind:
         state = PairState([End.UP, End.UP])
         state.feed(Event(Kind.GONE, side))
-        assert [it for it in state.feed(Event(kind, side.other, 1500)) if it.side is side] == []
+        for effect in state.feed(Event(kind, side.other, 1500)):
+            assert side not in (effect.sides if isinstance(effect, SetCarrier) else (effect.side,))

@@ -65,9 +65,9 @@ class SetGate(NamedTuple):
 
 
 class SetCarrier(NamedTuple):
-    """Turn the carrier of the end at side on or off."""
+    """Turn the carriers of the ends at sides on or off, in that order."""
 
-    side: Side
+    sides: tuple[Side, ...]
     on: bool
 
 
@@ -154,10 +154,10 @@ class PairState:
         off: list[Effect] = []
         on: list[Effect] = []
         if had_carrier and not self.carrier:
-            both = (event.side, event.side.other)
-            off = [SetCarrier(side, on=False) for side in both if self.ends[side] is not End.ABSENT]
+            there = [side for side in (event.side, event.side.other) if self.ends[side] is not End.ABSENT]
+            off = [SetCarrier(tuple(there), on=False)] if there else []
         elif self.carrier and not had_carrier:
-            on = [SetCarrier(side, on=True) for side in (event.side, event.side.other)]
+            on = [SetCarrier((event.side, event.side.other), on=True)]
         gates: list[Effect] = [
             SetGate(side, self.gate(side))
             for side in Side
@@ -174,7 +174,7 @@ class PairState:
             case Kind.MOVED:
                 return [SetNoqueue(side)]
             case Kind.CARRIER if bool(event.value) != self.carrier:
-                return [SetCarrier(side, on=self.carrier)]
+                return [SetCarrier((side,), on=self.carrier)]
             case Kind.GONE if self.ends[side.other] is not End.ABSENT:
                 return [DeleteLink(side.other)]
         return []

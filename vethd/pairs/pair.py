@@ -103,7 +103,7 @@ class LivePair:
         self.wire = self._join(spec, (self._state.gate(Side.NEAR), self._state.gate(Side.FAR)))
         for side in Side:
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
-            self._owner.workers.set_carrier(self.links[side], on=self.carrier)
+        self._owner.workers.set_carriers(self.links, on=self.carrier)
         for side in Side:
             self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
 
@@ -189,9 +189,10 @@ class LivePair:
                 self._owner.spawn(self.learn_master(side))
 
     def _catch_up(self, side: Side, state: LinkState) -> None:
-        was_up = self._state.ends[side] is End.UP
+        was_up, had_carrier = self._state.ends[side] is End.UP, self.carrier
         self._feed(Event(Kind.ADMIN_UP if state.up else Kind.ADMIN_DOWN, side))
-        self._feed(Event(Kind.CARRIER, side, int(state.carrier)))
+        if self.carrier == had_carrier:  # else these news are older than what is being set now
+            self._feed(Event(Kind.CARRIER, side, int(state.carrier)))
         if state.up != was_up:
             self._tell("link_up" if state.up else "link_down", side)
 
@@ -217,8 +218,8 @@ class LivePair:
         match effect:
             case SetGate(side, gate):
                 self.wire.set_gate(side, gate)
-            case SetCarrier(side, on):
-                self._owner.workers.set_carrier(self.links[side], on=on)
+            case SetCarrier(sides, on):
+                self._owner.workers.set_carriers([self.links[side] for side in sides], on=on)
             case SetLimit(side, limit):
                 self.links[side].set_limit(limit)
                 self.wire.set_limit(side, limit)
