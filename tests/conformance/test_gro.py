@@ -94,10 +94,11 @@ def test_icmp_error_for_each_datagram(lab: Lab, live: Wire) -> None:
 
 
 def send(sock: socket.socket, payload: bytes) -> None:
-    """Send, after an error that came meanwhile was told."""
-    with suppress(OSError):
-        sock.send(payload)
-        return
+    """Send, after the errors that came meanwhile were told, at most one for each datagram before."""
+    for _ in range(BURST):
+        with suppress(OSError):
+            sock.send(payload)
+            return
     sock.send(payload)
 
 

@@ -107,9 +107,11 @@ def test_live_change(lab: Lab, which: str, mtu: int) -> None:
 
 def wait_limit(tx: End, rx: End, longest: int) -> None:
     """Send frames until longest bytes pass and one more does not: a daemon hears of an MTU by an event."""
+    before, received = rx.link.stats.rx_packets, 0
     with tx.packet() as sender, rx.packet() as receiver:
 
         def settled() -> bool:
+            nonlocal received
             for length in (longest + 1, longest):
                 try:
                     sender.send(sized(length))
@@ -120,9 +122,11 @@ def wait_limit(tx: End, rx: End, longest: int) -> None:
             lengths: list[int] = []
             while lengths[-1:] != [60]:
                 lengths.append(len(receiver.recv().frame))
+            received += len(lengths)
             return lengths == [longest, 60]
 
         wait_until(settled, what=f"limit {longest}")
+    rx.wait(lambda link: link.stats.rx_packets - before == received, what=f"{received} frames counted")
 
 
 @pytest.mark.parametrize("size", [1600, 30000, 65000])

@@ -22,7 +22,7 @@ from tests.kernel.tap import BASE, IFF_NO_CARRIER, Tap, checked, libc
 from tests.lib import rtnl
 from tests.lib.netns import CLONE_NEWNET, Netns
 from tests.lib.rtnl import Link, Rtnl, ifinfomsg, nest, text, u32
-from tests.lib.wait import wait_until
+from tests.lib.wait import DEADLINE_S, wait_until
 
 RTM_NEWQDISC = 36
 RTM_NEWNSID, RTM_DELNSID, RTM_GETNSID = 88, 89, 90
@@ -132,11 +132,11 @@ class Net(Netns):
 
     @contextmanager
     def ear(self, name: str) -> Iterator[socket.socket]:
-        """Give a packet socket that receives whatever a link receives or sends, and waits 5 s for it."""
+        """Give a packet socket that receives whatever a link receives or sends, and waits DEADLINE_S for it."""
         sock = self.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             sock.bind((name, ETH_P_ALL))
-            sock.settimeout(5)
+            sock.settimeout(DEADLINE_S)
             yield sock
         finally:
             sock.close()

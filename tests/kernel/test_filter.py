@@ -76,6 +76,7 @@ def test_a_drop_is_the_senders_and_veths_is_too(house: House, road: tuple[Net, T
     net.noqueue("a")
     other = house.net()
     other.ip("link add name a mtu 9000 type veth peer name b", "link set dev a up", "link set dev b up")
+    house.wait_sending(other, "a")
     for place in (net, other):
         with place.packet("a") as sock, refusal(errno.ENOBUFS):
             sock.send(sized(LIMIT + 1))

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.kernel.lib import House
 from tests.kernel.tap import TUNGETDEVNETNS, TUNSETCARRIER, Tap, refusal
-from tests.lib.wait import wait_until
+from tests.lib.wait import DEADLINE_S, wait_until
 
 
 def read_errno(tap: Tap) -> int:
@@ -86,7 +86,7 @@ def test_death_wakes_those_who_wait_to_read_and_nobody_else(house: House) -> Non
         others.register(tap.fd, 0)
         assert (readers.poll(0), others.poll(0)) == ([], [])
         target.let_go()
-        ((_, events),) = readers.poll(5)
+        ((_, events),) = readers.poll(DEADLINE_S)
         assert events & select.EPOLLERR
         assert others.poll(0) == []
         others.modify(tap.fd, 0)  # which looks

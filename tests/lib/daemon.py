@@ -20,7 +20,7 @@ from tests.lib.wait import wait_until
 
 PROGRAM = (sys.executable, "-m", "vethd.daemon.main")
 START_S = 20.0
-STOP_S = 10.0
+STOP_S = 20.0
 
 
 class UnixConnection(http.client.HTTPConnection):

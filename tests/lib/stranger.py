@@ -23,6 +23,7 @@ from typing import Any
 CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWNS = 0x10000000, 0x40000000, 0x00020000
 PR_SET_DUMPABLE = 4
 NOTHING_S = 0.3  # how long a connection is looked at that should be let in, and has nothing to say
+ANSWER_S = 20.0  # how long one is that should be refused
 LINGER_S = 60
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -112,25 +113,34 @@ class Stranger:
         return heard
 
     def idle(self, count: int) -> list[int]:
-        """Connect count times to each socket and say nothing; count those that are answered all the same."""
-        refused = []
+        """Connect count times to each socket and say nothing; count those that are answered all the same.
+
+        That is waited for until it is as many as there should be no room for, count.
+        """
+        made: list[list[socket.socket]] = []
+        answered: set[int] = set()
+        poller = select.poll()
+
+        def more(timeout_s: float) -> bool:
+            new = {fd for fd, _ in poller.poll(timeout_s * 1000)}
+            for fd in new:
+                poller.unregister(fd)
+            answered.update(new)
+            return bool(new)
+
         for path, kind in ((self.path, socket.SOCK_STREAM), (self.path + ".fd", socket.SOCK_SEQPACKET)):
-            made = []
-            for _ in range(count):
-                sock = socket.socket(socket.AF_UNIX, kind)
+            made.append([socket.socket(socket.AF_UNIX, kind) for _ in range(count)])
+            for sock in made[-1]:
                 sock.connect(path)
-                made.append(sock)
-            poller = select.poll()
-            for sock in made:
                 poller.register(sock, select.POLLIN)
-            answered: set[int] = set()
-            while new := {fd for fd, _ in poller.poll(NOTHING_S * 1000)} - answered:
-                answered |= new
-                for fd in new:
-                    poller.unregister(fd)
-            refused.append(len(answered))
-            self.idlers += made
-        return refused
+            while more(NOTHING_S):
+                pass
+        while len(answered) < count and more(ANSWER_S):
+            pass
+        while more(NOTHING_S):
+            pass
+        self.idlers += made[0] + made[1]
+        return [sum(sock.fileno() in answered for sock in socks) for socks in made]
 
     def tie(self, count: int) -> list[int]:
         """Make requests with a socket each, whose last holder is the daemon, and which takes LINGER_S to close."""

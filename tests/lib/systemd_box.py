@@ -30,8 +30,8 @@ import pytest
 
 from tests.lib.wait import wait_until
 
-BOOT_S = 30.0
-STOP_S = 10.0
+BOOT_S = 60.0
+STOP_S = 20.0
 RUN_S = 60.0
 REPO = Path(__file__).resolve().parents[2]
 

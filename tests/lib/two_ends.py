@@ -30,7 +30,7 @@ def make_pair(service: Service, *more: str) -> None:
     box.output("ip", "-n", "blue", "addr", "add", "10.6.0.2/24", "dev", "vb")
     box.output("ip", "-n", "red", "neighbour", "add", "10.6.0.9", "lladdr", "02:00:00:00:00:09", "dev", "va")
     box.output("ip", "-n", "red", "route", "add", "10.7.0.0/16", "via", "10.6.0.9", "dev", "va")
-    box.output("ip", "netns", "exec", "red", "ping", "-c1", "-W5", "10.6.0.2")
+    box.output("ip", "netns", "exec", "red", "ping", "-c1", "-W20", "10.6.0.2")
 
 
 @pytest.fixture(name="service")
@@ -59,5 +59,6 @@ def identity(service: Service) -> list[Any]:
 
 def back(service: Service, old_pid: int) -> None:
     """Wait until another process serves the pair."""
-    wait_until(lambda: service.state == "active" and service.pid not in (0, old_pid), BACK_S, "the service is back")
+    # in this order: the state is then the new process's
+    wait_until(lambda: service.pid not in (0, old_pid) and service.state == "active", BACK_S, "the service is back")
     assert [pair["state"] for pair in service.get("/v1/pairs")] == ["alive"]

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 
+from tests.lib.wait import DEADLINE_S
 from vethd.model.api import PairEvent
 from vethd.pairs.events import BACKLOG, EventHub, Listener
-
-WAIT_S = 5.0
 
 
 async def take(listener: Listener, count: int) -> list[PairEvent]:
     """Take that many events of a listener."""
     found: list[PairEvent] = []
-    async with asyncio.timeout(WAIT_S):
+    async with asyncio.timeout(DEADLINE_S):
         async for event in listener:
             found.append(event)
             if len(found) == count:

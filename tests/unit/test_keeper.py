@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.lib.wait import DEADLINE_S
 from vethd.daemon.notify import Notify
 from vethd.model.errors import VethError
 from vethd.pairs import keeper
@@ -79,7 +80,7 @@ def notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[No
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))
-        manager.settimeout(5.0)
+        manager.settimeout(DEADLINE_S)
         monkeypatch.setenv("NOTIFY_SOCKET", str(path))
         yield Notify(), manager
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
+from tests.lib.wait import DEADLINE_S
 from vethd.kernel.linkstate import LinkCounters, LinkState, parse_link
 from vethd.kernel.rtnl import split
 from vethd.kernel.uapi import (
@@ -40,7 +41,7 @@ def messages() -> dict[str, bytes]:
         if message[16] == socket.AF_UNSPEC
     }
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_ROUTE) as sock:
-        sock.settimeout(10.0)
+        sock.settimeout(DEADLINE_S)
         sock.send(struct.pack("=IHHIIBxHiII", 32, RTM_GETLINK, NLM_F_REQUEST | NLM_F_DUMP, 1, 0, 0, 0, 0, 0, 0))
         done = False
         while not done:
