@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
+from pathlib import Path
 
 import pytest
 
 from tests.kernel.lib import Net
+from tests.lib.lab import End
 from tests.lib.netns import Netns
 from tests.lib.site import Place, alive, fd_call, toml_pair
 from tests.lib.wait import wait_until
+from vethd.datapath.engines import pick_engine
+from vethd.model.spec import LinkSpec, PairSpec
+from vethd.pairs.declared import Declared
+from vethd.pairs.manager import Manager
+from vethd.pairs.store import Store
 
 
 def spec(a: str, b: str) -> dict[str, object]:
@@ -180,7 +188,7 @@ def test_saved_pair_comes_back(place: Place) -> None:
     wire.a.set("mtu 1400", "txqueuelen 77")
     wire.b.set("address 02:00:00:00:00:99", "name vz")
     wire.b.name = "vz"
-    wait_until(lambda: site.pair("va")["links"][1]["address"] == "02:00:00:00:00:99")
+    wait_until(lambda: site.pair("va")["links"][1]["name"] == "vz")
     status, saved = site.daemon.request("POST", "/v1/save")
     assert (status, saved["pairs"]) == (200, 1)
     assert site.pair("va")["source"] == "saved"
@@ -194,6 +202,35 @@ def test_saved_pair_comes_back(place: Place) -> None:
         for key in ("name", "address", "mtu", "txqueuelen", "group", "up"):
             assert getattr(now, key) == getattr(was, key), key
     alive(wire)
+
+
+def test_what_was_done_before_is_known(place: Place, tmp_path: Path) -> None:
+    """A save writes, and a reload puts right, what somebody has just done; the loop need not have heard of it yet."""
+    _, lab = place
+    a, b, c = lab.netns("a"), lab.netns("b"), lab.netns("c")
+    declared_spec = PairSpec(name="vc", netns=a.name, mtu=1400, peer=LinkSpec(name="vd", netns=b.name))
+
+    async def body() -> None:
+        manager = Manager(pick_engine("asyncio", asyncio.get_running_loop(), 1, 50))
+        store = Store(str(tmp_path))
+        declared = Declared(manager, store)
+        try:
+            await manager.newlink(PairSpec(name="va", netns=a.name, peer=LinkSpec(name="vb", netns=b.name)))
+            await declared.reconcile([declared_spec])
+            a.ip("link set va mtu 1300", "link set va name vx", "link set vc mtu 1350")  # here, where the loop runs
+            b.ip(f"link set vb netns {c.name}")
+            assert (await declared.save()).pairs == 1
+            (saved,) = store.load()
+            assert saved.peer is not None
+            assert (saved.name, saved.mtu, saved.peer.netns) == ("vx", 1300, c.name)
+            a.ip("link set vc mtu 1350")
+            assert (await declared.reconcile([declared_spec]))["changed"] == 1
+            assert End(a, "vc").link.mtu == 1400
+        finally:
+            declared.close()
+            await manager.close()
+
+    asyncio.run(body())
 
 
 def test_saved_pair_that_changed_is_saved_again(place: Place) -> None:

@@ -91,6 +91,7 @@ class Declared:
         entries = self._manager.entries
         # a pair made at run time is not the config's to delete, but the config may take it over
         canonical = await self._manager.workers.chore(self._canonical, config)
+        await self._manager.catch_up()
         todo = plan(self._infos(), config, prune=True, keep=("runtime", "saved"), canonical=canonical)
         for pair_id in todo.deletes:
             if pair_id in entries:
@@ -126,6 +127,7 @@ class Declared:
         All of them, or none is saved that was not before. Raises VethError EOPNOTSUPP, and what writing answers.
         """
         store = self._need_store()
+        await self._manager.catch_up()
         entries = [
             e for e in self._manager.entries.values() if e.source != "config" and e.live is not None and not e.owner
         ]

@@ -116,6 +116,12 @@ class Manager:
             self.remember(entry)
         self.hub.tell("pair_changed", pair=entry.id)
 
+    async def catch_up(self) -> None:
+        """Know all that was done to any link before now: hear what the kernel has said, and find those that moved."""
+        self.desk.catch_up()
+        for pair in [entry.live for entry in self.entries.values() if entry.live is not None]:
+            await pair.arrived()
+
     def change_engine(self, change: EngineChange) -> None:
         """Change what holds for all pairs, all of it or nothing. Raises VethError EOPNOTSUPP."""
         before = [(entry, self.tuning.gro(entry.spec)) for entry in self.entries.values()]
