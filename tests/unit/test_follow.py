@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -16,6 +16,8 @@ from vethd.pairs.link import Link
 from vethd.pairs.owner import Owner
 from vethd.pairs.pair import LivePair
 
+NOQUEUE = "noqueue"
+
 
 def state(**said: object) -> LinkState:
     fields: dict[str, Any] = dict.fromkeys(LinkState._fields, 0)
@@ -27,15 +29,15 @@ class Daemon:
 
     def __init__(self, at: LinkKey) -> None:
         self.index: set[LinkKey] = set()
+        self.did: list[object] = []
+        self.before_noqueue: Callable[[], None] = lambda: None
         self.asked: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
         self.tasks: list[asyncio.Task[None]] = []
         links = tuple(Link(cast("Tap", None), Place(key, 7, state()), "red", own_alias=False) for key in (at, (0, 9)))
         owner = SimpleNamespace(
-            desk=SimpleNamespace(
-                placed=lambda key, _pair, _side: self.index.add(key), left=lambda key, _pair: self.index.discard(key)
-            ),
+            desk=SimpleNamespace(placed=self.placed, left=lambda key, _pair: self.index.discard(key)),
             hub=SimpleNamespace(tell=lambda *_args, **_kwargs: None),
-            workers=SimpleNamespace(locate=self.locate, insist=self.insist, nursery=SimpleNamespace(noqueue=None)),
+            workers=SimpleNamespace(locate=self.locate, insist=self.insist, nursery=SimpleNamespace(noqueue=NOQUEUE)),
             spawn=self.spawn,
         )
         self.pair = LivePair("p1", cast("tuple[Link, Link]", links), cast("Owner", owner))
@@ -46,8 +48,14 @@ class Daemon:
         self.asked.put_nowait(answer)
         return Place(await answer, 7, state()), "red"
 
-    async def insist(self, *_: object) -> None:
-        pass
+    def placed(self, key: LinkKey, _pair: LivePair, _side: Side) -> None:
+        self.index.add(key)
+        self.did.append(key)
+
+    async def insist(self, what: object, *_: object) -> None:
+        if what is NOQUEUE:
+            self.before_noqueue()
+            self.did.append(what)
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.create_task(work))
@@ -73,3 +81,23 @@ async def test_two_followers_leave_nothing_behind() -> None:
     await asyncio.gather(*daemon.tasks)
     assert daemon.index == {(4, 2)}
     assert daemon.pair.links[Side.NEAR].place.key == (4, 2)
+
+
+async def test_qdisc_is_set_wherever_it_is_found() -> None:
+    """And before its news reach us, which may bring the carrier: what is sent amid a change of qdisc is lost."""
+    daemon = Daemon((1, 2))
+    daemon.pair.news(Side.NEAR, state(deleted=True, new_nsid=3))
+    for key in ((3, 2), (4, 2), (4, 2)):  # moved on, unheard
+        await daemon.answer(key)
+    await asyncio.gather(*daemon.tasks)
+    assert daemon.did == [NOQUEUE, (3, 2), NOQUEUE, (4, 2)]
+
+
+async def test_pair_that_ends_as_its_qdisc_is_set_is_placed_nowhere() -> None:
+    daemon = Daemon((1, 2))
+    daemon.pair.news(Side.NEAR, state(deleted=True, new_nsid=3))
+    daemon.before_noqueue = daemon.pair.end
+    await daemon.answer((3, 2))
+    await asyncio.gather(*daemon.tasks)
+    assert daemon.did == [NOQUEUE]
+    assert daemon.index == set()

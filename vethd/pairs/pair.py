@@ -223,8 +223,8 @@ class LivePair:
             case SetLimit(side, limit):
                 self.links[side].set_limit(limit)
                 self.wire.set_limit(side, limit)
-            case SetNoqueue(side):
-                self._owner.spawn(self._noqueue(side))
+            case SetNoqueue():
+                pass  # _follow() does it, where it finds the device
             case DeleteLink(side):
                 self._owner.ended(self, f"{self.links[side.other].state.name} is gone")
 
@@ -245,6 +245,8 @@ class LivePair:
 
         What happens between our look at a device and our first hearing of it is heard by nobody. So look again once
         its news reach us: it is still there, and what we see then holds, unless news have come since, which are newer.
+        The qdisc is set wherever the device is found, and before its news, which may bring the carrier: what is sent
+        while the kernel changes it is lost.
         """
         link = self.links[side]
         while True:
@@ -257,6 +259,9 @@ class LivePair:
                 break
             if placed:  # it moved on, unheard
                 self._feed(Event(Kind.MOVED, side))
+            await self._noqueue(side)
+            if self._ending:
+                return
             self._owner.desk.left(link.place.key, self)  # another of us may have followed it there since
             link.place, link.label = place._replace(state=link.state), label
             self._owner.desk.placed(place.key, self, side)
@@ -272,7 +277,6 @@ class LivePair:
         link.master = await workers.insist(workers.nursery.name_of, link.tap, link.state.master) or ""
 
     async def _noqueue(self, side: Side) -> None:
-        # moved again: then its next place gets it, too
         await self._owner.workers.insist(self._owner.workers.nursery.noqueue, self.links[side].tap)
 
     async def _publish_both(self) -> None:
