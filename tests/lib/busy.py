@@ -16,7 +16,7 @@ from vethd.model.drops import Drop
 
 FULL = 150_000  # datagrams a second each way: several times what an engine moves of several pairs on two cores
 FLOWING = 100  # frames that pass either way before a pair meets its end
-LOAD_S = 20.0  # the machine is full: what takes milliseconds otherwise takes turns
+LOAD_S = 60.0  # the machine is full: what takes milliseconds otherwise takes turns
 
 ENGINE_DROPS = [drop.label for drop in Drop]
 

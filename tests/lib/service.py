@@ -96,7 +96,7 @@ class Service:
         """Give va and vb addresses, and ping across."""
         for netns, name, address in (("red", "va", "192.0.2.1/24"), ("blue", "vb", "192.0.2.2/24")):
             self.box.output("ip", "-n", netns, "address", "add", address, "dev", name)
-        self.box.output("nsenter", "--net=/run/netns/red", "ping", "-q", "-c", "3", "-i", "0.2", "-W", "2", "192.0.2.2")
+        self.box.output("nsenter", "--net=/run/netns/red", "ping", "-q", "-c", "3", "-i", "0.2", "-W", "9", "192.0.2.2")
 
 
 def _line(message: str) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def test_a_move_that_nobody_saw(service: Service) -> None:
     box.output("ip", "-n", "green", "link", "set", "va", "up")
     assert qdisc(service, "green", "va") != "noqueue"
     box.output("kill", "-9", str(pid))
-    wait_until(lambda: service.state == "active" and service.pid not in (0, pid), what="the service is back")
+    wait_until(lambda: service.pid not in (0, pid) and service.state == "active", what="the service is back")
     wait_until(lambda: qdisc(service, "green", "va") == "noqueue", what="veth's qdisc")
     wait_until(lambda: all(link["carrier"] for link in service.get("/v1/links")), what="the carrier")
     assert qdisc(service, "blue", "vb") == "pfifo"

@@ -329,6 +329,7 @@ def test_dhcp(case: Case) -> None:
         for argv in daemons:
             running += [host.run(subprocess.Popen, argv, stdin=null, stdout=null, stderr=null)]
         wait_until(sock.exists, what="the DHCP client's socket")
+        wait_until(lambda: ":0043 " in host.read("udp"), what="the DHCP server's socket")
         result = container.add(conf)
         assert len(result["ips"]) == 1
         address = result["ips"][0]["address"].partition("/")[0]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.heavy
 CONFLIST = Path("/etc/cni/net.d/87-podman-bridge.conflist")
 BUSYBOX = Path("/bin/busybox")
 LIMITS = ("--cgroups", "disabled", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
-PATIENCE_S = 180.0
+PATIENCE_S = 600.0
 MANY = 50
 MOUNTS = """
 mount --make-rprivate /
@@ -191,6 +191,7 @@ def test_podman_itself_killed(podman: Podman) -> None:
     """What it left is taken away by the next `podman rm`; the address is free again."""
     address = podman.start("orphan", "sleep", "1000")
     podman.run("kill", "--signal", "KILL", "orphan")
+    podman.run("wait", "orphan")  # what has not ended yet would be "started" all the same
     assert podman.run("start", "orphan").strip() == "orphan"
     assert podman.address("orphan") not in ("", None)
     podman.run("rm", "--force", "--time=0", "orphan")

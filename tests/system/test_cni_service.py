@@ -57,7 +57,7 @@ def test_attachment_by_the_service(systemd_box: SystemdBox) -> None:
     result = call(box, "ADD")
     for kill in (("systemctl", "restart", "vethd.service"), ("systemctl", "kill", "-sKILL", "vethd.service")):
         for address in ("10.80.0.2", "fd80::2"):
-            box.output("ping", "-c1", "-W5", address)
+            box.output("ping", "-c1", "-W20", address)
         assert call(box, "CHECK", prevResult=result) == {}
         pid = service.pid
         box.output(*kill)

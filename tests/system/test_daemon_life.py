@@ -14,7 +14,7 @@ import pytest
 from tests.lib.daemon import UnixConnection
 from tests.lib.lab import End, Wire
 from tests.lib.site import Place, alive, fd_call, toml_pair
-from tests.lib.wait import wait_until
+from tests.lib.wait import DEADLINE_S, wait_until
 from vethd.model.api import PairEvent
 
 
@@ -133,6 +133,6 @@ def test_a_netns_as_home_is_not_pinned(place: Place) -> None:
     assert [link["netns"] for link in pair["links"]] == ["", b.name]
     alive(Wire(End(site.home, "va"), End(b, "vb")))
     site.daemon.process.send_signal(signal.SIGTERM)
-    assert site.daemon.process.wait(10) == 0
+    assert site.daemon.process.wait(DEADLINE_S) == 0
     site.running = False
     assert site.home.names() == set()

@@ -36,8 +36,8 @@ forbid(IO_URING_SETUP, int(sys.argv[1]))
 os.execvp(sys.argv[2], sys.argv[2:])
 """
 MAIN = "from vethd.daemon.main import main; main()"
-BUILD_S = 120.0
-END_S = 10.0
+BUILD_S = 600.0
+END_S = 60.0
 TOLD = "uring cannot run here: asyncio forwards"
 
 Argv = tuple[str, ...]

@@ -16,9 +16,7 @@ from tests.kernel.lib import Net
 from tests.lib.lab import Wire
 from tests.lib.site import Place, Site, up
 from tests.lib.sockets import ping
-from tests.lib.wait import wait_until
-
-END_S = 10.0
+from tests.lib.wait import DEADLINE_S, wait_until
 
 
 class Foreground:
@@ -31,7 +29,7 @@ class Foreground:
             streams = {"stdin": subprocess.DEVNULL, "stdout": log, "stderr": log}
             start = partial(subprocess.Popen[bytes], process_group=0, pass_fds=fds, **streams)
             self.process = site.home.run(start, argv)
-        wait_until(self.forwards, 20.0, "the word that it forwards")
+        wait_until(self.forwards, DEADLINE_S, "the word that it forwards")
 
     def forwards(self) -> bool:
         assert self.process.poll() is None, self.log.read_text()
@@ -40,7 +38,7 @@ class Foreground:
     def end(self, number: int) -> int:
         """Send a signal, and give the exit status."""
         self.process.send_signal(number)
-        return self.process.wait(END_S)
+        return self.process.wait(DEADLINE_S)
 
 
 @contextmanager
@@ -107,7 +105,7 @@ def test_deleted_device_ends_it_with_one_sentence(place: Place, which: str) -> N
         wire: Wire = lab.wire(a, b)
         victim = wire.a if which == "near" else wire.b
         victim.netns.ip(f"link del {victim.name}")
-        assert it.process.wait(END_S) == 1
+        assert it.process.wait(DEADLINE_S) == 1
         words = [line for line in it.log.read_text().splitlines() if not line.startswith("{")]
         assert words == ["vethd: pair va: an end was deleted, and the other with it"]
         assert a.names() | b.names() == set()
@@ -118,7 +116,7 @@ def test_netns_that_dies_ends_it(place: Place) -> None:
     a, b = lab.netns("a"), lab.netns("b")
     with foreground(site, "pair", f"va@{a.name}", f"vb@{b.name}") as it:
         b.delete()
-        assert it.process.wait(END_S) == 1
+        assert it.process.wait(DEADLINE_S) == 1
         assert a.names() == set()
 
 

@@ -61,8 +61,12 @@ def test_batch_answers_line_by_line(call: Caller, lab: Lab) -> None:
         for line, answer in ((b"link show lo", b"1: lo"), (b"link add va type veth\nlink show va", b"va@veth0")):
             batch.stdin.write(line + b"\n")
             batch.stdin.flush()
-            assert readable(batch.stdout.fileno())
-            assert answer in os.read(batch.stdout.fileno(), 1 << 16)
+            heard = b""
+            while answer not in heard:
+                assert readable(batch.stdout.fileno()), heard
+                more = os.read(batch.stdout.fileno(), 1 << 16)
+                assert more, heard
+                heard += more
         batch.stdin.close()
         assert batch.wait(DEADLINE_S) == 0
 

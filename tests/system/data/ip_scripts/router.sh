@@ -18,8 +18,8 @@ for n in 1 2; do
   ip -n "$ns" route add default via "10.0.$n.1"
 done
 ip netns exec "$r" sh -c 'echo 1 >/proc/sys/net/ipv4/ip_forward'
-ip netns exec "$h1" ping -c 2 -i 0.2 -W 5 10.0.2.2 | grep -o '2 received'
-ip netns exec "$h1" ping -c 1 -W 5 -M 'do' -s 1372 10.0.2.2 | grep -o '1 received'
+ip netns exec "$h1" ping -c 2 -i 0.2 -w 20 10.0.2.2 | grep -o '2 received'
+ip netns exec "$h1" ping -c 1 -w 20 -M 'do' -s 1372 10.0.2.2 | grep -o '1 received'
 ip -n "$r" -br link show | sed 's/@.*//' | cut -d ' ' -f 1 | sort
 ip -n "$r" link show type veth | grep -c 'link/ether'
 ip -n "$r" link del r1
