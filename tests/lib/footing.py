@@ -30,7 +30,7 @@ class Footing:
             links=tuple(frozenset(place.names()) for place in places),
             descriptors=Counter(_kind(fd) for fd in (proc / "fd").iterdir()),
             threads=len(tasks),
-            homes=frozenset(str((task / "ns/net").readlink()) for task in tasks),
+            homes=frozenset(home for task in tasks if (home := _target(task / "ns/net"))),
         )
 
     def differs(self, other: Footing) -> list[str]:
@@ -55,9 +55,14 @@ class Footing:
             raise AssertionError(f"{what}: {left}") from error
 
 
-def _kind(fd: Path) -> str:
+def _target(link: Path) -> str:
+    """Give what a link of /proc points to, "" where it is gone: a descriptor closed, a thread ended."""
     try:
-        target = str(fd.readlink())
-    except FileNotFoundError:
-        return "closed just now"
+        return str(link.readlink())
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def _kind(fd: Path) -> str:
+    target = _target(fd) or "closed just now"
     return target.partition(":[")[0] if target.startswith(("socket:", "pipe:")) else target
