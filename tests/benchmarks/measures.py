@@ -15,7 +15,8 @@ from tests.benchmarks.machine import cpu_s
 from tests.benchmarks.traffic import UdpResult
 from tests.lib import ethtool
 from tests.lib.lab import End
-from tests.lib.programs import ping
+from tests.lib.programs import Pings, ping
+from tests.lib.wait import wait_until
 
 GBIT, GB, MILLION, KILO = 1e9, 1e9, 1e6, 1e3
 INTERLEAVED = 4
@@ -107,8 +108,13 @@ def _rr_under_load(line: Line, length: Length) -> dict[str, float]:
 
 
 def _ping(key: str, line: Line, length: Length, *args: str) -> dict[str, float]:
-    got = ping(line.wire.a.netns, *args, "-c", str(length.pings), line.far_ip)
-    assert got.received == got.sent, got
+    def whole() -> Pings | None:
+        """Ping; for the last answers it waits twice as long as any other took, which on a busy machine is too short."""
+        got = ping(line.wire.a.netns, *args, "-c", str(length.pings), line.far_ip)
+        return got if got.received == got.sent else None
+
+    got = wait_until(whole, what="a ping with all its answers")
+    assert got is not None
     return {key: got.rtt_ms * 1e3}
 
 

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.without_frames
 
 PAIRS = 1000
 GROUP = 7
-SCALE_S = 60.0
+SCALE_S = 120.0
 LOOK_S = 0.2  # a dump of a thousand links holds the RTNL lock, for which every carrier waits
 
 
