@@ -23,7 +23,6 @@ from vethd.model.state import (
     SetCarrier,
     SetGate,
     SetLimit,
-    SetNoqueue,
     Side,
 )
 
@@ -63,7 +62,6 @@ class Device:
     carrier: bool = False
     changes: int = 0
     limit: int = 0
-    noqueue: bool = True
 
     def set_carrier(self, on: bool) -> None:
         self.changes += self.carrier != on
@@ -89,8 +87,6 @@ class World:
             case SetLimit(side, limit):
                 if side in self.devices:  # else it is not made yet, or dead
                     self.devices[side].limit = limit
-            case SetNoqueue(side):
-                self.devices[side].noqueue = True
             case DeleteLink(side):
                 assert side in self.devices
                 self.deletes.append(side)
@@ -141,7 +137,6 @@ class PairLife(RuleBasedStateMachine):
     def moved(self, side: Side) -> None:
         if self.alive(side):
             self.veth.veth_close(side)
-            self.world.devices[side].noqueue = False
         self.feed(Kind.MOVED, side)
 
     @rule(side=st.sampled_from(Side), mtu=st.integers(68, 65521))
@@ -187,10 +182,9 @@ class PairLife(RuleBasedStateMachine):
             assert (self.world.gates[side] is None) == self.state.carrier
 
     @invariant()
-    def limits_and_qdiscs_are_kept_up(self) -> None:
+    def limits_are_kept_up(self) -> None:
         for side, device in self.world.devices.items():
             assert device.limit == (self.mtu[side.other] + 18 if self.mtu[side.other] else 0)
-            assert device.noqueue
 
     @invariant()
     def the_other_end_is_deleted_once(self) -> None:
@@ -274,7 +268,6 @@ def test_a_death_under_full_carrier(side: Side) -> None:
 def test_a_move_closes_the_moved_end(side: Side) -> None:
     state = PairState([End.UP, End.UP])
     effects = state.feed(Event(Kind.MOVED, side))
-    assert effects[-1] == SetNoqueue(side)
     assert state.ends[side] is End.DOWN
     assert effects[0] == SetCarrier((side, side.other), on=False)
 

@@ -78,19 +78,13 @@ class SetLimit(NamedTuple):
     limit: int
 
 
-class SetNoqueue(NamedTuple):
-    """Give the end at side veth's qdisc again: a move brings pfifo_fast."""
-
-    side: Side
-
-
 class DeleteLink(NamedTuple):
     """Delete the end at side: its peer is gone."""
 
     side: Side
 
 
-Effect = SetGate | SetCarrier | SetLimit | SetNoqueue | DeleteLink
+Effect = SetGate | SetCarrier | SetLimit | DeleteLink
 
 END_TABLE: dict[tuple[End, Kind], End] = {
     (End.ABSENT, Kind.CREATED): End.DOWN,
@@ -171,8 +165,6 @@ class PairState:
         match event.kind:
             case Kind.MTU if self.ends[side.other] is not End.ABSENT:
                 return [SetLimit(side.other, forward_limit(event.value))]
-            case Kind.MOVED:
-                return [SetNoqueue(side)]
             case Kind.CARRIER if bool(event.value) != self.carrier:
                 return [SetCarrier((side,), on=self.carrier)]
             case Kind.GONE if self.ends[side.other] is not End.ABSENT:

@@ -27,7 +27,6 @@ from vethd.model.state import (
     SetCarrier,
     SetGate,
     SetLimit,
-    SetNoqueue,
     Side,
 )
 from vethd.pairs.link import Link
@@ -223,8 +222,6 @@ class LivePair:
             case SetLimit(side, limit):
                 self.links[side].set_limit(limit)
                 self.wire.set_limit(side, limit)
-            case SetNoqueue():
-                pass  # _follow() does it, where it finds the device
             case DeleteLink(side):
                 self._owner.ended(self, f"{self.links[side.other].state.name} is gone")
 
