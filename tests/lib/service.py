@@ -16,7 +16,7 @@ from tests.lib.wait import wait_until
 VETHD = Path(sys.prefix) / "bin" / "vethd"
 CONTROL = "/run/vethd/vethd.sock"
 CONFIG = "/etc/vethd/vethd.toml"
-ACTIVE_S = 20.0
+ACTIVE_S = 60.0
 
 
 class Service:

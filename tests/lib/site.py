@@ -22,7 +22,7 @@ from tests.lib.netns import Netns
 from tests.lib.sockets import ping
 from tests.lib.wait import DEADLINE_S, wait_until
 
-COMMAND_S = 20.0
+COMMAND_S = 60.0
 
 
 class Site(Vethd):

@@ -15,7 +15,7 @@ from tests.lib.systemd_box import SystemdBox
 from tests.lib.wait import wait_until
 
 VETHCTL = str(VETHD.with_name("vethctl"))
-BACK_S = 20.0
+BACK_S = 60.0
 
 
 def make_pair(service: Service, *more: str) -> None:

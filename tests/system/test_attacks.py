@@ -165,7 +165,7 @@ def test_a_missing_capability_is_said_in_one_sentence(site: Site, tmp_path: Path
     drop = ["setpriv", "--bounding-set", f"-{capability}", "--inh-caps", f"-{capability}"]
     vethd = [sys.executable, "-m", "vethd.daemon.main", "--socket", str(tmp_path / "sock")]
     argv = ["ip", "netns", "exec", site.home.name, *drop, *vethd]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=20.0)
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60.0)
     assert done.returncode == 1
     assert done.stderr.startswith(f"vethd: start: CAP_{capability.upper()} missing")
     assert len(done.stderr.splitlines()) == 1

@@ -172,7 +172,7 @@ class TestInstall:
         done = subprocess.run([ip, "-V"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stderr.count("\n")) == (127, 1)
         Path(real).symlink_to(ip)
-        done = subprocess.run([ip, "-V"], capture_output=True, text=True, check=False, timeout=20)
+        done = subprocess.run([ip, "-V"], capture_output=True, text=True, check=False, timeout=60)
         assert done.returncode == 127
         assert "vethd-ip itself" in done.stderr
 
