@@ -129,28 +129,45 @@ def ping(netns: Netns, *args: str) -> Pings:
     return Pings(int(sent), int(received), float(loss), int(duplicates or 0), float(rtt[1]) if rtt else float("nan"))
 
 
+def echoes(netns: Netns, count: int, *args: str) -> int:
+    """Send so many echoes, by a ping each; give how many were answered.
+
+    A ping waits long for its only answer. Of several it waits for the last no longer than the interval, or twice as
+    long as any other took: too short on a crowded machine.
+    """
+    return sum(ping(netns, "-c", "1", "-W", f"{DEADLINE_S:g}", *args).received for _ in range(count))
+
+
+_LISTENING = "Server listening"
+
+
 class Iperf3:
     """An iperf3 server in one namespace, and clients of it in another."""
 
-    def __init__(self, server: Netns, address: str) -> None:
+    def __init__(self, server: Program, address: str) -> None:
         """Refer to a server that serving() started."""
         self.server = server
         self.address = address
+        self._served = 0
 
     @classmethod
     @contextlib.contextmanager
     def serving(cls, server: Netns, address: str) -> Iterator[Iperf3]:
         """Serve at address while the body runs, one test after the other."""
         argv = ("iperf3", "-s", "-B", address, "--forceflush")
-        with running(server, *argv, ready="Server listening"):
-            yield cls(server, address)
+        with running(server, *argv, ready=_LISTENING) as program:
+            yield cls(program, address)
 
     def run(self, client: Netns, *args: str, deadline_s: float = PROGRAM_S) -> Any:
         """Run one test and give iperf3's JSON; its "error", if there is one, is the caller's to look at."""
+        # after each it closes its socket, and opens another
+        wait_until(lambda: self.server.output().count(_LISTENING) > self._served, what="the server's readiness")
         done = finish(client, "iperf3", "-c", self.address, "-J", *args, deadline_s=deadline_s)
         _, brace, rest = done.output.partition("{")  # warnings come before the JSON
         assert brace, f"iperf3 {args}: {done}"
-        return json.loads(brace + rest)
+        report = json.loads(brace + rest)
+        self._served += "error" not in report
+        return report
 
     def measure(self, client: Netns, *args: str, deadline_s: float = PROGRAM_S) -> Any:
         """Run one test and give its "end". Raises AssertionError with iperf3's own words where it failed."""

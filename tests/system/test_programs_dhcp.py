@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.lib.lab import End, Lab, Wire
 from tests.lib.netns import Netns
-from tests.lib.programs import finish, ping, running
+from tests.lib.programs import echoes, finish, ping, running
 from tests.lib.wait import wait_until
 
 SERVER4, SERVER6 = "192.168.77.1", "fd77::1"
@@ -75,7 +75,7 @@ def test_dhcp(bench: Lab, tmp_path: Path) -> None:
     assert f"{wire.b.link.address} {address} " in (tmp_path / "leases").read_text()
     assert [info["local"] for info in addresses(wire.b, "-4")] == [address]
     wire.a.netns.ip("addr add 203.0.113.7/32 dev lo")
-    assert ping(wire.b.netns, "-c", "3", "-i", "0.01", "203.0.113.7").received == 3  # by the route of the lease
+    assert echoes(wire.b.netns, 3, "203.0.113.7") == 3  # by the route of the lease
 
 
 def test_slaac(bench: Lab, tmp_path: Path) -> None:
@@ -93,14 +93,14 @@ def test_slaac(bench: Lab, tmp_path: Path) -> None:
             found = [info for info in addresses(wire.b, "-6") if info["scope"] == "global"]
             return [info for info in found if not info.get("tentative")]
 
-        got = wait_until(configured, 10, "an address by SLAAC")[0]
+        got = wait_until(configured, what="an address by SLAAC")[0]
     assert got["local"] == eui64("fd77::", wire.b.link.address)
     assert got["prefixlen"] == 64
     routes = json.loads(wire.b.netns.command("ip", "-j", "-6", "route", "show", "default"))
     assert [(route["gateway"], route["dev"], route["protocol"]) for route in routes] == [
         (eui64("fe80::", wire.a.link.address), "vb", "ra")
     ]
-    assert ping(wire.b.netns, "-c", "3", "-i", "0.01", SERVER6).received == 3
+    assert echoes(wire.b.netns, 3, SERVER6) == 3
 
 
 def test_neighbour_discovery(wire: Wire) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from tests.lib.backends import Vethd
 from tests.lib.frames import ETH_HLEN, csum, ether, mac
 from tests.lib.lab import End, Lab, Wire
-from tests.lib.programs import Program, finish, ping, running
+from tests.lib.programs import Program, echoes, finish, running
 from tests.lib.sockets import tcp_transfer, udp_pair
 from tests.lib.wait import wait_until
 
@@ -90,8 +90,8 @@ def checksum_ok(frame: bytes) -> bool:
 
 def traffic(wire: Wire) -> None:
     """Send something of everything across."""
-    assert ping(wire.a.netns, "-c", "20", "-i", "0.002", "-s", "1400", "10.9.0.2").received == 20
-    assert ping(wire.b.netns, "-c", "20", "-i", "0.002", "fd09::1").received == 20
+    assert echoes(wire.a.netns, 20, "-s", "1400", "10.9.0.2") == 20
+    assert echoes(wire.b.netns, 20, "fd09::1") == 20
     with udp_pair(wire.a.netns, "10.9.0.1", wire.b.netns, "10.9.0.2") as (left, right):
         for size in range(1, 5000, 97):
             left.send(PAYLOAD[:size])

@@ -107,7 +107,7 @@ def test_over_a_bridge(bench: Lab) -> None:
         wires.append(wire)
     one, two, three = (wire.a for wire in wires)
     for n in (2, 3):
-        assert ping(one.netns, "-c", "1", "-w", "5", f"10.9.0.{n}").received == 1
+        assert ping(one.netns, "-c", "1", "-w", "20", f"10.9.0.{n}").received == 1
     payload = random.Random(2).randbytes(BLOCK)
     before = three.link.stats
     for here, there, address in ((one, two, "10.9.0.2"), (two, one, "10.9.0.1")):
@@ -130,12 +130,12 @@ def test_path_mtu(bench: Lab) -> None:
     a.ip("route add default via 10.1.0.2")
     b.ip("route add default via 10.2.0.1")
 
-    refused = finish(a, "ping", "-n", "-M", "do", "-c", "1", "-W", "1", "-s", "4000", "10.2.0.2")
+    refused = finish(a, "ping", "-n", "-M", "do", "-c", "1", "-W", "20", "-s", "4000", "10.2.0.2")
     assert refused.code == 1
     assert "mtu = 1400" in refused.output or "mtu=1400" in refused.output, refused.output
     assert "mtu 1400" in a.command("ip", "route", "get", "10.2.0.2")
-    assert ping(a, "-M", "do", "-c", "1", "-w", "5", "-s", str(1400 - 28), "10.2.0.2").received == 1
-    assert ping(a, "-M", "dont", "-c", "1", "-w", "5", "-s", "8000", "10.2.0.2").received == 1
+    assert ping(a, "-M", "do", "-c", "1", "-w", "20", "-s", str(1400 - 28), "10.2.0.2").received == 1
+    assert ping(a, "-M", "dont", "-c", "1", "-w", "20", "-s", "8000", "10.2.0.2").received == 1
 
     a.ip("route flush cache")
     payload = random.Random(3).randbytes(BLOCK)
