@@ -26,7 +26,7 @@ STOP_S = 20.0
 class UnixConnection(http.client.HTTPConnection):
     """HTTP/1.1 over a unix socket."""
 
-    def __init__(self, path: Path, timeout_s: float = 30.0) -> None:
+    def __init__(self, path: Path, timeout_s: float = 60.0) -> None:
         """Prepare a connection; the first request opens it."""
         super().__init__("vethd", timeout=timeout_s)
         self.path = path

@@ -189,7 +189,7 @@ class FdCall:
     def __init__(self, path: Path) -> None:
         """Connect."""
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.sock.settimeout(30.0)
+        self.sock.settimeout(60.0)
         self.sock.connect(f"{path}.fd")
 
     def __enter__(self) -> Self:

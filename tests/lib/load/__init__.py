@@ -12,7 +12,7 @@ from tests.lib.netns import command
 from tests.lib.wait import readable
 
 SOURCES = Path(__file__).parent
-END_S = 30.0
+END_S = 120.0
 
 T = TypeVar("T")
 
