@@ -21,6 +21,8 @@ FULL = ErrorBody(
     message=f"connect: no room: a user who is no administrator may have {CONNECTIONS} connections at once",
 )
 
+HEAR_S = 1.0  # who was let in so short a time ago may still be about to say what he wants
+
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _AT_ONCE = 16  # callers a wake-up, so that a storm of them does not hold the datapath's loop
 
@@ -45,6 +47,7 @@ class Entrance:
         self._refusal = refusal
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._unheard: dict[socket.socket, tuple[asyncio.Event, float]] = {}  # who has said nothing, since when
         listener.setblocking(False)
         self._listen()
 
@@ -53,6 +56,22 @@ class Entrance:
         if self._listener.fileno() >= 0:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
+
+    def heard(self, connection: socket.socket) -> None:
+        """Take note that somebody has said something. Again is once."""
+        if connection in self._unheard:
+            self._unheard.pop(connection)[0].set()
+
+    async def hear_out(self) -> None:
+        """Wait, after shut(), until all have said something who were let in but HEAR_S ago.
+
+        They had a daemon that runs, and their request may be here already: a hang-up is no answer to that.
+        """
+        now = self._loop.time()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(HEAR_S):
+                for event in [event for event, since in self._unheard.values() if since > now - HEAR_S]:
+                    await event.wait()
 
     async def clear(self) -> None:
         """Cancel all that goes on inside, and wait for its end."""
@@ -88,6 +107,7 @@ class Entrance:
         except OSError:  # nobody is there any more
             connection.close()
             return
+        self._unheard[connection] = asyncio.Event(), self._loop.time()
         task = self._loop.create_task(self._inside(connection, caller))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -97,4 +117,5 @@ class Entrance:
             with suppress(OSError):
                 await self._serve(connection, caller)
         finally:
+            self.heard(connection)
             self._api.room.leave(caller)

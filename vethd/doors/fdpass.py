@@ -63,6 +63,7 @@ class FdDoor:
     async def close(self) -> None:
         """Stop serving: requests under way get GRACE_S."""
         self._entrance.shut()
+        await self._entrance.hear_out()
         if self._answers:
             await asyncio.wait(self._answers, timeout=GRACE_S)
         await self._entrance.clear()
@@ -79,6 +80,7 @@ class FdDoor:
                     answer = self._loop.create_task(self._answer(data, fds, caller))
                     self._answers.add(answer)
                     answer.add_done_callback(self._answers.discard)
+                    self._entrance.heard(connection)
                     _send(connection, _reply(await answer))
             except (TimeoutError, OSError):
                 pass  # nothing said, or nobody there

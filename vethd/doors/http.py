@@ -46,7 +46,7 @@ class HttpDoor:
         self._runner = web.AppRunner(app, logger=logger, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         self._streams: set[asyncio.Task[None]] = set()
         self._entrance: Entrance | None = None
-        self._callers: dict[asyncio.BaseProtocol, Caller] = {}
+        self._callers: dict[asyncio.BaseProtocol, tuple[Caller, socket.socket]] = {}
 
     async def start(self, listener: socket.socket) -> None:
         """Begin to serve; listener is bound and listening, and ours from now on."""
@@ -59,6 +59,8 @@ class HttpDoor:
             self._entrance.shut()
         for task in list(self._streams):
             task.cancel()
+        if self._entrance is not None:
+            await self._entrance.hear_out()
         await self._runner.cleanup()
         if self._entrance is not None:
             await self._entrance.clear()
@@ -69,7 +71,7 @@ class HttpDoor:
             connection.close()
             return
         handler, gone = self._runner.server(), asyncio.get_running_loop().create_future()
-        self._callers[handler] = caller
+        self._callers[handler] = caller, connection
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: _Connection(handler, gone), connection)
             await gone
@@ -78,9 +80,11 @@ class HttpDoor:
 
     def _caller(self, request: web.Request) -> Caller:
         """Give who made a request. Raises ConnectionResetError where he has hung up."""
-        caller = self._callers.get(request.protocol)
-        if caller is None:
+        found = self._callers.get(request.protocol)
+        if found is None or self._entrance is None:
             raise ConnectionResetError
+        caller, connection = found
+        self._entrance.heard(connection)
         return caller
 
     async def _operation(self, request: web.Request) -> web.StreamResponse:
