@@ -13,6 +13,7 @@ from typing import cast
 
 import pytest
 
+from tests.lib.leaks import PREFIX
 from tests.lib.netns import Netns
 from tests.lib.wait import wait_until
 from vethd.kernel import netns
@@ -28,7 +29,8 @@ from vethd.pairs.link import Link
 from vethd.pairs.pair import LivePair
 
 NOBODY = 65534
-NAME = "vt-halfway"
+NAME = f"{PREFIX}halfway"
+AGAIN = f"{PREFIX}again"
 
 
 @contextmanager
@@ -74,22 +76,25 @@ def identity(name: str) -> tuple[int, int]:
 @pytest.mark.usefixtures("root")
 def test_a_namespace_made_again_is_another() -> None:
     """The kernel gives the lowest inode that is free, often the one of the namespace that has just died."""
-    place = Netns.create("vt-again")
+    place = Netns.create(AGAIN)
     try:
-        first = identity("vt-again")
+        cookies: dict[int, int] = {}
 
-        def again() -> tuple[int, int]:
+        def again() -> list[tuple[int, int]]:
+            inode, cookie = identity(AGAIN)
+            if inode in cookies:
+                return [(inode, cookies[inode]), (inode, cookie)]
+            cookies[inode] = cookie
             place.delete()
-            Netns.create("vt-again")
-            now = identity("vt-again")
-            return now if now[0] == first[0] else (0, 0)
+            Netns.create(AGAIN)
+            return []
 
-        now = wait_until(lambda: [found for found in [again()] if found[0]], what="the inode again")[0]
+        first, now = wait_until(again, what="an inode again")
         assert now != first
-        spec = PairSpec(name="va", netns="vt-again", peer=LinkSpec(name="vb", netns="vt-again"))
+        spec = PairSpec(name="va", netns=AGAIN, peer=LinkSpec(name="vb", netns=AGAIN))
         for (inode, cookie), same in ((first, False), (now, True)):
             where = Place((1, 2), inode, cast("LinkState", None), cookie)
-            link = Link(cast("Tap", None), where, "vt-again", own_alias=False)
+            link = Link(cast("Tap", None), where, AGAIN, own_alias=False)
             pair = cast("LivePair", SimpleNamespace(links=(link, link)))
             assert still_there(Entry("p1", spec, "config"), pair) is same
     finally:

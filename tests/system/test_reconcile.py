@@ -229,7 +229,11 @@ def test_under_systemd_an_operator_is_told(systemd_box: SystemdBox) -> None:
     service.wait_pairs(lambda pairs: all(pair["state"] == "alive" for pair in pairs.values()))
     pid = service.pid
     systemd_box.output("kill", "-STOP", str(pid))
+    systemd_box.output(
+        "ip", "-n", "red", "link", "add", "witness", "type", "veth", "peer", "name", "gone", "netns", "blue"
+    )
     systemd_box.output("ip", "netns", "del", "blue")
+    wait_until(lambda: "witness" not in service.devices("red"), what="the death of the namespace")
     systemd_box.output("kill", "-KILL", str(pid))
     wait_until(lambda: service.state == "active" and service.pid not in (0, pid), what="the service is back")
     found = wait_until(lambda: service.get("/v1/health")["reconciled"], what="the start's end")

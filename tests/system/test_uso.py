@@ -11,6 +11,7 @@ from tests.kernel.lib import House
 from tests.lib.frames import Vnet
 from tests.lib.lab import End, Wire
 from tests.lib.segments import TCP, UDP, VNET_LEN, Segment
+from tests.lib.wait import DEADLINE_S
 from vethd.kernel import probe, tun
 from vethd.kernel.births import Nursery
 from vethd.kernel.netns import open_own
@@ -39,7 +40,7 @@ async def burst(pair: OpenPair, wire: Wire, segment: Segment) -> tuple[int, int]
     with wire.a.packet(vnet=True) as sender:
         for data in segment.run(BURST):
             sender.send(data[VNET_LEN:], Vnet.parse(data[:VNET_LEN]))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(DEADLINE_S):
         near, far = await pair.stats()
         counted = -1
         while near.read < before.read + BURST or near.in_flight or near.forwarded != counted:
