@@ -400,11 +400,11 @@ def test_killed_at_any_moment(place: Place) -> None:
             if number % 4 == 2:
                 wait_until(lambda: len(spots(site)) == 4, what="both pairs written down")
         site.kill()
-        wait_until(lambda: ("vc" in a.names()) <= persistent(End(a, "va")))
         again(site)
         there = len(site.daemon.pairs()) - 1
-        assert a.names() == ({"va", "vc"} if there else {"va"})
-        assert b.names() == ({"vb", "vd"} if there else {"vb"})
+        names = ({"va", "vc"}, {"vb", "vd"}) if there else ({"va"}, {"vb"})
+        # a dead daemon's io_uring may let go of its devices a moment after its death
+        wait_until(lambda names=names: (a.names(), b.names()) == names, what=f"{names}")  # type: ignore[misc]
     forwards(wire)
 
 
@@ -420,4 +420,4 @@ def test_a_full_disk_is_told(whichever: Place) -> None:
     file_of(site).rmdir()
     assert site.daemon.request("PATCH", f"/v1/pairs/{pair['id']}", b'{"up": true}')[0] == 200
     settled(site, wire.a, wire.b, End(wire.a.netns, "vc"), End(wire.b.netns, "vd"))
-    assert not list(site.state.glob(".*"))
+    wait_until(lambda: not list(site.state.glob(".*")), what="no half-written file")
