@@ -253,9 +253,9 @@ def _end_child(child: subprocess.Popen[str]) -> None:
 
 
 def _ping(source: End, target: End, count: int, *, lost: bool = False) -> Ping:
-    # all at once: of those sent one by one ping waits for the last no longer than twice as long as any other took
-    patience_s = "1" if lost else "10"
-    done = source.run("ping", "-n", "-q", "-c", str(count), "-l", str(count), "-W", patience_s, target.address)
+    # the next when the last is answered, and until count are: else ping waits for the last one hardly at all
+    pace = ("-i", "0.2", "-W", "1") if lost else ("-A", "-w", "10")
+    done = source.run("ping", "-n", "-q", "-c", str(count), *pace, target.address)
     summary = [line for line in done.stdout.splitlines() if " transmitted, " in line]
     if not summary or (done.returncode != 0) != lost:
         raise DemoError(f"ping {target.address}: {(done.stderr or done.stdout).strip()}")
