@@ -84,7 +84,8 @@ class Service:
     def log(self) -> list[dict[str, Any]]:
         """Give what the daemon wrote to the journal; a line that is no JSON is an error of its own (a traceback)."""
         self.box.output("journalctl", "--sync")
-        entries = self.box.output("journalctl", "_SYSTEMD_UNIT=vethd.service", "--output=json", "--no-pager")
+        whose = ("_SYSTEMD_UNIT=vethd.service", "SYSLOG_IDENTIFIER=vethd")  # and not ExecReload='s kill
+        entries = self.box.output("journalctl", *whose, "--output=json", "--no-pager")
         return [_line(str(json.loads(entry)["MESSAGE"])) for entry in entries.splitlines()]
 
     def devices(self, netns: str = "") -> set[str]:

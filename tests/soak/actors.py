@@ -15,6 +15,7 @@ from tests.soak.world import Pair, Room, World
 HELD = 8  # pairs that a maker keeps
 DECLARED = 5
 MARK = 31  # of the declared pairs, which have no traffic of their own
+ACTIVE = ("systemctl", "is-active", "--quiet", "vethd.service")
 
 _numbers = count(1)
 
@@ -175,9 +176,10 @@ class Declarer(Actor):
         mtu = self.dice.choice((1500, 2000))
         self.world.configure("".join(_table(pair, mtu) for pair in wanted.values()))
         by_systemd = self.dice.random() < 0.5
-        # systemd refuses to reload what is just starting, and may have read the old file
-        reloaded = by_systemd and self.world.box.run("systemctl", "reload", "vethd.service").returncode == 0
-        if not reloaded and self.world.surely("POST", "/v1/reload")[0] != 200:
+        # systemd refuses to reload what is dead; and a reload of what is just starting is done, it says, with the start
+        running = self.world.pid() if by_systemd and self.world.box.run(*ACTIVE).returncode == 0 else 0
+        reloaded = running and self.world.box.run("systemctl", "reload", "vethd.service").returncode == 0
+        if not (reloaded and self.world.pid() == running) and self.world.surely("POST", "/v1/reload")[0] != 200:
             raise Wrong("a config that is right was refused")
         for name in self.declared.keys() - wanted.keys():
             self.world.gone(self.declared[name])

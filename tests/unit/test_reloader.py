@@ -62,3 +62,28 @@ async def test_a_reload_before_the_start_is_not_undone_by_it() -> None:
     await reloader.reload()
     await _start(declared, old, notify, manager, reloader)
     assert told == [new.pair, new.pair]
+
+
+@pytest.mark.parametrize("again", ["other", "same", "bad"])
+async def test_what_was_written_during_the_start_is_taken_up_before_it_ends(again: str) -> None:
+    """systemctl reload waits for the end of a start, and says that it is done."""
+    told: list[Any] = []
+
+    async def take(pairs: list[Any]) -> dict[str, int]:
+        told.append(pairs)
+        return {}
+
+    def reread() -> Config:
+        if again == "bad":
+            raise ConfigError("vethd.toml", "pair", "wrong")
+        return new if again == "other" else Config()
+
+    new = Config(pair=[PairSpec(name="va")])
+    declared: Any = SimpleNamespace(reconcile=take, start=take)
+    notify: Any = SimpleNamespace(ready=lambda _status: told.append("ready"))
+    info = SimpleNamespace(spin_us=None)
+    manager: Any = SimpleNamespace(
+        tuning=SimpleNamespace(info=lambda: info), change_engine=lambda _change: None, entries={}, reconciled=None
+    )
+    await _start(declared, Config(), notify, manager, _Reloader(Config(), reread, manager, declared, notify))
+    assert told == ([[], new.pair, "ready"] if again == "other" else [[], "ready"])

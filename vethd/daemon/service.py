@@ -144,6 +144,7 @@ async def _start(declared: Declared, config: Config, notify: Notify, manager: Ma
     async with reloader.lock:
         # a caller may have been faster, and had a newer one read
         await declared.start((reloader.newest or config).pair)
+        await reloader.look_again()
     notify.ready(_status(manager))
 
 
@@ -193,13 +194,30 @@ class _Reloader:
             self._notify.reloading()
             status = "the last reload was refused: see the log"
             try:
-                config = await asyncio.to_thread(self._reread)
-                result = await self._declared.reconcile(config.pair)
-                self.newest = config
-                self._tune(config)  # last: what is refused before changes nothing here
+                result = await self._take(await asyncio.to_thread(self._reread))
                 status = ", ".join(f"{count} {what}" for what, count in result.items())
             finally:
                 self._notify.ready(status)
+        return result
+
+    async def look_again(self) -> None:
+        """Take up what was written since the start read it; the lock is the caller's.
+
+        A reload that systemd is asked for while it starts us is done, it says, with the start: it never asks us.
+        """
+        if self._reread is None:
+            return
+        try:
+            config = await asyncio.to_thread(self._reread)
+            if config != (self.newest or self._started):
+                log.info("reloaded", **await self._take(config))
+        except ConfigError as error:
+            log.warning("reload refused, nothing changed", reason=str(error))
+
+    async def _take(self, config: Config) -> dict[str, int]:
+        result = await self._declared.reconcile(config.pair)
+        self.newest = config
+        self._tune(config)  # last: what is refused before changes nothing here
         return result
 
     def _tune(self, config: Config) -> None:

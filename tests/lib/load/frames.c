@@ -15,6 +15,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -26,6 +27,7 @@ enum {
   NAP_NS = 200000,
   LOOK_AGAIN_NS = 500000, /* where there is no device */
   FULL_NS = 500000,       /* in which no forwarder empties a queue of 1,000 */
+  QUIET_MS = 1000,
   RCVBUF = 64 << 20,
 };
 
@@ -123,7 +125,8 @@ static void *receive_all(void *netns) {
       if (errno != EAGAIN && errno != ENETDOWN)
         fail("recv");
       /* what is on its way when the senders stop is there within a queue's time */
-      if (poll(&wait, 1, it.sent_all ? 300 : 20) == 0 && it.sent_all)
+      bool last = it.sent_all;
+      if (poll(&wait, 1, last ? QUIET_MS : 20) == 0 && last)
         break;
       continue;
     }
