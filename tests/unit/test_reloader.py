@@ -53,7 +53,7 @@ async def test_a_reload_before_the_start_is_not_undone_by_it() -> None:
 
     old, new = Config(), Config(pair=[PairSpec(name="va")])
     declared: Any = SimpleNamespace(reconcile=take, start=take)
-    notify: Any = SimpleNamespace(reloading=lambda: None, ready=lambda _status: None)
+    notify: Any = SimpleNamespace(reloading=lambda: None, ready=lambda _status: None, managed=True)
     info = SimpleNamespace(spin_us=None)
     manager: Any = SimpleNamespace(
         tuning=SimpleNamespace(info=lambda: info), change_engine=lambda _change: None, entries={}, reconciled=None
@@ -64,8 +64,9 @@ async def test_a_reload_before_the_start_is_not_undone_by_it() -> None:
     assert told == [new.pair, new.pair]
 
 
+@pytest.mark.parametrize("managed", [True, False])
 @pytest.mark.parametrize("again", ["other", "same", "bad"])
-async def test_what_was_written_during_the_start_is_taken_up_before_it_ends(again: str) -> None:
+async def test_what_was_written_during_the_start_is_taken_up_before_it_ends(again: str, managed: bool) -> None:
     """systemctl reload waits for the end of a start, and says that it is done."""
     told: list[Any] = []
 
@@ -80,10 +81,10 @@ async def test_what_was_written_during_the_start_is_taken_up_before_it_ends(agai
 
     new = Config(pair=[PairSpec(name="va")])
     declared: Any = SimpleNamespace(reconcile=take, start=take)
-    notify: Any = SimpleNamespace(ready=lambda _status: told.append("ready"))
+    notify: Any = SimpleNamespace(ready=lambda _status: told.append("ready"), managed=managed)
     info = SimpleNamespace(spin_us=None)
     manager: Any = SimpleNamespace(
         tuning=SimpleNamespace(info=lambda: info), change_engine=lambda _change: None, entries={}, reconciled=None
     )
     await _start(declared, Config(), notify, manager, _Reloader(Config(), reread, manager, declared, notify))
-    assert told == ([[], new.pair, "ready"] if again == "other" else [[], "ready"])
+    assert told == ([[], new.pair, "ready"] if managed and again == "other" else [[], "ready"])
