@@ -9,7 +9,7 @@ import pytest
 import uvloop
 
 from tests.lib.leaks import PREFIX
-from tests.lib.netns import command
+from tests.lib.netns import Netns, command
 from vethd.kernel.mounts import MountWatch
 
 HEARD_S = 20.0
@@ -33,6 +33,9 @@ def test_heard_of_at_once_and_every_time(root: None, loop_factory: Callable[[], 
         finally:
             for watch in watches:
                 watch.close()
+            netns = Netns(f"{PREFIX}mounts")
+            if netns.exists:  # after a failure
+                netns.delete()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(listen())
