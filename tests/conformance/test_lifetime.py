@@ -16,6 +16,8 @@ from tests.lib.sockets import exchange, ping, udp_pair
 from tests.lib.wait import wait_until
 from vethd.model.spec import LinkSpec, PairSpec
 
+DEATH_S = 2.0
+
 
 def test_address_change_while_up(live: Wire) -> None:
     """The new address answers; nothing went down."""
@@ -138,7 +140,7 @@ def test_delete_takes_both(lab: Lab, wire: Wire, how: str, which: str, state: st
         else:
             lab.backend.dellink(victim.name, victim.netns.name)
         assert not victim.exists
-        other.wait_gone()
+        other.wait_gone(DEATH_S)
         kinds = [kind for kind, link in events.events() if link.name == other.name]
     assert RTM_DELLINK in kinds
 
@@ -148,7 +150,7 @@ def test_delete_in_one_netns(lab: Lab) -> None:
     wire = lab.pair(here, here)
     wire.up()
     here.ip("link del vb")
-    wire.a.wait_gone()
+    wire.a.wait_gone(DEATH_S)
 
 
 @pytest.mark.parametrize("state", ["down", "up"])
@@ -160,7 +162,7 @@ def test_netns_death_takes_both(wire: Wire, which: str, state: str) -> None:
     doomed, other = (wire.a, wire.b) if which == "near" else (wire.b, wire.a)
     other.netns.ip("link add name br0 type bridge")
     doomed.netns.delete()
-    other.wait_gone()
+    other.wait_gone(DEATH_S)
     assert other.netns.names() == {"br0"}
 
 
@@ -173,7 +175,7 @@ def test_netns_death_after_a_move(lab: Lab, live: Wire) -> None:
     live.b.up()
     live.wait_carrier()
     live.b.netns.delete()
-    live.a.wait_gone()
+    live.a.wait_gone(DEATH_S)
 
 
 def test_nothing_pins_a_netns(live: Wire) -> None:
@@ -183,13 +185,13 @@ def test_nothing_pins_a_netns(live: Wire) -> None:
     """
     live.a.netns.ip(f"link add canary type veth peer name sentinel netns {live.b.netns.name}")
     live.a.netns.delete()
-    wait_until(lambda: live.b.netns.names() == set(), what="a's end, and what only a's death removes")
+    wait_until(lambda: live.b.netns.names() == set(), DEATH_S, "a's end, and what only a's death removes")
 
 
 def test_both_netns_die_at_once(lab: Lab, live: Wire) -> None:
     live.a.netns.delete()
     live.b.netns.delete()
-    wait_until(lambda: not lab.backend.leftovers(), what="nothing left")
+    wait_until(lambda: not lab.backend.leftovers(), DEATH_S, "nothing left")
 
 
 def test_name_is_free_at_once(lab: Lab) -> None:
@@ -199,7 +201,7 @@ def test_name_is_free_at_once(lab: Lab) -> None:
         wire = lab.pair(a, b)
         (wire.a if n % 2 else wire.b).set("up")
         lab.backend.dellink("va" if n % 3 else "vb", (a if n % 3 else b).name)
-        wait_until(lambda: not a.names() | b.names(), what="both gone")
+        wait_until(lambda: not a.names() | b.names(), DEATH_S, "both gone")
 
 
 def test_deleted_under_traffic(live: Wire) -> None:
@@ -217,7 +219,7 @@ def test_deleted_under_traffic(live: Wire) -> None:
         assert not refused()
         live.b.netns.ip("link del vb")
         wait_until(refused, what="va refuses frames")
-    live.a.wait_gone()
+    live.a.wait_gone(DEATH_S)
 
 
 def test_second_pair_between_the_same_netns_is_untouched(lab: Lab, live: Wire) -> None:
@@ -225,7 +227,7 @@ def test_second_pair_between_the_same_netns_is_untouched(lab: Lab, live: Wire) -
         PairSpec(name="vc", netns=live.a.netns.name, up=True, peer=LinkSpec(name="vd", netns=live.b.netns.name))
     )
     live.b.netns.ip("link del vb")
-    live.a.wait_gone()
+    live.a.wait_gone(DEATH_S)
     other = Wire(End(live.a.netns, "vc"), End(live.b.netns, "vd"))
     other.up()
     near, far = other.addresses()

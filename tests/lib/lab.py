@@ -80,7 +80,7 @@ class End:
         begin = Stats() if since is None else since
         self.wait(lambda link: link.stats - begin == stats, what=f"{stats} since {begin}")
 
-    def wait_gone(self, deadline_s: float = DEADLINE_S) -> None:
+    def wait_gone(self, deadline_s: float = 2.0) -> None:
         """Wait for its end."""
         wait_until(lambda: not self.exists, deadline_s, f"{self.name} gone")
 

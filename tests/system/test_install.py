@@ -54,7 +54,7 @@ def listing(box: SystemdBox) -> set[str]:
     found = re.search(r",upperdir=([^,\n]+)", Path(f"/proc/{box.pid}/mountinfo").read_text())
     assert found
     argv = ["nsenter", f"--target={box.pid}", "--mount", "find", found[1], "-printf", "/%P\\n"]
-    written = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.splitlines()
+    written = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=ACTIVE_S).stdout.splitlines()
     new = {path for path in written if not os.path.lexists(path)}
     new.update(box.output("find", "/run", "-name", "vethd*").splitlines())
     return {path for path in new if not path.startswith(BOOKS) and "__pycache__" not in path}

@@ -22,15 +22,6 @@ FAR = pytest.mark.parametrize("far", [FAR4, FAR6], ids=["v4", "v6"])
 VOLUME = 64 << 20
 MSS = 1448  # 1500 without headers of IPv4 and TCP with timestamps
 FRAME_MAX = 1514
-QUEUE = 20_000
-
-
-@pytest.fixture(name="wire")
-def wire_fixture(wire: Wire) -> Wire:
-    """Give the pair queues that hold all that can be under way: where the forwarder waits for a CPU nothing is lost."""
-    for end in (wire.a, wire.b):
-        end.set(f"txqueuelen {QUEUE}")
-    return wire
 
 
 def counted(wire: Wire) -> tuple[Stats, Stats]:
@@ -156,7 +147,7 @@ def test_tcp_in_super_frames(bench: Lab, wire: Wire) -> None:
 
 
 def test_tcp_over_jumbo_frames(bench: Lab) -> None:
-    spec = LinkSpec(mtu=9000, txqueuelen=QUEUE)
+    spec = LinkSpec(mtu=9000)
     wire = bench.pair(bench.netns("a"), bench.netns("b"), spec, spec)
     wire.up()
     _, far = wire.addresses()

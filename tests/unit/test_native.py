@@ -38,7 +38,7 @@ def judged(native: ModuleType, data: bytes, road: Road) -> tuple[Drop | None, by
 
 
 @pytest.mark.parametrize("vnet_hdr_len", [10, 24])
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=2000, deadline=None)
 @given(data=st.data(), limit=st.sampled_from(LIMITS), trust=st.booleans())
 def test_verdict_is_the_model_s(
     native: ModuleType, vnet_hdr_len: int, data: st.DataObject, limit: int, trust: bool
@@ -50,7 +50,7 @@ def test_verdict_is_the_model_s(
 
 
 @pytest.mark.parametrize("vnet_hdr_len", [10, 24])
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=1000, deadline=None)
 @given(
     header=st.binary(min_size=24, max_size=24), ethertype=st.binary(min_size=2, max_size=2), length=st.integers(14, 99)
 )
@@ -64,7 +64,7 @@ def test_verdict_on_any_header(
 
 
 @pytest.mark.parametrize("vnet_hdr_len", [10, 24])
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(data=st.data(), udp=st.booleans())
 def test_coalescing_is_the_model_s(native: ModuleType, vnet_hdr_len: int, data: st.DataObject, udp: bool) -> None:
     """Of what the verdict forwards: nothing else is ever offered to it."""
@@ -74,7 +74,7 @@ def test_coalescing_is_the_model_s(native: ModuleType, vnet_hdr_len: int, data: 
     assert native.coalesce(batch, vnet_hdr_len, udp) == [tuple(one) for one in told]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(
     bodies=st.lists(st.binary(min_size=ETH_HLEN, max_size=120), max_size=64),
     kind=st.sampled_from((b"\x08\x00E", b"\x86\xdd`")),

@@ -53,7 +53,7 @@ async def test_a_reload_before_the_start_is_not_undone_by_it() -> None:
 
     old, new = Config(), Config(pair=[PairSpec(name="va")])
     declared: Any = SimpleNamespace(reconcile=take, start=take)
-    notify: Any = SimpleNamespace(reloading=lambda: None, ready=lambda _status: None, managed=True)
+    notify: Any = SimpleNamespace(reloading=lambda: None, ready=lambda _status: None, fd_store=True)
     info = SimpleNamespace(spin_us=None)
     manager: Any = SimpleNamespace(
         tuning=SimpleNamespace(info=lambda: info), change_engine=lambda _change: None, entries={}, reconciled=None
@@ -81,7 +81,7 @@ async def test_what_was_written_during_the_start_is_taken_up_before_it_ends(agai
 
     new = Config(pair=[PairSpec(name="va")])
     declared: Any = SimpleNamespace(reconcile=take, start=take)
-    notify: Any = SimpleNamespace(ready=lambda _status: told.append("ready"), managed=managed)
+    notify: Any = SimpleNamespace(ready=lambda _status: told.append("ready"), fd_store=managed)
     info = SimpleNamespace(spin_us=None)
     manager: Any = SimpleNamespace(
         tuning=SimpleNamespace(info=lambda: info), change_engine=lambda _change: None, entries={}, reconciled=None

@@ -14,7 +14,7 @@ class Notify:
     def __init__(self) -> None:
         """Take the manager's address, which says that there is one and its fd store, and the watchdog's interval."""
         self._address = os.environ.pop("NOTIFY_SOCKET", "")
-        self.managed = self.fd_store = bool(self._address)
+        self.fd_store = bool(self._address)
         usec, pid = os.environ.pop("WATCHDOG_USEC", ""), os.environ.pop("WATCHDOG_PID", "")
         ours = usec.isdigit() and pid in ("", str(os.getpid()))
         self.watchdog_s = int(usec) / 1e6 if ours and self._address else 0.0

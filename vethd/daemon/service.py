@@ -205,7 +205,7 @@ class _Reloader:
 
         A reload that systemd is asked for while it starts us is done, it says, with the start: it never asks us.
         """
-        if self._reread is None or not self._notify.managed:
+        if self._reread is None or not self._notify.fd_store:
             return
         try:
             config = await asyncio.to_thread(self._reread)
