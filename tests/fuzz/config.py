@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 
 from vethd.daemon.config import read_config
+from vethd.memory.store import FILE, Store
 from vethd.model.errors import ConfigError
 from vethd.model.pairfile import read_pairs
 from vethd.model.spec import validate_link
-from vethd.pairs.store import FILE, Store
 
 _DIRECTORY = tempfile.TemporaryDirectory(prefix="vethd-fuzz.")
 _FILE = Path(_DIRECTORY.name, FILE)

@@ -15,8 +15,7 @@ from tests.lib.ip_door import Caller, Done
 from tests.lib.lab import Lab
 from tests.lib.site import Site
 from tests.lib.wait import DEADLINE_S, readable
-from vethd.clients.ip.dispatch import MARK
-from vethd.clients.ip.install import find_real, install
+from vethd.clients.ip.install import MARK, find_real, install
 from vethd.clients.single import InstallError
 
 REAL = find_real()

@@ -14,10 +14,10 @@ from tests.lib.netns import Netns
 from tests.lib.site import Place, alive, fd_call, toml_pair
 from tests.lib.wait import wait_until
 from vethd.datapath.engines import pick_engine
+from vethd.memory.store import Store
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.pairs.declared import Declared
 from vethd.pairs.manager import Manager
-from vethd.pairs.store import Store
 
 
 def spec(a: str, b: str) -> dict[str, object]:

@@ -187,7 +187,7 @@ READER = """
 import asyncio, sys
 from vethd.datapath.engines import pick_engine
 from vethd.doors import handover
-from vethd.pairs.takeover import hold, read_record
+from vethd.memory.takeover import hold, read_record
 async def main():
     _, fds = handover.ask(sys.argv[1])
     engine = pick_engine(sys.argv[2], asyncio.get_running_loop()).engine

@@ -12,8 +12,8 @@ from vethd.kernel.linkstate import LinkCounters, LinkState
 from vethd.kernel.tun import Tap
 from vethd.kernel.watcher import LinkKey
 from vethd.model.state import Side
+from vethd.pairs.context import Context
 from vethd.pairs.link import Link
-from vethd.pairs.owner import Owner
 from vethd.pairs.pair import LivePair
 
 NOQUEUE = "noqueue"
@@ -34,13 +34,13 @@ class Daemon:
         self.asked: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
         self.tasks: list[asyncio.Task[None]] = []
         links = tuple(Link(cast("Tap", None), Place(key, 7, state()), "red", own_alias=False) for key in (at, (0, 9)))
-        owner = SimpleNamespace(
+        context = SimpleNamespace(
             desk=SimpleNamespace(placed=self.placed, left=lambda key, _pair: self.index.discard(key)),
             hub=SimpleNamespace(tell=lambda *_args, **_kwargs: None),
             workers=SimpleNamespace(locate=self.locate, insist=self.insist, nursery=SimpleNamespace(noqueue=NOQUEUE)),
             spawn=self.spawn,
         )
-        self.pair = LivePair("p1", cast("tuple[Link, Link]", links), cast("Owner", owner))
+        self.pair = LivePair("p1", cast("tuple[Link, Link]", links), cast("Context[LivePair]", context))
         self.index.add(at)
 
     async def locate(self, _tap: Tap) -> tuple[Place, str]:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vethd.clients.door import Reply
 from vethd.clients.ip.add import refusal
 from vethd.clients.ip.batch import continued, split
-from vethd.clients.ip.dispatch import split as split_args
-from vethd.clients.ip.dispatch import verb
-from vethd.clients.ip.door import Reply
 from vethd.clients.ip.grammar import NotOursError, UnsupportedError, read_add, read_delete
+from vethd.clients.ip.line import split as split_args
+from vethd.clients.ip.line import verb
 from vethd.clients.ip.values import UsageError, integer, leading, lladdr, unsigned
 
 OPTIONS: dict[str, tuple[str, Any]] = {

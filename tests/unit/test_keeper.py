@@ -13,10 +13,10 @@ import pytest
 
 from tests.lib.wait import DEADLINE_S
 from vethd.daemon.notify import Notify
+from vethd.memory import keeper
+from vethd.memory.keeper import Memory
+from vethd.memory.takeover import COPIES
 from vethd.model.errors import VethError
-from vethd.pairs import keeper
-from vethd.pairs.keeper import Memory
-from vethd.pairs.takeover import COPIES
 
 
 class Shelf:

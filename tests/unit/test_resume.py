@@ -5,10 +5,10 @@ from __future__ import annotations
 import msgspec
 
 from vethd.kernel.glance import Glance
+from vethd.memory.resume import caught_up, resumed_counters
 from vethd.model.drops import DROPS, Drop
 from vethd.model.kernel_drops import KernelDrops
 from vethd.model.record import EndRecord
-from vethd.pairs.resume import caught_up, resumed_counters
 
 
 def record(drops: dict[Drop, int], dropped_bytes: int | None) -> EndRecord:

@@ -1,4 +1,4 @@
-"""The house rule, read from the syntax trees: which room may import which, that the model is pure, how long a file is.
+"""The house rule, read from the syntax trees: arrows between rooms, no circles, a pure model, and how long a file is.
 
 The rooms stand in one line and each imports only from those before it (docs/architecture.md). The checker is tested
 first, on small sources that break each rule: a check that cannot fail proves nothing.
@@ -16,7 +16,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "vethd"
 LINES_MAX = 300
 
-ROOMS = ("model", "kernel", "datapath", "pairs", "doors", "daemon")
+ROOMS = ("model", "kernel", "datapath", "memory", "pairs", "doors", "daemon")
 ALLOWED = {
     **{room: tuple(f"vethd.{other}" for other in ROOMS[: number + 1]) for number, room in enumerate(ROOMS)},
     "control": ("vethd.control", "vethd.model", "vethd.kernel.probe", "vethd.datapath.uring.why_not"),
@@ -64,6 +64,53 @@ def _within(name: str, modules: tuple[str, ...]) -> bool:
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Return each set of modules that import each other in a circle, sorted; graph is module -> what it imports.
+
+    Tarjan's algorithm: one walk, each module numbered as it is met; low is the smallest number reachable from it.
+    """
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    path: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(module: str) -> None:
+        number[module] = low[module] = len(number)
+        path.append(module)
+        for other in sorted(graph.get(module, ())):
+            if other not in number:
+                visit(other)
+                low[module] = min(low[module], low[other])
+            elif other in path:
+                low[module] = min(low[module], number[other])
+        if low[module] == number[module]:
+            at = path.index(module)
+            found.append(sorted(path[at:]))
+            del path[at:]
+
+    for module in graph:
+        if module not in number:
+            visit(module)
+    return [names for names in found if len(names) > 1]
+
+
+def import_graph(sources: dict[str, tuple[str, str]]) -> dict[str, set[str]]:
+    """Return module -> the modules of sources that it imports, lazily or for types alone as well.
+
+    sources is module -> (its package, its source). Of `from a.b import c` that is a.b.c where there is such a module,
+    else a.b.
+    """
+    graph: dict[str, set[str]] = {}
+    for module, (package, source) in sources.items():
+        found = set()
+        for name in imports(source, package):
+            whole = name if name in sources else name.rpartition(".")[0]
+            if whole in sources and whole != module:
+                found.add(whole)
+        graph[module] = found
+    return graph
+
+
 def impurities(source: str, stem: str) -> list[str]:
     """Name what the model's module stem does that pure values and rules do not."""
     allowed = OS_ALLOWED.get(stem, set())
@@ -94,6 +141,17 @@ def room_of(path: Path) -> str:
     """Give the room that a module is in, "" for the house itself."""
     parts = path.relative_to(PACKAGE).parts
     return parts[0] if len(parts) > 1 else ""
+
+
+def module_of(path: Path) -> str:
+    """Return a module's full name; a package's is its folder's."""
+    name = ".".join(("vethd", *path.relative_to(PACKAGE).with_suffix("").parts))
+    return name.removesuffix(".__init__")
+
+
+def package_of(path: Path) -> str:
+    """Return the package that a module's relative imports start from."""
+    return ".".join(("vethd", *path.relative_to(PACKAGE).parent.parts))
 
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -176,6 +234,23 @@ class TestTheChecker:
     def test_lets_the_pure_be(self, stem: str, source: str) -> None:
         assert impurities(source, stem) == []
 
+    @pytest.mark.parametrize(
+        ("sources", "expected"),
+        [
+            ({"p.a": "from p import b", "p.b": "import p.a"}, [["p.a", "p.b"]]),
+            (
+                {"p.a": "from p.b import x", "p.b": "def late():\n    from p.c import y", "p.c": "from . import a"},
+                [["p.a", "p.b", "p.c"]],
+            ),
+            ({"p.a": "if TYPE_CHECKING:\n    from p.b import x", "p.b": "from p.a import y"}, [["p.a", "p.b"]]),
+            ({"p": "from p.a import x", "p.a": "from p.b import y", "p.b": ""}, []),
+            ({"p.a": "import p.b, p.c", "p.b": "import p.c", "p.c": "import os"}, []),
+        ],
+    )
+    def test_sees_a_circle(self, sources: dict[str, str], expected: list[list[str]]) -> None:
+        graph = import_graph({module: ("p", source) for module, source in sources.items()})
+        assert circles(graph) == expected
+
     def test_measures(self) -> None:
         assert lines_over("x\n" * LINES_MAX) == 0
         assert lines_over("x\n" * (LINES_MAX + 2)) == 2
@@ -188,6 +263,11 @@ class TestTheChecker:
 @pytest.mark.parametrize("path", MODULES, ids=IDS)
 def test_arrows_point_up(path: Path) -> None:
     assert wrong_arrows(path.read_text(encoding="utf-8"), room_of(path)) == []
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    sources = {module_of(path): (package_of(path), path.read_text(encoding="utf-8")) for path in MODULES}
+    assert circles(import_graph(sources)) == []
 
 
 @pytest.mark.parametrize("path", [path for path in MODULES if room_of(path) == "model"], ids=lambda path: path.name)

@@ -10,9 +10,9 @@ from typing import Self
 
 import pytest
 
+from vethd.memory.store import Store
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import LinkSpec, PairSpec
-from vethd.pairs.store import Store
 
 PAIRS = [
     PairSpec(name="va", netns="red", mtu=9000, up=True, peer=LinkSpec(name="vb", up=True), rx_checksum="trust"),

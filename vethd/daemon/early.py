@@ -1,6 +1,6 @@
 """The first 100 ms of a daemon that takes over: frames flow before the rest of it is imported.
 
-Imports nothing at its head that is not needed for that. See pairs/takeover.py for how.
+Imports nothing at its head that is not needed for that. See memory/takeover.py for how.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from uvloop import Loop
 
     from vethd.datapath.engine import Engine
-    from vethd.pairs.takeover import HeldPair
+    from vethd.memory.takeover import HeldPair
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
 _SWITCH_S = 0.0005  # how long an import may keep the loop from a frame; Python's own figure is ten times that
@@ -77,7 +77,7 @@ def _end(_number: int, _frame: object) -> None:
 
 
 def _forward(early: Early) -> None:
-    from vethd.pairs.takeover import hold, read_record, same_engine  # noqa: PLC0415  only where there is a record
+    from vethd.memory.takeover import hold, read_record, same_engine  # noqa: PLC0415  only where there is a record
 
     def loop() -> AbstractEventLoop:
         early.loop = Early().loop_factory()()

@@ -10,12 +10,12 @@ import structlog
 from vethd.daemon.config import Config
 from vethd.daemon.early import Early
 from vethd.daemon.notify import Notify
-from vethd.pairs.keeper import Memory
+from vethd.memory.keeper import Memory
+from vethd.memory.regain import FILE, regain
+from vethd.memory.takeover import COPIES
 from vethd.pairs.manager import Manager
 from vethd.pairs.persist import Persistence, give_up
 from vethd.pairs.pins import Pins
-from vethd.pairs.regain import FILE, regain
-from vethd.pairs.takeover import COPIES
 
 log = structlog.get_logger()
 

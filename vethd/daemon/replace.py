@@ -33,11 +33,11 @@ from vethd.datapath.engines import pick_engine
 from vethd.doors import handover
 from vethd.doors.callers import Caller
 from vethd.kernel.glance import Glance, glance
+from vethd.memory.takeover import hold, read_record
 from vethd.model.errors import VethError
 from vethd.pairs.adoption import Parcel, pack
 from vethd.pairs.link import Link
 from vethd.pairs.manager import Manager
-from vethd.pairs.takeover import hold, read_record
 from vethd.pairs.workers import put_filters
 
 log = structlog.get_logger()

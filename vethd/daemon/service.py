@@ -26,11 +26,11 @@ from vethd.doors.callers import Policy
 from vethd.doors.routing import Api
 from vethd.kernel.probe import capabilities
 from vethd.kernel.tun import DEV_NET_TUN
+from vethd.memory.store import Store
 from vethd.model.api import EngineChange, EngineInfo
 from vethd.model.errors import ConfigError, VethError
 from vethd.pairs.declared import Declared
 from vethd.pairs.manager import Manager
-from vethd.pairs.store import Store
 
 log = structlog.get_logger()
 

@@ -15,36 +15,36 @@ import structlog
 from vethd.kernel import netns
 from vethd.kernel.births import Nursery
 from vethd.kernel.tun import Tap
+from vethd.memory.keeper import Memory
+from vethd.memory.takeover import hold
 from vethd.model.errors import VethError
 from vethd.model.record import EndRecord, EngineRecord, PairRecord
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
+from vethd.pairs.context import Context
 from vethd.pairs.entry import Entry
-from vethd.pairs.keeper import Memory
 from vethd.pairs.link import Link
-from vethd.pairs.owner import Owner
 from vethd.pairs.pair import LivePair
-from vethd.pairs.takeover import hold
 from vethd.pairs.tuning import Tuning
 from vethd.pairs.workers import put_filters
 
 log = structlog.get_logger()
 
 
-class Adopter(Owner, Protocol):
+class Adopter(Context[LivePair], Protocol):
     """Who is to have the pairs: the manager."""
 
     entries: dict[str, Entry]
 
 
-async def adopt_pairs(owner: Adopter, memory: Memory) -> int:
+async def adopt_pairs(manager: Adopter, memory: Memory) -> int:
     """Take over the pairs that a predecessor left in the memory; give the last number that was given to any."""
-    workers = owner.workers
+    workers = manager.workers
     for complaint in memory.complaints:
         log.warning("the predecessor's record", reason=complaint)
     record, held = memory.record, memory.held
     if record is not None:  # what could not begin yet, and all of it where the engine is another now
-        hold(record, memory.inherited, owner.tuning.engine, held, gro=owner.tuning.info().gro)
+        hold(record, memory.inherited, manager.tuning.engine, held, gro=manager.tuning.info().gro)
     for left in record.pairs if record else []:
         running = held.pop(left.id, None)
         links = await workers.insist(_links, workers.nursery, left, memory) if running else None
@@ -55,9 +55,9 @@ async def adopt_pairs(owner: Adopter, memory: Memory) -> int:
             log.warning("pair not taken over", pair=left.id, reason=why)
             memory.lost += 1
             continue
-        pair = LivePair(left.id, links, owner)
+        pair = LivePair(left.id, links, manager)
         spec = left.spec or _as_they_are(links)
-        owner.entries[left.id] = Entry(left.id, spec, left.source, live=pair, owner=left.owner)
+        manager.entries[left.id] = Entry(left.id, spec, left.source, live=pair, owner=left.owner)
         pair.resume(left.ends, spec, running)
     memory.orphans = await workers.chore(memory.drop_rest, workers.nursery)
     if memory.orphans:
@@ -87,13 +87,13 @@ class Parcel:
         self.memory.close()
 
 
-def pack(owner: Adopter, parcel: Parcel) -> None:
+def pack(manager: Adopter, parcel: Parcel) -> None:
     """Write down all pairs, halted, and put into parcel what another process needs to adopt them."""
-    living = [(entry, entry.live) for entry in owner.entries.values() if entry.live is not None]
+    living = [(entry, entry.live) for entry in manager.entries.values() if entry.live is not None]
     for _, pair in living:
         for link in pair.links:
             link.kept = parcel.memory.keep(link.tap.fds)
-    parcel.memory.put([entry_record(entry, pair) for entry, pair in living], 0, engine_record(owner.tuning))
+    parcel.memory.put([entry_record(entry, pair) for entry, pair in living], 0, engine_record(manager.tuning))
 
 
 def entry_record(entry: Entry, pair: LivePair) -> PairRecord:

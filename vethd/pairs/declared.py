@@ -17,6 +17,7 @@ import structlog
 
 from vethd.kernel.mounts import MountWatch
 from vethd.kernel.netns import INHERITED, inode, label, open_ref
+from vethd.memory.store import Store
 from vethd.model.api import PairInfo, Reconciled, Saved
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.plan import canonical_netns, match, plan
@@ -24,7 +25,6 @@ from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
 from vethd.pairs.entry import Entry
 from vethd.pairs.manager import Manager
-from vethd.pairs.store import Store
 
 log = structlog.get_logger()
 

@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 
 from vethd.datapath.engines import Picked
+from vethd.memory.keeper import Memory
 from vethd.model.api import EngineChange, LinkInfo, LinkStats, PairChange, PairInfo, Reconciled, Source
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec, validate_pair
@@ -27,7 +28,6 @@ from vethd.pairs.adoption import adopt_pairs, engine_record, entry_record
 from vethd.pairs.describe import link_info, link_stats, pair_info
 from vethd.pairs.entry import Entry, find_link, merged, still_there
 from vethd.pairs.events import EventHub
-from vethd.pairs.keeper import Memory
 from vethd.pairs.newsdesk import NewsDesk
 from vethd.pairs.pair import LivePair
 from vethd.pairs.tuning import Tuning
@@ -207,17 +207,17 @@ class Manager:
                     self.hub.tell("pair_waiting", pair=entry.id, detail=entry.reason)
                     log.warning("pair waits", pair=entry.id, name=entry.spec.name, reason=entry.reason)
 
-    # --- Owner, for LivePair
+    # --- Context, for LivePair
 
     def ended(self, pair: LivePair, reason: str) -> None:
-        """See Owner."""
+        """See Context."""
         entry = self.entries.get(pair.id)
         if entry is not None and entry.live is pair:
             pair.end()
             self.spawn(self._lost_an_end(entry, pair, reason))
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """See Owner."""
+        """See Context."""
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)

@@ -25,12 +25,12 @@ import structlog
 from vethd.kernel import netns
 from vethd.kernel.mounts import MountWatch
 from vethd.kernel.tun import Tap
+from vethd.memory.keeper import Memory
+from vethd.memory.regain import boot_id
 from vethd.model.errors import VethError
 from vethd.model.persisted import Spot, Whereabouts, write_down
-from vethd.pairs.keeper import Memory
 from vethd.pairs.link import Link
 from vethd.pairs.manager import Manager
-from vethd.pairs.regain import boot_id
 
 log = structlog.get_logger()
 

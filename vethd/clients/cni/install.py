@@ -26,8 +26,8 @@ MODULES = (
     "cni.text",
     "cni.conf",
     "cni.plugin",
-    "ip.dispatch",
-    "ip.door",
+    "paths",
+    "door",
     "cni.addresses",
     "cni.run",
     "cni.ipam",
@@ -52,7 +52,7 @@ def load(name, code=None):
         module.__path__ = []
     else:
         exec(code, module.__dict__)
-for name in ("vethd", "vethd.clients", "vethd.clients.ip", "vethd.clients.cni"):
+for name in ("vethd", "vethd.clients", "vethd.clients.cni"):
     load(name)
 codes = marshal.loads(zlib.decompress(a2b_base64({codes!r})))
 for name, code in codes[: 4 if posix.environ.get(b"CNI_COMMAND") == b"VERSION" else None]:

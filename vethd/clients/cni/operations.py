@@ -25,8 +25,8 @@ from vethd.clients.cni.errors import (
 )
 from vethd.clients.cni.masquerade import Masquerade
 from vethd.clients.cni.result import Addressing, compose, interface_of, previous, shaped
-from vethd.clients.ip.dispatch import socket_path
-from vethd.clients.ip.door import HEALTH, DownError, ask, quoted, request
+from vethd.clients.door import HEALTH, DownError, ask, quoted, request
+from vethd.clients.paths import socket_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

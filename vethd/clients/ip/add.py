@@ -7,10 +7,11 @@ import json
 import os
 import posix
 
+from vethd.clients.door import Reply, ask, quoted, request
 from vethd.clients.ip import real as real_ip
-from vethd.clients.ip.dispatch import Line
-from vethd.clients.ip.door import Reply, ask, open_netns, own_netns, quoted, request
 from vethd.clients.ip.grammar import NAME_MAX, End
+from vethd.clients.ip.line import Line
+from vethd.clients.ip.netns import enter, open_netns, own_netns
 from vethd.clients.ip.values import UsageError, integer
 
 _QUEUES = ("numtxqueues", "numrxqueues")
@@ -166,7 +167,7 @@ def refusal(reply: Reply, near: End | None, peer: End | None, *, replace: bool) 
 
 def _told(real: str, words: list[str], netns: int) -> real_ip.Ran:
     """Run the real ip in a namespace."""
-    return real_ip.run(real, words, catch="oe", first=lambda: real_ip.enter(netns))
+    return real_ip.run(real, words, catch="oe", first=lambda: enter(netns))
 
 
 def _inherited(later: list[str]) -> list[str]:

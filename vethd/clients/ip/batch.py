@@ -9,13 +9,17 @@ from __future__ import annotations
 import posix
 
 from vethd.clients.ip import real as real_ip
-from vethd.clients.ip.dispatch import USAGE, Line, become, say, socket_path, there, verb
+from vethd.clients.ip.line import Line, verb
+from vethd.clients.ip.process import become, say
+from vethd.clients.ip.roads import ElsewhereError, MistakeError, carry_out
+from vethd.clients.paths import socket_path, there
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FAILED = 1
+USAGE = 255
 _WHITE = " \t\r\n"
 _CHUNK = 1 << 16
 
@@ -60,8 +64,6 @@ class Batch:
 
     def _ours(self, words: list[str], text: bytes, before: int) -> bool:
         """Carry out a line that may be ours; tell whether it was. What was said before it comes before it."""
-        from vethd.clients.ip.roads import ElsewhereError, MistakeError, carry_out  # noqa: PLC0415 - it imports us
-
         self.flush()
         try:
             self._became(carry_out(self._real, self._line, words), told=False)

@@ -11,9 +11,9 @@ import posix
 import re
 from typing import Any
 
-from vethd.clients.ip.dispatch import Line
+from vethd.clients.ip.line import Line
 from vethd.clients.ip.real import run, write
-from vethd.clients.ip.show import Asked
+from vethd.clients.ip.selection import Selection
 
 _COLOR = re.compile(rb"(?:\x1b\[[0-9;]*m)*")
 _HEAD = re.compile(rb"(\d+): ")
@@ -22,7 +22,7 @@ _TUN = re.compile(rb"(?<=    )tun type tap .*?(?=addrgenmode |$)", re.MULTILINE)
 Row = dict[str, Any]
 
 
-def write_links(real: str, line: Line, asked: Asked, netns: int, told: bytes) -> int:
+def write_links(real: str, line: Line, asked: Selection, netns: int, told: bytes) -> int:
     """Write what was asked for of the namespace netns, and give the status; told is what the daemon says of links."""
     found = json.loads(told)
     inode = posix.fstat(netns).st_ino
@@ -32,7 +32,7 @@ def write_links(real: str, line: Line, asked: Asked, netns: int, told: bytes) ->
     if "json" in line.rows:
         rows = _json(json.loads(ran.out or b"[]"), ours, veths, details="details" in line.rows)
         if "brief" not in line.rows:
-            from vethd.clients.ip.nsids import add_nsids  # noqa: PLC0415 - not for text
+            from vethd.clients.ip.nsids import add_nsids  # noqa: PLC0415 - text needs none
 
             add_nsids(rows, ours, netns)
         ran.out = _dumped(rows, pretty="pretty" in line.rows) if ran.out else b""

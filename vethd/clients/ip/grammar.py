@@ -8,7 +8,7 @@ daemon does not know is kept, to be said to the real ip once the pair is there (
 
 from __future__ import annotations
 
-from vethd.clients.ip.dispatch import abbreviates
+from vethd.clients.ip.line import abbreviates
 from vethd.clients.ip.values import UsageError, group, integer, leading, lladdr, on_off, unsigned
 
 TYPE_CHECKING = False

@@ -13,6 +13,7 @@ import marshal
 import os
 import sys
 import zlib
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import CodeType
@@ -21,7 +22,14 @@ from vethd import __version__
 from vethd.clients.ip import dispatch
 from vethd.clients.single import InstallError, head_of, interpreter, put
 
-MODULES = ("add", "batch", "door", "edit", "grammar", "nsids", "real", "roads", "show", "values")
+MARK = "Made by `vethd-ip install`"
+HEAD = ("paths", "ip.line", "ip.process", "ip.dispatch")
+"""What every call runs, each module after those that it imports."""
+REST = (
+    "door",
+    *("ip.add", "ip.batch", "ip.edit", "ip.grammar", "ip.netns", "ip.nsids", "ip.real", "ip.roads"),
+    *("ip.selection", "ip.show", "ip.values"),
+)
 
 USUAL = ("/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 
@@ -45,9 +53,10 @@ class Rest:
             exec(self.codes[module.__name__], module.__dict__)
 def unpack():
     sys.meta_path.insert(0, Rest())
-dispatch = sys.modules["vethd.clients.ip.dispatch"] = type(sys)("vethd.clients.ip.dispatch")
-exec(marshal.loads({head!r}), dispatch.__dict__)
-posix._exit(dispatch.main({real!r}, unpack))
+for name, code in marshal.loads({head!r}):
+    module = sys.modules[name] = type(sys)(name)
+    exec(code, module.__dict__)
+posix._exit(module.main({real!r}, unpack))
 """
 
 
@@ -56,7 +65,7 @@ def is_ours(path: Path) -> bool:
     head = head_of(path)
     if not head:  # resolve() fails on a link to itself
         return False
-    return dispatch.MARK.encode() in head or path.resolve() == Path(sys.argv[0]).resolve()
+    return MARK.encode() in head or path.resolve() == Path(sys.argv[0]).resolve()
 
 
 def find_real(not_in: Path | None = None) -> str:
@@ -72,18 +81,19 @@ def find_real(not_in: Path | None = None) -> str:
 
 def contents(real: str, python: str) -> bytes:
     """Give the file: source with two pieces of bytecode, for the interpreter that runs this."""
-    room = Path(__file__).parent
+    room = Path(__file__).parents[1]
 
-    def compiled(name: str) -> CodeType:
-        source = (room / f"{name}.py").read_bytes()
-        return compile(source, f"vethd-ip/{name}.py", "exec", dont_inherit=True, optimize=2)
+    def compiled(names: tuple[str, ...]) -> Iterator[tuple[str, CodeType]]:
+        for name in names:
+            source = room.joinpath(*name.split(".")).with_suffix(".py").read_bytes()
+            code = compile(source, f"vethd-ip/{name}", "exec", dont_inherit=True, optimize=2)
+            yield f"vethd.clients.{name}", code
 
-    modules: dict[str, CodeType | None] = dict.fromkeys(("vethd", "vethd.clients", "vethd.clients.ip"))
-    modules |= {f"vethd.clients.ip.{name}": compiled(name) for name in MODULES}
-    rest = binascii.b2a_base64(zlib.compress(marshal.dumps(modules)), newline=False)
-    head = marshal.dumps(compiled("dispatch"))
+    packages: dict[str, CodeType | None] = dict.fromkeys(("vethd", "vethd.clients", "vethd.clients.ip"))
+    rest = binascii.b2a_base64(zlib.compress(marshal.dumps(packages | dict(compiled(REST)))), newline=False)
+    head = marshal.dumps(list(compiled(HEAD)))
     kept = os.path.abspath(real)  # noqa: PTH100 - a link may be meant to stay one
-    said = {"mark": dispatch.MARK, "version": __version__, "real": kept, "python": python}
+    said = {"mark": MARK, "version": __version__, "real": kept, "python": python}
     return _FILE.format(rest=rest, head=head, **said).encode()
 
 

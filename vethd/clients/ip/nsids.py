@@ -10,8 +10,8 @@ import socket
 import struct
 from typing import Any
 
-from vethd.clients.ip.door import HEALTH, ask, open_netns
-from vethd.clients.ip.real import enter
+from vethd.clients.door import HEALTH, ask
+from vethd.clients.ip.netns import enter, open_netns
 
 RTM_NEWNSID, RTM_GETNSID = 88, 90
 NLM_F_REQUEST, NLM_F_ACK = 1, 4

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import posix
 
-from vethd.clients.ip.dispatch import become, environment, restore_signals, say
+from vethd.clients.ip.process import become, environment, restore_signals, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CLONE_NEWNET = 0x40000000
 CAP_NET_ADMIN = 12
 REFUSED = 2
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -73,17 +72,6 @@ def complain(real: str, args: list[str]) -> int:
     """Become the real ip, which may change nothing, for a line that it does not take."""
     give_up_rights()
     return become(real, args)
-
-
-def enter(netns: int) -> None:
-    """Go to a namespace, for good. Raises OSError."""
-    if posix.fstat(netns).st_ino == posix.stat("/proc/self/ns/net").st_ino:
-        return
-    import ctypes  # noqa: PLC0415 - os.setns() came with Python 3.12
-
-    if ctypes.CDLL(None, use_errno=True).setns(netns, CLONE_NEWNET):
-        number = ctypes.get_errno()
-        raise OSError(number, posix.strerror(number))
 
 
 def replay(ran: Ran) -> int:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import posix
 import sys
 
+from vethd.clients.door import DownError, ask, quoted, request
 from vethd.clients.ip import real as real_ip
-from vethd.clients.ip.dispatch import Line, become, say, socket_path, verb
-from vethd.clients.ip.door import DownError, ask, own_netns, quoted, request
 from vethd.clients.ip.grammar import End, NotOursError, UnsupportedError, read_add, read_delete
+from vethd.clients.ip.line import Line, verb
+from vethd.clients.ip.netns import own_netns
+from vethd.clients.ip.process import become, say
 from vethd.clients.ip.show import show
 from vethd.clients.ip.values import UsageError
+from vethd.clients.paths import socket_path
 
 REFUSED = 2
 CREATED = 201
@@ -28,10 +31,6 @@ class MistakeError(Exception):
 
 def run(real: str, line: Line) -> int:
     """Carry out this process's command line and give its status; the real ip may take the process over."""
-    if line.batch is not None:
-        from vethd.clients.ip.batch import run_batch  # noqa: PLC0415 - one in a thousand
-
-        return run_batch(real, line, line.batch)
     try:
         return carry_out(real, line, line.words)
     except ElsewhereError:

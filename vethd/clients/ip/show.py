@@ -4,36 +4,17 @@ from __future__ import annotations
 
 import posix
 
-from vethd.clients.ip.dispatch import Line, abbreviates
-from vethd.clients.ip.door import DownError, ask, own_netns, quoted, request
+from vethd.clients.door import DownError, ask, quoted, request
+from vethd.clients.ip.line import Line, abbreviates
+from vethd.clients.ip.netns import own_netns
+from vethd.clients.ip.selection import Selection
 
 OK = 200
-_VALUED = ("to", "scope", "label", "group", "master", "vrf", "type", "dev")
-
-
-class Asked:
-    """What of `link show` matters here: the words without `type veth`, the device, and what kind was asked for."""
-
-    __slots__ = ("dev", "kind", "words")
-
-    def __init__(self, words: list[str]) -> None:
-        self.words: list[str] = []
-        self.dev = ""
-        self.kind = ""
-        rest = iter(words)
-        for word in rest:
-            value = next(rest, None) if word in _VALUED else None
-            if word == "type":
-                self.kind = value or ""
-            elif word == "dev" or value is None:
-                self.dev = self.dev if word in ("up", "nomaster") else value or word
-            if (word, value) != ("type", "veth"):
-                self.words += [word] if value is None else [word, value]
 
 
 def show(real: str, line: Line, words: list[str]) -> int | None:
     """Show links and give the status; None where none of them is vethd's, and the real ip can say it all."""
-    asked = Asked(words)
+    asked = Selection(words)
     if asked.kind not in ("", "veth") or any(abbreviates(word, "help") for word in asked.words):
         return None
     try:

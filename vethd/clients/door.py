@@ -6,12 +6,11 @@ import _socket
 import posix
 import sys
 
-from vethd.clients.ip.dispatch import socket_path
+from vethd.clients.paths import socket_path
 
 DOWN_S = 1.0  # a daemon that does not say within this that it is well, nor has anything else to do, is down
 REPLY_S = 60.0  # it may have much to do
 REPLY_MAX = 1 << 24
-NETNS_NAMES = "/var/run/netns/"
 
 HEALTH = b'{"method":"GET","path":"/v1/health"}'
 
@@ -45,18 +44,6 @@ def request(method: str, path: str, body: str = "") -> bytes:
 def quoted(name: str) -> str:
     """Percent-encode a name for a path, and so for JSON, too."""
     return "".join(f"%{byte:02X}" for byte in name.encode("utf-8", "surrogateescape"))
-
-
-def open_netns(word: str) -> int:
-    """Open the namespace that a word of `ip -netns` or `netns` names: a name, or a path. Raises OSError."""
-    return posix.open(word if "/" in word else NETNS_NAMES + word, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
-
-
-def own_netns(switched: str | None) -> int:
-    """Open the namespace that a command line is for: this process's, or that of -netns. Raises OSError."""
-    if switched is None:
-        return posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
-    return posix.open(NETNS_NAMES + switched, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
 
 
 def _call(data: bytes, fds: list[int], patience_s: float) -> bytes:

@@ -15,9 +15,9 @@ from pathlib import Path
 import structlog
 
 from vethd.kernel.attach import attach
+from vethd.memory.takeover import COPIES
 from vethd.model.errors import VethError
 from vethd.model.persisted import Spot, read_back
-from vethd.pairs.takeover import COPIES
 
 log = structlog.get_logger()
 

@@ -19,9 +19,9 @@ import msgspec
 
 from vethd.kernel.births import Nursery
 from vethd.kernel.tun import Tap
+from vethd.memory.takeover import COPIES, HeldPair, read_record
 from vethd.model.errors import VethError
 from vethd.model.record import EngineRecord, PairRecord, encode, encode_pair
-from vethd.pairs.takeover import COPIES, HeldPair, read_record
 
 _DIGITS = string.digits + string.ascii_lowercase
 KEPT_MAX = 16_000

@@ -1,0 +1,19 @@
+"""The path of the daemon's fd-passing socket, and whether a file exists: by posix alone, which is built in."""
+
+import posix
+
+SOCKET = b"/run/vethd/vethd.sock"
+
+
+def socket_path() -> bytes:
+    """Return the path of the daemon's fd-passing socket: that of $VETHD_SOCKET, or the default, with ".fd" appended."""
+    return (posix.environ.get(b"VETHD_SOCKET") or SOCKET) + b".fd"
+
+
+def there(path: bytes | str) -> bool:
+    """Return whether the file exists."""
+    try:
+        posix.stat(path)
+    except OSError:
+        return False
+    return True
