@@ -95,6 +95,28 @@ def test_move_with_a_new_name(lab: Lab, live: Wire) -> None:
     ping(live.a.netns, near, elsewhere, far)
 
 
+def test_pairs_of_equal_names_meet_in_one_netns(lab: Lab) -> None:
+    """As a runtime does that calls every container's end eth0: nothing but the names themselves must be unique."""
+    a, b, c, d = (lab.netns(name) for name in "abcd")
+    for near, far in ((a, b), (c, d)):
+        lab.backend.newlink(PairSpec(name="eth0", netns=near.name, peer=LinkSpec(name="eth0", netns=far.name)))
+    a.ip(f"link set dev eth0 netns {c.name} name eth1")
+    b.ip(f"link set dev eth0 netns {d.name} name eth1")
+    assert (a.names(), b.names(), c.names(), d.names()) == (set(), set(), {"eth0", "eth1"}, {"eth0", "eth1"})
+
+
+def test_ends_of_equal_names_change_places(lab: Lab) -> None:
+    """Both ends of a pair of equal names change places, several times in a row."""
+    wire = lab.pair(lab.netns("a"), lab.netns("b"), LinkSpec(name="eth0"), LinkSpec(name="eth0"))
+    for _ in range(5):
+        wire.a.netns.ip("link set dev eth0 name tmp0")
+        wire.a.netns.ip(f"link set dev tmp0 netns {wire.b.netns.name}")
+        wire.b.netns.ip(f"link set dev eth0 netns {wire.a.netns.name}", "link set dev tmp0 name eth0")
+    wire.up()
+    near, far = wire.addresses()
+    ping(wire.a.netns, near, wire.b.netns, far)
+
+
 def test_move_while_down_keeps_what_was_set(lab: Lab) -> None:
     said = LinkSpec(mtu=1400, txqueuelen=55, group=7, alias="kept", address="02:00:00:00:00:77")
     wire = lab.pair(lab.netns("a"), lab.netns("b"), None, said)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 DIFFERENCES = {
     "mtu-above-65521": "A TAP's MTU ends at 65521, so 65522 to 65535 are EINVAL.",
-    "alias-names-the-peer": "Where no alias was asked for, an end's alias names its peer, which `ip link` cannot show.",
     "carrier-flip-is-undone": "`ip link set X carrier off` is EOPNOTSUPP on veth; a TAP obeys, and vethd"
     " sets it right again.",
     "lowerlayerdown-is-down": "Without carrier, and with the peer in the same namespace, operstate is DOWN and not"
@@ -17,7 +16,7 @@ DIFFERENCES = {
     "no-ethtool-statistics": "`ethtool -S` has no peer_ifindex; the API and `vethctl stats` have.",
     "rx-checksumming-is-off": "`ethtool -k` shows rx-checksumming off, fixed: a TAP's own stack verifies"
     " what nobody vouches for.",
-    "no-iflink": "A TAP has no iflink: `ip link` shows no @peer and no link-netnsid; the API and the alias do.",
+    "no-iflink": "A TAP has no iflink: `ip link` shows no @peer and no link-netnsid; the API and `vethctl show` do.",
     "peer-index-alone": "The peer gets the index that was asked for it, where the kernel ignores it unless the near end"
     " asked for one too.",
     "peer-rx-dropped-on-oversize": "An oversize frame counts in the sender's tx_dropped alone: a TAP cannot count"

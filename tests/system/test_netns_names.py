@@ -94,7 +94,7 @@ def test_a_namespace_made_again_is_another() -> None:
         spec = PairSpec(name="va", netns=AGAIN, peer=LinkSpec(name="vb", netns=AGAIN))
         for (inode, cookie), same in ((first, False), (now, True)):
             where = Place((1, 2), inode, cast("LinkState", None), cookie)
-            link = Link(cast("Tap", None), where, AGAIN, own_alias=False)
+            link = Link(cast("Tap", None), where, AGAIN)
             pair = cast("LivePair", SimpleNamespace(links=(link, link)))
             assert still_there(Entry("p1", spec, "config"), pair) is same
     finally:

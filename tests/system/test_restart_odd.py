@@ -22,7 +22,7 @@ from tests.lib.netns import Netns
 from tests.lib.wait import wait_until
 from vethd.kernel.births import Nursery
 from vethd.kernel.tun import Tap
-from vethd.model.record import VERSION, EndRecord, EngineRecord, PairRecord, encode, encode_pair, framed
+from vethd.model.record import VERSION, EndRecord, EngineRecord, PairRecord, decode, encode, encode_pair, framed
 from vethd.model.spec import LinkSpec, PairSpec
 
 HEAD = 16
@@ -206,3 +206,47 @@ def test_the_engine_is_as_configured_whatever_the_record_says(store: Store, tmp_
         with store.home.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as sock:
             sock.sendto(b"an ARP request goes first", ("10.8.0.9", 9))
         wait_until(lambda: max(end["forwarded"] for end in get(tmp_path / "sock", "/v1/stats")) > 0, what="a frame")
+
+
+def test_words_of_a_former_release_go_and_its_attachments_stay(store: Store, tmp_path: Path) -> None:
+    """An upgrade from a record of version 2: a pair with an alias of the user's, and a container's attachment."""
+    names = ("a1", "b1", "veth0", "eth0")
+    for number, name in enumerate(names, 1):
+        store.device(f"u{number}", name)
+    aliases = ("mine", "peer a1 ifindex 2 netns -", "cni podman 7839 eth0", "peer veth0 ifindex 4 netns -")
+    peers = ("a1@b1", "b1@a1", "veth0@eth0", "eth0@veth0")
+    for name, alias, altname in zip(names, aliases, peers, strict=True):
+        store.home.ip(f"link set dev {name} alias '{alias}'", f"link property add dev {name} altname {altname}")
+    store.home.ip("link property add dev a1 altname kept")
+    published = ("peer b1 ifindex 3 netns -", aliases[1], "peer eth0 ifindex 5 netns -", aliases[3])
+    ends = [
+        EndRecord(fds=[f"u{number}"], alias=alias, altname=altname, own_alias=number in (1, 3))
+        for number, (alias, altname) in enumerate(zip(published, peers, strict=True), 1)
+    ]
+    spec = PairSpec(name="veth0", alias=aliases[2], peer=LinkSpec(name="eth0"))
+    pairs = (
+        msgspec.structs.replace(pair(1, "u1", "u2"), ends=(ends[0], ends[1])),
+        PairRecord(id="p2", source="saved", spec=spec, ends=(ends[2], ends[3])),
+    )
+    store.memfd("s0", record(*pairs, version=2))
+
+    def seen(found: list[Any]) -> dict[str, tuple[str, str]]:
+        return {link["name"]: (link["alias"], link["altname"]) for it in found for link in it["links"]}
+
+    with started(store, tmp_path) as (lines, found):
+        assert warnings(lines) == ""
+        assert seen(found) == {"a1": ("mine", "kept"), "b1": ("", ""), "veth0": ("", ""), "eth0": ("", "")}
+        one, two = sorted(found, key=lambda it: str(it["id"]))
+        assert (one.get("attachment"), two["source"], two["spec"].get("alias")) == (None, "runtime", None)
+        key = {"network": "podman", "container": "7839", "ifname": "eth0"}
+        assert two["attachment"] == key
+        (told,) = get(tmp_path / "sock", "/v1/attachments")
+        assert told == key | {"pair": "p2", "state": "attached"}
+        rows = json.loads(store.home.command("ip", "-json", "link", "show"))
+        kept = {row["ifname"]: (row.get("ifalias"), row.get("altnames")) for row in rows if row["ifname"] in names}
+        assert kept == {"a1": ("mine", ["kept"]), "b1": (None, None), "veth0": (None, None), "eth0": (None, None)}
+    written = max((decode(os.pread(fd, 1 << 20, 0)) for name, fd in store.fds if name == "s0"), key=lambda it: it.seq)
+    assert (written.version, [it.attachment and str(it.attachment) for it in written.pairs]) == (
+        VERSION,
+        [None, "podman/7839/eth0"],
+    )

@@ -13,7 +13,7 @@ from tests.lib.fake_daemon import FakeDaemon, daemon_fixture, link_info, link_st
 from tests.lib.vethctl import Run, run_fixture
 from vethd.control.show import pairs_table, stats_table
 from vethd.control.table import Table, count
-from vethd.model.api import LinkStats, PairEvent, PairInfo
+from vethd.model.api import AttachmentKey, LinkStats, PairEvent, PairInfo
 from vethd.model.spec import LinkSpec, PairSpec
 
 __all__ = ["daemon_fixture", "run_fixture"]  # pytest knows them as daemon and run
@@ -52,6 +52,13 @@ def test_show_searches_all(run: Run, daemon: FakeDaemon, pairs: list[PairInfo], 
     daemon.on("GET", "/v1/pairs", body=pairs)
     shown = msgspec.json.decode(run("show", name, "--json").stdout, type=list[PairInfo])
     assert [info.id for info in shown] == ids
+
+
+def test_show_names_attachments(run: Run, daemon: FakeDaemon, pairs: list[PairInfo]) -> None:
+    attached = msgspec.structs.replace(pairs[0], attachment=AttachmentKey("podman", "7839", "eth0"))
+    daemon.on("GET", "/v1/pairs", body=[attached, pairs[0]])
+    lines = [line.split()[-2:] for line in run("show").stdout.splitlines()]
+    assert lines == [["PAIR", "ATTACHMENT"], *2 * [["p1", "podman/7839/eth0"]], *2 * [["p1", "-"]]]
 
 
 def test_show_of_nothing(run: Run, daemon: FakeDaemon) -> None:

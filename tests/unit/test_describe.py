@@ -24,7 +24,7 @@ def state(packets: int, dropped: int) -> LinkState:
 
 
 def link() -> Link:
-    return Link(cast("Tap", None), Place(KEY, 7, state(9, 0)), "red", own_alias=False)
+    return Link(cast("Tap", None), Place(KEY, 7, state(9, 0)), "red")
 
 
 def test_a_link_that_is_not_found_has_what_was_told_last() -> None:

@@ -33,7 +33,7 @@ class Daemon:
         self.before_noqueue: Callable[[], None] = lambda: None
         self.asked: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
         self.tasks: list[asyncio.Task[None]] = []
-        links = tuple(Link(cast("Tap", None), Place(key, 7, state()), "red", own_alias=False) for key in (at, (0, 9)))
+        links = tuple(Link(cast("Tap", None), Place(key, 7, state()), "red") for key in (at, (0, 9)))
         context = SimpleNamespace(
             desk=SimpleNamespace(placed=self.placed, left=lambda key, _pair: self.index.discard(key)),
             hub=SimpleNamespace(tell=lambda *_args, **_kwargs: None),

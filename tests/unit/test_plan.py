@@ -179,10 +179,11 @@ def test_what_was_never_said_is_left_alone() -> None:
     assert plan([info], [PairSpec(name="va", peer=LinkSpec(name="vb"))], prune=False).empty
 
 
-def test_alias_that_vethd_writes_is_no_difference() -> None:
+def test_alias_that_somebody_set_goes_where_none_is_asked_for() -> None:
     spec = PairSpec(name="va", alias="", peer=LinkSpec(name="vb"))
-    info = pair_info(spec, [link_info("va", alias="peer vb ifindex 12"), link_info("vb")])
-    assert plan([info], [spec, PairSpec(name="vo")], prune=False).changes == []
+    info = pair_info(spec, [link_info("va", alias="somebody's"), link_info("vb")])
+    changes = plan([info], [spec, PairSpec(name="vo")], prune=False).changes
+    assert changes == [(info.id, PairChange(alias=""))]
 
 
 def test_rename_is_undone() -> None:

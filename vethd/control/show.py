@@ -40,6 +40,7 @@ def show(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bo
 
     NETNS "-" is the daemon's own namespace. STATE is "up" (both ends are, carrier on), "no-carrier" (this end
     is up, its peer is not), "down", or "waiting" (for its namespace; REASON says why, on a terminal below the table).
+    ATTACHMENT, shown where there is one, is the network, container and interface that the CNI plugin made the pair for.
     """
     client = client_of(ctx)
     if name is None and netns is not None:
@@ -91,10 +92,13 @@ def stats(ctx: click.Context, name: str | None, netns: str | None, *, as_json: b
 
 def pairs_table(pairs: list[PairInfo], *, reasons: bool) -> Table:
     """Lay pairs out, two rows each, the near end first; reasons adds the column that says why a pair waits."""
-    table = Table((*SHOW_COLUMNS, "REASON") if reasons else SHOW_COLUMNS)
+    attached = any(info.attachment for info in pairs)
+    table = Table(SHOW_COLUMNS + (("ATTACHMENT",) if attached else ()) + (("REASON",) if reasons else ()))
     for info in pairs:
+        attachment = (str(info.attachment or ""),) if attached else ()
+        reason = (info.reason,) if reasons else ()
         for cells in [_link_cells(link) for link in info.links] or _waiting_cells(info):
-            table.add(*cells, info.source, info.id, *([info.reason] if reasons else []))
+            table.add(*cells, info.source, info.id, *attachment, *reason)
     return table
 
 

@@ -7,7 +7,8 @@ administrators alone: an attachment's other end is in the host's namespace.
 from __future__ import annotations
 
 from vethd.doors.routing import Call, Route
-from vethd.model.attachment import Attached, Attachment, AttachmentInfo, BandwidthSpec, Key
+from vethd.model.api import AttachmentKey
+from vethd.model.attachment import Attached, Attachment, AttachmentInfo, BandwidthSpec
 from vethd.pairs import attachments, bandwidth
 
 
@@ -53,8 +54,8 @@ async def _detach(call: Call) -> None:
         await call.api.declared.forget(entry)
 
 
-def _key(call: Call) -> Key:
-    return Key(call.path["network"], call.path["container"], call.path["ifname"])
+def _key(call: Call) -> AttachmentKey:
+    return AttachmentKey(call.path["network"], call.path["container"], call.path["ifname"])
 
 
 _ONE = "/v1/attachments/{network}/{container}/{ifname}"

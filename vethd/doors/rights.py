@@ -88,7 +88,7 @@ def pair_shown(caller: Caller, info: PairInfo) -> PairInfo:
     if _shown_whole(caller, info.owner):
         return info
     links = [_without_details(link) for link in info.links]
-    return msgspec.structs.replace(info, spec=PairSpec(), reason="", links=links)
+    return msgspec.structs.replace(info, spec=PairSpec(), reason="", links=links, attachment=None)
 
 
 def links_shown(api: Api, caller: Caller, links: Sequence[LinkInfo]) -> list[LinkInfo]:

@@ -143,25 +143,14 @@ class Nursery:
         with suppress(VethError), self._at(tap) as here:
             here.rtnl.link(here.ifindex)
 
-    def publish(self, tap: Tap, alias: tuple[str, str] | None, altname: tuple[str, str]) -> None:
-        """Write alias and altname, each given as (new, what we wrote there before); None leaves the alias alone.
-
-        An alias that is neither empty nor ours is the user's, and stays; so does a name that is somebody's. What is so
-        already is not done again: after a failure call it again. Raises VethError.
-        """
+    def strip(self, tap: Tap, *, alias: str, altname: str) -> None:
+        """Remove that alias and that altname from a link, where it has just these. Raises VethError."""
         with self._at(tap) as here:
             state = here.rtnl.link(here.ifindex)
-            new, ours = altname
-            if ours != new and ours in state.altnames:
-                here.rtnl.altname(here.ifindex, remove=ours)
-            if new not in state.altnames:
-                try:
-                    here.rtnl.altname(here.ifindex, add=new)
-                except VethError as error:
-                    if error.errno != errno.EEXIST:
-                        raise
-            if alias and state.alias in ("", alias[1]) and state.alias != alias[0]:  # or a user's of this instant goes
-                here.rtnl.set_link(here.ifindex, LinkSpec(alias=alias[0]))
+            if altname and altname in state.altnames:
+                here.rtnl.altname(here.ifindex, remove=altname)
+            if alias and alias == state.alias:
+                here.rtnl.set_link(here.ifindex, LinkSpec(alias=""))
 
     def name_of(self, tap: Tap, ifindex: int) -> str:
         """Give the name of another link in tap's namespace, as of its master; "" for ifindex 0. Raises VethError."""

@@ -62,11 +62,24 @@ class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
     peer_netns: str
 
 
+class AttachmentKey(msgspec.Struct, frozen=True):
+    """The identity of a container's attachment to a network: network, container, and the interface's name there."""
+
+    network: str
+    container: str
+    ifname: str
+
+    def __str__(self) -> str:
+        """Return network/container/ifname, as the API's path has it."""
+        return f"{self.network}/{self.container}/{self.ifname}"
+
+
 class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
     """A pair: its two links, near end first, or, while it waits, why it has none.
 
     spec is what was asked for; rx_checksum and gro are what holds. owner is the uid that made it, 0 for every
-    administrator's and the config's; who is neither its owner nor an administrator sees no spec, and of the links no
+    administrator's and the config's. attachment says which container's interface the pair is, where the CNI plugin made
+    it. A client that is neither the owner nor an administrator sees no spec and no attachment, and of the links no
     address, alias, altname and master.
     """
 
@@ -80,6 +93,7 @@ class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
     spec: PairSpec
     links: list[LinkInfo]
     owner: int = 0
+    attachment: AttachmentKey | None = None
 
 
 class LinkStats(msgspec.Struct, kw_only=True, frozen=True):
@@ -225,6 +239,6 @@ class Saved(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PairSet(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Pairs as a file or the state directory holds them: the [[pair]] tables."""
+    """Pairs as a config file holds them: the [[pair]] tables."""
 
     pair: list[PairSpec] = msgspec.field(default_factory=list)

@@ -2,7 +2,7 @@
 
 What a container runtime's plugin asks for, in the terms of the kernel: the pair, the bridge, addresses and routes.
 IPAM, sysctls and masquerading are the plugin's own. An attachment is known by network, container and the end's name
-there; the host's end carries these three as its alias, for `ip link` to show, and a restart keeps them.
+there (api.AttachmentKey); the pair's record keeps these three over a restart.
 """
 
 from __future__ import annotations
@@ -14,37 +14,20 @@ from typing import Literal
 
 import msgspec
 
+from vethd.model.api import AttachmentKey
 from vethd.model.errors import VethError
-from vethd.model.spec import ALIAS_MAX, U32_MAX, LinkSpec, PairSpec, check_name
+from vethd.model.spec import U32_MAX, LinkSpec, PairSpec, check_name
 
 VLAN_MAX = 4094
 BURST_S_MAX = 274  # of psched's ticks of 64 ns there are 2^32
 SUBNETS_MAX = 64  # addresses, routes and gateways each
+WORD_MAX = 255  # bytes of a network's or container's name, which IPAM plugins use as a file's name
 
-_MARK = "cni"
 _WORD = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")  # as CNI lets networks and containers be called
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-
-class Key(msgspec.Struct, frozen=True):
-    """By what an attachment is known."""
-
-    network: str
-    container: str
-    ifname: str
-
-    def label(self) -> str:
-        """Give the alias of the host's end."""
-        return f"{_MARK} {self.network} {self.container} {self.ifname}"
-
-
-def read_label(alias: str | None) -> Key | None:
-    """Read what Key.label() wrote; None where it is something else."""
-    words = (alias or "").split(" ")
-    return Key(*words[1:]) if len(words) == 4 and words[0] == _MARK else None
 
 
 class BridgeSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -103,9 +86,9 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     dad: bool = False
 
     @property
-    def key(self) -> Key:
+    def key(self) -> AttachmentKey:
         """By what it is known."""
-        return Key(self.network, self.container, self.ifname)
+        return AttachmentKey(self.network, self.container, self.ifname)
 
     def pair(self) -> PairSpec:
         """Give the pair, the host's end first."""
@@ -113,7 +96,6 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         return PairSpec(
             netns=self.host_netns,
             mtu=self.mtu,
-            alias=self.key.label(),
             master=self.bridge.name if self.bridge else None,
             up=True,
             peer=far,
@@ -132,9 +114,9 @@ class BandwidthSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
     egress_burst: int = 0
 
     @property
-    def key(self) -> Key:
+    def key(self) -> AttachmentKey:
         """By what the attachment is known."""
-        return Key(self.network, self.container, self.ifname)
+        return AttachmentKey(self.network, self.container, self.ifname)
 
 
 class LinkBrief(msgspec.Struct, kw_only=True, frozen=True):
@@ -168,11 +150,10 @@ def validate_attachment(asked: Attachment) -> None:
     """Check what the pair's own validation does not. Raises VethError EINVAL, ERANGE."""
     for key, word in (("network", asked.network), ("container", asked.container)):
         if not _WORD.match(word):
-            raise VethError(errno.EINVAL, "attach", asked.ifname, f"{key} {word!r} is no name of one")
+            raise VethError(errno.EINVAL, "attach", asked.ifname, f"{key} {word!r} is not a valid name")
+        if len(word) > WORD_MAX:
+            raise VethError(errno.ERANGE, "attach", asked.ifname, f"the {key}'s name is longer than {WORD_MAX} bytes")
     check_name(asked.ifname, "attach", pattern=False)
-    if len(asked.key.label().encode()) > ALIAS_MAX:
-        reason = f"the names of network and container are too long together: an alias has {ALIAS_MAX} bytes"
-        raise VethError(errno.ERANGE, "attach", asked.ifname, reason)
     gateways: list[str] = []
     if asked.bridge is not None:
         gateways = asked.bridge.gateways

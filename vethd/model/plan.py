@@ -155,12 +155,8 @@ def _wanted(name: str, link: LinkSpec) -> Any:
 
 
 def _unlike_live(name: str, want: Any, live: LinkInfo) -> bool:
-    """Tell whether the living link shows another value.
-
-    What it does not show agrees with any, and so does the alias of an end that shall have none: vethd writes
-    the peer there.
-    """
-    return (name, want) != ("alias", "") and hasattr(live, name) and _unlike(name, want, getattr(live, name))
+    """Return whether the living link shows another value. What it does not show agrees with any."""
+    return hasattr(live, name) and _unlike(name, want, getattr(live, name))
 
 
 def _unlike(name: str, want: Any, have: Any) -> bool:

@@ -10,6 +10,7 @@ pair of which only the core can be read goes on forwarding as its devices are.
 
     1  the first
     2  engine, owner
+    3  attachment; alias, altname and own_alias of an end are not written any more (memory/former.py)
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from typing import Annotated, Any
 
 import msgspec
 
-from vethd.model.api import SPIN_US, Source, SpinUs, Workers
+from vethd.model.api import SPIN_US, AttachmentKey, Source, SpinUs, Workers
 from vethd.model.drops import DROPS
 from vethd.model.kernel_drops import KernelDrops
 from vethd.model.spec import PairSpec
 
-VERSION = 2
+VERSION = 3
 _MAGIC = b"vethd\0\0\1"
 _HEAD = struct.Struct("=8sII")
 
@@ -43,11 +44,12 @@ class EngineRecord(msgspec.Struct, kw_only=True, frozen=True):
     gro: bool = True
 
 
-class EndRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """One end: the names of its queues' fds in the store, what was published there, and its drops.
+class EndRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
+    """One end: the names of its queues' fds in the store, and its drops.
 
     drops is indexed by Drop, dropped_bytes is what they come to: None in a record from before that was counted. What
-    was read is not here: the device's own counters know. uso is kernel.tun.Tap.uso.
+    was read is not here: the device's own counters know. uso is kernel.tun.Tap.uso. alias, altname and own_alias are
+    read in records of version 2 and older alone: what was written on the device, and whether the alias is the user's.
     """
 
     fds: Names
@@ -68,6 +70,7 @@ class PairRecord(msgspec.Struct, kw_only=True, frozen=True):
     source: Source = "runtime"
     spec: PairSpec | None = None
     owner: Count = 0
+    attachment: AttachmentKey | None = None
     ends: tuple[EndRecord, EndRecord]
 
 
@@ -197,6 +200,13 @@ def _pair(raw: msgspec.Raw, number: int, untold: list[str]) -> PairRecord | None
             source=_part(source, Source, "runtime", f"source of pair {core.id}", untold),
             spec=_part(spec, PairSpec | None, None, f"spec of pair {core.id}", untold),
             owner=_part(rest.get("owner", msgspec.Raw(b"0")), Count, 0, f"owner of pair {core.id}", untold),
+            attachment=_part(
+                rest.get("attachment", msgspec.Raw(b"null")),
+                AttachmentKey | None,
+                None,
+                f"attachment of pair {core.id}",
+                untold,
+            ),
             ends=(ends[0], ends[1]),
         )
     near, far = (_counted(end, f"pair {pair.id}", untold) for end in pair.ends)

@@ -7,6 +7,7 @@ nor carrier are touched. What cannot be taken over is deleted, and told: half a 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import Protocol
 
@@ -15,10 +16,11 @@ import structlog
 from vethd.kernel import netns
 from vethd.kernel.births import Nursery
 from vethd.kernel.tun import Tap
+from vethd.memory.former import SINCE, Words, brought_up_to_date
 from vethd.memory.keeper import Memory
 from vethd.memory.takeover import hold
 from vethd.model.errors import VethError
-from vethd.model.record import EndRecord, EngineRecord, PairRecord
+from vethd.model.record import EndRecord, EngineRecord, PairRecord, Record
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
 from vethd.pairs.context import Context
@@ -45,9 +47,9 @@ async def adopt_pairs(manager: Adopter, memory: Memory) -> int:
     record, held = memory.record, memory.held
     if record is not None:  # what could not begin yet, and all of it where the engine is another now
         hold(record, memory.inherited, manager.tuning.engine, held, gro=manager.tuning.info().gro)
-    for left in record.pairs if record else []:
+    for left, written in _read(record):
         running = held.pop(left.id, None)
-        links = await workers.insist(_links, workers.nursery, left, memory) if running else None
+        links = await workers.insist(_links, workers.nursery, left, written, memory) if running else None
         if running is None or links is None:
             if running is not None:
                 running.wire.close()
@@ -57,7 +59,8 @@ async def adopt_pairs(manager: Adopter, memory: Memory) -> int:
             continue
         pair = LivePair(left.id, links, manager)
         spec = left.spec or _as_they_are(links)
-        manager.entries[left.id] = Entry(left.id, spec, left.source, live=pair, owner=left.owner)
+        entry = Entry(left.id, spec, left.source, live=pair, owner=left.owner, attachment=left.attachment)
+        manager.entries[left.id] = entry
         pair.resume(left.ends, spec, running)
     memory.orphans = await workers.chore(memory.drop_rest, workers.nursery)
     if memory.orphans:
@@ -102,6 +105,7 @@ def entry_record(entry: Entry, pair: LivePair) -> PairRecord:
         id=entry.id,
         source=entry.source,
         owner=entry.owner,
+        attachment=entry.attachment,
         spec=entry.spec,
         ends=(_end_record(pair, Side.NEAR), _end_record(pair, Side.FAR)),
     )
@@ -114,9 +118,21 @@ def engine_record(tuning: Tuning) -> EngineRecord:
     return EngineRecord(name=info.name, workers=info.workers, gro=info.gro, **spin)
 
 
-def _links(nursery: Nursery, record: PairRecord, memory: Memory) -> tuple[Link, Link]:
+def _read(record: Record | None) -> Iterator[tuple[PairRecord, tuple[Words, Words]]]:
+    """Return each pair of the record, and the words that the release that wrote it put on the pair's two devices."""
+    for pair in record.pairs if record is not None else ():
+        if record is not None and record.version < SINCE:
+            yield brought_up_to_date(pair)
+        else:
+            yield pair, (Words("", ""), Words("", ""))
+
+
+def _links(nursery: Nursery, record: PairRecord, written: tuple[Words, Words], memory: Memory) -> tuple[Link, Link]:
     """Find the devices of a pair; for a worker thread. Raises VethError, and then the fds are still the memory's."""
-    near, far = (_link(nursery, end, tuple(memory.inherited[name] for name in end.fds)) for end in record.ends)
+    near, far = (
+        _link(nursery, end, words, tuple(memory.inherited[name] for name in end.fds))
+        for end, words in zip(record.ends, written, strict=True)
+    )
     put_filters(near, far)
     for end in record.ends:
         memory.take(end.fds)
@@ -137,16 +153,18 @@ def _bury(nursery: Nursery, record: PairRecord, memory: Memory) -> str:
     return why
 
 
-def _link(nursery: Nursery, end: EndRecord, fds: tuple[int, ...]) -> Link:
+def _link(nursery: Nursery, end: EndRecord, written: Words, fds: tuple[int, ...]) -> Link:
     tap = Tap.adopt(fds, uso=end.uso)
+    if any(written):
+        try:
+            nursery.strip(tap, alias=written.alias, altname=written.altname)
+        except VethError as error:
+            log.warning("what a former release wrote on the device stays", **written._asdict(), reason=str(error))
     place = nursery.locate(tap)
     return Link(
         tap,
         place,
         netns.label(place.netns_inode, nursery.own_inode),
-        own_alias=end.own_alias,
-        alias=end.alias,
-        altname=end.altname,
         kept=end.fds,
         drops=end.kernel_drops,
     )
@@ -172,9 +190,6 @@ def _end_record(pair: LivePair, side: Side) -> EndRecord:
     link, counters = pair.links[side], pair.counters(side)
     return EndRecord(
         fds=link.kept,
-        alias=link.alias,
-        altname=link.altname,
-        own_alias=link.own_alias,
         drops=list(counters.drops),
         dropped_bytes=counters.read_bytes - counters.forwarded_bytes,
         write_errors=counters.write_errors,

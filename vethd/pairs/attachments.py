@@ -1,8 +1,8 @@
 """A container's attachment to a network: the bridge, the pair, the port, addresses and routes, all or nothing.
 
 Theory of operation. The bridge comes first and stays: other containers may be on it already. The pair is one like any
-other, made at run time: it goes with either end, with its namespace, or by detach(). What is known of an attachment is
-its pair's alias (model/attachment.py): nothing else is kept, so nothing can be out of step after a restart.
+other, made at run time: it goes with either end, with its namespace, or by detach(). An attachment's identity is a
+field of its pair's entry and of that entry's record. Nothing else is kept, so a restart leaves nothing out of step.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from vethd.kernel import netns
 from vethd.kernel.bridge import Bridges
 from vethd.kernel.l3 import L3, Route
 from vethd.kernel.uapi import RT_SCOPE_HOST
-from vethd.model.api import LinkInfo
+from vethd.model.api import AttachmentKey, LinkInfo
 from vethd.model.attachment import (
     Attached,
     Attachment,
@@ -28,11 +28,9 @@ from vethd.model.attachment import (
     BridgeSpec,
     IPAddress,
     IPSpec,
-    Key,
     LinkBrief,
     interface,
     network,
-    read_label,
     same_family,
     validate_attachment,
 )
@@ -57,7 +55,7 @@ async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None)
     if find(manager, asked.key):  # nothing is awaited between this and its being on the list
         reason = f"{asked.ifname} of container {asked.container} is attached to {asked.network} already"
         raise VethError(errno.EEXIST, "attach", asked.ifname, reason)
-    entry = await manager.newlink(asked.pair(), fds=fds)
+    entry = await manager.newlink(asked.pair(), fds=fds, attachment=asked.key)
     try:
         await _set_up(manager, entry, asked, fds)
         await _carry(manager, entry)
@@ -89,7 +87,7 @@ async def _set_up(manager: Manager, entry: Entry, asked: Attachment, fds: Sequen
     await manager.workers.chore(both)
 
 
-async def detach(manager: Manager, key: Key) -> list[Entry]:
+async def detach(manager: Manager, key: AttachmentKey) -> list[Entry]:
     """Delete an attachment; none of that name is no error. Gives what was deleted."""
     found = find(manager, key)
     for entry in found:
@@ -97,18 +95,18 @@ async def detach(manager: Manager, key: Key) -> list[Entry]:
     return found
 
 
-def find(manager: Manager, key: Key) -> list[Entry]:
-    """Find the pairs of an attachment: one, or none; several where somebody else wrote such an alias."""
-    return [entry for entry in manager.entries.values() if _key(entry) == key]
+def find(manager: Manager, key: AttachmentKey) -> list[Entry]:
+    """Find the pair of an attachment: one, or none."""
+    return [entry for entry in manager.entries.values() if entry.attachment == key]
 
 
 def attachments(manager: Manager) -> list[AttachmentInfo]:
     """List the attachments."""
-    named = [(entry, _key(entry)) for entry in manager.entries.values()]
-    return [attachment(entry, key) for entry, key in named if key is not None]
+    entries = manager.entries.values()
+    return [attachment(entry, entry.attachment) for entry in entries if entry.attachment is not None]
 
 
-def attachment(entry: Entry, key: Key) -> AttachmentInfo:
+def attachment(entry: Entry, key: AttachmentKey) -> AttachmentInfo:
     """Describe an attachment."""
     return AttachmentInfo(network=key.network, container=key.container, ifname=key.ifname, pair=entry.id)
 
@@ -130,7 +128,7 @@ async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) 
     return await _told(manager, entry, asked, fds)
 
 
-def the_one(manager: Manager, key: Key) -> Entry:
+def the_one(manager: Manager, key: AttachmentKey) -> Entry:
     """Give an attachment's pair. Raises VethError ENOENT."""
     for entry in find(manager, key):
         return entry
@@ -170,13 +168,6 @@ async def _carry(manager: Manager, entry: Entry) -> None:
     await manager.workers.carriers_set()
     if entry.live is None or not entry.live.carrier:
         raise VethError(errno.ENODEV, "attach", reason="an end of the pair went, or down, while it was made")
-
-
-def _key(entry: Entry) -> Key | None:
-    if entry.owner:
-        return None  # attachments are the administrators'
-    living = read_label(entry.live.links[Side.NEAR].state.alias) if entry.live is not None else None
-    return read_label(entry.spec.alias) or living
 
 
 # --- what worker threads do

@@ -52,20 +52,20 @@ def apply(
             moved = side in targets and netns.inode(targets[side]) != before.netns_inode
             undo.callback(_put_back, nursery, link, _inverse(nursery, link, change, before), home if moved else None)
             told = msgspec.structs.replace(change, netns=None)
-            altname = _own_altname(link, before)
+            altname = _altname(before)
             nursery.change(link.tap, told, old_altname=altname, netns_fd=targets[side] if moved else None)
         undo.pop_all()
 
 
 def _put_back(nursery: Nursery, link: Link, old: LinkSpec, home: int | None) -> None:
     with suppress(VethError):  # gone meanwhile: nothing to put back
-        now = _own_altname(link, nursery.locate(link.tap))
+        now = _altname(nursery.locate(link.tap))
         nursery.change(link.tap, old, old_altname=now if now != (old.altname or "") else "", netns_fd=home)
 
 
-def _own_altname(link: Link, place: Place) -> str:
-    """Give the user's altname; ours, that names the peer, does not count."""
-    return next((name for name in place.state.altnames if name != link.altname), "")
+def _altname(place: Place) -> str:
+    """Return the link's first altname, "" where it has none."""
+    return next(iter(place.state.altnames), "")
 
 
 def _inverse(nursery: Nursery, link: Link, change: LinkSpec, before: Place) -> LinkSpec:
@@ -78,7 +78,7 @@ def _inverse(nursery: Nursery, link: Link, change: LinkSpec, before: Place) -> L
         "txqueuelen": state.txqueuelen,
         "group": state.group,
         "alias": state.alias,
-        "altname": _own_altname(link, before),
+        "altname": _altname(before),
         "master": nursery.name_of(link.tap, state.master),
         "up": state.up,
         "arp": state.arp,

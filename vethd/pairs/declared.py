@@ -17,6 +17,7 @@ import structlog
 
 from vethd.kernel.mounts import MountWatch
 from vethd.kernel.netns import INHERITED, inode, label, open_ref
+from vethd.memory.former import attachment_of
 from vethd.memory.store import Store
 from vethd.model.api import PairInfo, Reconciled, Saved
 from vethd.model.errors import ConfigError, VethError
@@ -52,13 +53,15 @@ class Declared:
         A bad state file is told; what was done, too, in the log and as the manager's reconciled.
         """
         adopted = set(self._manager.entries)
-        saved: list[PairSpec] = []
+        stored: list[PairSpec] = []
         if self._store is not None:
             try:
-                saved = await self._manager.workers.chore(self._store.load)
+                stored = await self._manager.workers.chore(self._store.load)
             except ConfigError as error:
                 aside = await self._manager.workers.chore(self._store.set_aside)
                 log.warning("saved pairs cannot be read", reason=str(error), kept_as=str(aside) if aside else "")
+        # a former release saved attachments, too
+        saved = [spec for spec in stored if attachment_of(spec.alias) is None]
         done = await self.reconcile(config)
         for info in match(self._infos(), saved, canonical_netns):
             if info is not None and info.source == "runtime":  # killed between the file and the record
@@ -67,7 +70,7 @@ class Declared:
         creates = plan(self._infos(), saved, prune=False).creates
         for spec in creates:
             await self._manager.attempt(self._manager.declare(spec, "saved", None))
-        if len(creates) < len(saved):
+        if len(creates) < len(stored):
             await self._rewrite()
         memory = self._manager.memory
         self._manager.reconciled = Reconciled(
@@ -122,14 +125,17 @@ class Declared:
     async def save(self) -> Saved:
         """Write the pairs that the config does not have, as they are now, where the next start finds them.
 
-        Not those of a user: what he may have is decided when he asks for it, and his namespaces have no names.
+        Two kinds are left out. What another user may have is decided at each request, and such namespaces have no
+        names. A container's attachment is the container runtime's to make again.
 
         All of them, or none is saved that was not before. Raises VethError EOPNOTSUPP, and what writing answers.
         """
         store = self._need_store()
         await self._manager.catch_up()
         entries = [
-            e for e in self._manager.entries.values() if e.source != "config" and e.live is not None and not e.owner
+            entry
+            for entry in self._manager.entries.values()
+            if entry.source != "config" and entry.live is not None and not entry.owner and entry.attachment is None
         ]
         specs = [_as_is(self._manager, entry) for entry in entries]
         before = [(entry, entry.source, entry.spec) for entry in entries]

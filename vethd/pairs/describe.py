@@ -29,6 +29,7 @@ def pair_info(entry: Entry, tuning: Tuning) -> PairInfo:
         spec=entry.spec,
         links=[link_info(entry.live, side) for side in Side] if entry.live else [],
         owner=entry.owner,
+        attachment=entry.attachment,
     )
 
 
@@ -48,7 +49,7 @@ def link_info(pair: LivePair, side: Side) -> LinkInfo:
         queues=len(link.tap.fds),
         group=state.group,
         alias=state.alias,
-        altname=next((name for name in state.altnames if name != link.altname), ""),
+        altname=next(iter(state.altnames), ""),
         master=link.master,
         up=state.up,
         carrier=pair.carrier,

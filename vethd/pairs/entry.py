@@ -13,7 +13,7 @@ import msgspec
 
 from vethd.kernel import netns
 from vethd.kernel.rtnl import Rtnl
-from vethd.model.api import LinkInfo, PairChange, Source
+from vethd.model.api import AttachmentKey, LinkInfo, PairChange, Source
 from vethd.model.errors import VethError
 from vethd.model.spec import OWN, LinkSpec, PairSpec
 from vethd.model.state import Side
@@ -24,7 +24,8 @@ from vethd.pairs.pair import LivePair
 class Entry:
     """A pair that somebody asked for. held: declared, deleted by hand, left alone until the next reload.
 
-    owner is the uid that it belongs to, 0 where it is the administrators' or the config's.
+    owner is the uid that it belongs to, 0 where it is the administrators' or the config's. attachment is which
+    container's interface it is, where it is one (attachments.py).
     """
 
     id: str
@@ -35,6 +36,7 @@ class Entry:
     reason: str = ""
     held: bool = False
     owner: int = 0
+    attachment: AttachmentKey | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

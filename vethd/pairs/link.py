@@ -15,10 +15,9 @@ from vethd.model.kernel_drops import KernelDrops
 class Link:
     """A device that this process holds.
 
-    label names its namespace (kernel.netns.label()). alias and altname are what publish() put there for `ip link`,
-    "" before; own_alias says that the user's alias stands there, which is never touched. epoch counts the changes
-    of carrier that we made, news the messages of rtnetlink. master is the bridge's name, where the link is a port.
-    surveyed is what the counters were when they were last told to anybody.
+    label names its namespace (kernel.netns.label()). epoch counts the changes of carrier that we made, news the
+    messages of rtnetlink. master is the bridge's name, where the link is a port. surveyed is what the counters were
+    when they were last told to anybody.
     kept are the names under which the fds outlive us (keeper.py); passed and oversize are what the filter's counts
     lack of the device's whole life.
     """
@@ -26,10 +25,7 @@ class Link:
     tap: Tap
     place: Place
     label: str
-    own_alias: bool
     filter: TunFilter | None = None
-    alias: str = ""
-    altname: str = ""
     master: str = ""
     surveyed: LinkState | None = None
     kept: list[str] = field(default_factory=list)

@@ -19,7 +19,7 @@ import structlog
 
 from vethd.datapath.engines import Picked
 from vethd.memory.keeper import Memory
-from vethd.model.api import EngineChange, LinkInfo, LinkStats, PairChange, PairInfo, Reconciled, Source
+from vethd.model.api import AttachmentKey, EngineChange, LinkInfo, LinkStats, PairChange, PairInfo, Reconciled, Source
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec, validate_pair
 from vethd.model.state import Side
@@ -65,14 +65,21 @@ class Manager:
     # --- what is asked of it
 
     async def newlink(
-        self, spec: PairSpec, *, source: Source = "runtime", fds: Sequence[int] | None = None, owner: int = 0
+        self,
+        spec: PairSpec,
+        *,
+        source: Source = "runtime",
+        fds: Sequence[int] | None = None,
+        owner: int = 0,
+        attachment: AttachmentKey | None = None,
     ) -> Entry:
         """Make a pair as rtnl_newlink() does: the peer first, all or nothing, `up` refused on the peer.
 
-        fds is what "fd:N" refers to; they stay the caller's. owner is whose it is. Raises VethError with veth's errno.
+        fds is what "fd:N" refers to; they stay the caller's. owner and attachment are as Entry has them.
+        Raises VethError with veth's errno.
         """
         validate_pair(spec)
-        entry = Entry(self._new_id(), spec, source, fds, reason="being made", owner=owner)
+        entry = Entry(self._new_id(), spec, source, fds, reason="being made", owner=owner, attachment=attachment)
         self.entries[entry.id] = entry
         try:
             async with entry.lock:
@@ -107,8 +114,6 @@ class Manager:
                 await entry.live.arrived()
                 await self.workers.carriers_set()  # who sends as soon as he is answered loses nothing
             for side, link in said:
-                if link.alias is not None:
-                    entry.live.alias_said(side, link.alias)
                 if link.master is not None:
                     await entry.live.learn_master(side)
             entry.spec = merged(entry, change, self.info(entry).links)

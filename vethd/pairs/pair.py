@@ -2,8 +2,8 @@
 
 Theory of operation. News of an end come from two places: rtnetlink (everything but death by a dying namespace) and the
 engine (death). They are fed to the state machine in order, on the loop, and its effects are carried out at once where
-they are a memory access (gates, limits); what may block (carrier, noqueue, finding a moved device, publishing the
-peer's name) goes to the workers, in order. A pair that lost one end ends itself: it tells its context, once.
+they are a memory access (gates, limits); what may block (carrier, noqueue, finding a moved device) goes to the
+workers, in order. A pair that lost one end ends itself: it tells its context, once.
 """
 
 from __future__ import annotations
@@ -33,7 +33,6 @@ from vethd.model.state import (
 )
 from vethd.pairs.context import Context
 from vethd.pairs.link import Link
-from vethd.pairs.publish import publish
 
 Gates = tuple[Drop | None, Drop | None]
 
@@ -81,7 +80,6 @@ class LivePair:
             self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
             self._context.spawn(self._noqueue(side))  # it may have moved while nobody looked
         self._learn_masters()
-        self._context.spawn(self._publish_both())
         held.hand_over(self._died)
 
     def halt(self) -> None:
@@ -124,13 +122,6 @@ class LivePair:
         if self.wire is not None and not self._ending:
             self._tune(self.wire, spec)
 
-    def alias_said(self, side: Side, alias: str) -> None:
-        """Leave the alias to the user who set it, or (alias "") write the peer there again."""
-        link = self.links[side]
-        link.own_alias = bool(alias)
-        if not alias:
-            self._context.spawn(self._publish(side))
-
     def news(self, side: Side, state: LinkState) -> None:
         """Take one message of rtnetlink about the end at side, in its order."""
         link = self.links[side]
@@ -154,7 +145,6 @@ class LivePair:
         link.update(state)
         if state.name != before.name:
             self._tell("link_renamed", side, f"{before.name} -> {state.name}")
-            self._context.spawn(self._publish_both())
         elif (state.address, state.txqueuelen, state.master) != (before.address, before.txqueuelen, before.master):
             self._tell("link_changed", side)
         if state.master != before.master:
@@ -266,7 +256,6 @@ class LivePair:
             placed = True
         if link.news == news:
             self._learn(side, place.state)
-        await self._publish(side.other)
 
     async def learn_master(self, side: Side) -> None:
         """Find out what the bridge is called that the end at side is a port of."""
@@ -275,15 +264,6 @@ class LivePair:
 
     async def _noqueue(self, side: Side) -> None:
         await self._context.workers.insist(self._context.workers.nursery.noqueue, self.links[side].tap)
-
-    async def _publish_both(self) -> None:
-        for side in Side:
-            await self._publish(side)
-
-    async def _publish(self, side: Side) -> None:
-        if not self._ending:
-            link, peer = self.links[side], self.links[side.other]
-            await self._context.workers.insist(publish, self._context.workers.nursery, link, peer)
 
     def _tell(self, event: Any, side: Side, detail: str = "") -> None:
         link = self.links[side]

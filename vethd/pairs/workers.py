@@ -1,7 +1,7 @@
 """Run what blocks off the loop: births one at a time, chores one at a time, carriers in order, burials side by side.
 
 The RTNL lock makes any of these calls wait for any other in the system, so none may stand on the loop's thread. Births
-have a thread of their own: a slow one (two moves, 14 ms each) must not delay the noqueue or the alias of a pair that is
+have a thread of their own: a slow one (two moves, 14 ms each) must not delay the noqueue of a pair that is
 already forwarding. Closing a TAP deletes it and waits for RCU; those waits overlap well.
 """
 
@@ -27,7 +27,6 @@ from vethd.model.errors import VethError
 from vethd.model.spec import MTU, LinkSpec, PairSpec
 from vethd.model.verdict import forward_limit
 from vethd.pairs.link import Link
-from vethd.pairs.publish import publish
 
 T = TypeVar("T")
 
@@ -147,9 +146,6 @@ class Workers:
                 raise
             undo.callback(near_link.close)
             put_filters(near_link, far_link)
-            with suppress(VethError):  # it is done again once their news reach us
-                publish(self.nursery, near_link, far_link)
-                publish(self.nursery, far_link, near_link)
             undo.pop_all()
             return near_link, far_link
 
@@ -166,7 +162,7 @@ class Workers:
     def _birth(self, link: LinkSpec, netns_fd: int) -> Link:
         label = netns.label(netns.inode(netns_fd), self.nursery.own_inode)
         tap, place = self.nursery.birth(_with_mac(link), netns_fd)
-        return Link(tap, place, label, own_alias=bool(link.alias))
+        return Link(tap, place, label)
 
 
 def _pool(threads: int, name: str) -> ThreadPoolExecutor:
