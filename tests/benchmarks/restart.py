@@ -1,7 +1,7 @@
-"""What load a restart covers: python -m tests.benchmarks.restart [--kill] [--queues 1000,10000] (as root).
+"""What load a restart covers: python -m tests.benchmarks.restart [--kill] [--rings 1000,10000] (as root).
 
 Numbered datagrams at rising rates, one restart of the service at each, until frames are missing: the sender's queue
-holds txqueuelen of them. The longest gap between two that came is the time for which nothing was forwarded.
+holds so many of them. The longest gap between two that came is the time for which nothing was forwarded.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("--kill", action="store_true", help="kill -9 instead of a restart")
-    parser.add_argument("--queues", default="1000,10000", help="txqueuelen of the sender, several with commas")
+    parser.add_argument("--rings", default="1000,10000", help="ring of the sender, in frames, several with commas")
     args = parser.parse_args()
     print(f"{'kill -9' if args.kill else 'systemctl restart'}, engine {ENGINE}")
-    print("| txqueuelen | datagrams a second | sent | missing | longest gap |\n|---|---|---|---|---|")
+    print("| ring | datagrams a second | sent | missing | longest gap |\n|---|---|---|---|---|")
     with SystemdBox() as box:
         service = Service(box)
         make_pair(service)
-        for length in args.queues.split(","):
+        for length in args.rings.split(","):
             box.output("ip", "-n", "red", "link", "set", "va", "txqueuelen", length)
             for rate in RATES:
                 seen = once(service, rate, kill=args.kill)

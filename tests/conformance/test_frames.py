@@ -13,8 +13,9 @@ import pytest
 from tests.lib.frames import BROADCAST, ETH_P_8021AD, ETH_P_8021Q, ether, sized, tagged
 from tests.lib.lab import Lab, Wire
 from tests.lib.sockets import exchange, udp_pair, udp_socket
-from vethd.model.spec import LinkSpec
+from vethd.model.spec import RING, LinkSpec
 
+BURST = 64
 BATCH = 100  # frames under way at a time, where the test is not about queues
 SEED = 20240229
 
@@ -121,6 +122,35 @@ def test_order_of_a_burst(lab: Lab) -> None:
             sender.send(sized(64, n))
         got = [int.from_bytes(receiver.recv().frame[14:18], "big") for _ in range(count)]
     assert got == list(range(count))
+
+
+def bursts(wire: Wire) -> None:
+    """Send frames both ways as fast as a sender can, a few batches of the daemon's at a time; all arrive."""
+    for sender, receiver in ((wire.a, wire.b), (wire.b, wire.a)):
+        with sender.packet() as left, receiver.packet() as right:
+            for _ in range(20):
+                sent = [sized(64, n) for n in range(BURST)]
+                for frame in sent:
+                    left.send(frame)
+                assert [right.recv().frame for _ in sent] == sent
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 16, (1 << 31) - 1])
+def test_txqueuelen_limits_nothing(lab: Lab, length: int) -> None:
+    """A veth has no queue, and programs ask for any length: dockerd for 0."""
+    asked = LinkSpec(txqueuelen=length)
+    wire = lab.pair(lab.netns("a"), lab.netns("b"), asked, asked)
+    wire.up()
+    bursts(wire)
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 16])
+def test_txqueuelen_set_live_limits_nothing(lab: Lab, live: Wire, length: int) -> None:
+    for end in (live.a, live.b):
+        end.set(f"txqueuelen {length}")
+        if lab.backend.differs("txqueuelen-is-the-ring"):
+            end.wait(lambda link: link.txqueuelen == RING)
+    bursts(live)
 
 
 def test_order_both_ways_at_once(live: Wire) -> None:

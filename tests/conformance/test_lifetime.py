@@ -118,12 +118,12 @@ def test_ends_of_equal_names_change_places(lab: Lab) -> None:
 
 
 def test_move_while_down_keeps_what_was_set(lab: Lab) -> None:
-    said = LinkSpec(mtu=1400, txqueuelen=55, group=7, alias="kept", address="02:00:00:00:00:77")
+    said = LinkSpec(mtu=1400, txqueuelen=1055, group=7, alias="kept", address="02:00:00:00:00:77")
     wire = lab.pair(lab.netns("a"), lab.netns("b"), None, said)
     wire.b.netns.ip(f"link set dev vb netns {lab.netns('c').name}")
     wire.b.netns = lab.netnses[-1]
     link = wire.b.link
-    assert (link.mtu, link.txqueuelen, link.alias) == (1400, 55, "kept")
+    assert (link.mtu, link.txqueuelen, link.alias) == (1400, 1055, "kept")
     assert (link.address, link.group) == ("02:00:00:00:00:77", 7)
 
 

@@ -81,7 +81,7 @@ def test_unnamed_peer_inherits(lab: Lab) -> None:
         netns=here.name,
         address=NEAR_MAC,
         mtu=1400,
-        txqueuelen=77,
+        txqueuelen=1077,
         group=5,
         gso_max_size=30000,
         gso_max_segs=20,
@@ -92,7 +92,7 @@ def test_unnamed_peer_inherits(lab: Lab) -> None:
     lab.backend.newlink(spec)
     near, peer = End(here, "va").link, End(here, "veth0").link
     for link in (near, peer):
-        assert (link.mtu, link.txqueuelen, link.group) == (1400, 77, 5)
+        assert (link.mtu, link.txqueuelen, link.group) == (1400, 1077, 5)
         assert (link.gso_max_size, link.gso_max_segs, link.gro_max_size) == (30000, 20, 40000)
     assert near.address == NEAR_MAC
     assert peer.address != NEAR_MAC
@@ -102,7 +102,7 @@ def test_unnamed_peer_inherits(lab: Lab) -> None:
 
 
 def test_named_peer_inherits_nothing(lab: Lab) -> None:
-    near = LinkSpec(mtu=1400, txqueuelen=77, group=5, gso_max_size=30000, gso_max_segs=20, gro_max_size=40000)
+    near = LinkSpec(mtu=1400, txqueuelen=1077, group=5, gso_max_size=30000, gso_max_segs=20, gro_max_size=40000)
     wire = lab.pair(lab.netns("a"), lab.netns("b"), near)
     link = wire.b.link
     assert (link.mtu, link.txqueuelen, link.group) == (1500, 1000, 0)

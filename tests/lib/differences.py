@@ -16,6 +16,8 @@ DIFFERENCES = {
     "no-ethtool-statistics": "`ethtool -S` has no peer_ifindex; the API and `vethctl stats` have.",
     "rx-checksumming-is-off": "`ethtool -k` shows rx-checksumming off, fixed: a TAP's own stack verifies"
     " what nobody vouches for.",
+    "txqueuelen-is-the-ring": "`ip link` shows the length of a TAP's ring where veth shows the txqueuelen that was"
+    " asked for: the kernel has one number for both. The API has what was asked for.",
     "no-iflink": "A TAP has no iflink: `ip link` shows no @peer and no link-netnsid; the API and `vethctl show` do.",
     "peer-index-alone": "The peer gets the index that was asked for it, where the kernel ignores it unless the near end"
     " asked for one too.",

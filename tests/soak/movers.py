@@ -158,7 +158,7 @@ class Steady(Actor):
             case 2:
                 self.told("MTU", {"peer": {"mtu": self.dice.choice((1500, 4000, 9000))}})
             case 3:
-                self.told("queue length", {"txqueuelen": self.dice.choice((1000, 1200, 2000))})
+                self.told("queue length", {"txqueuelen": self.dice.choice((0, 1, 1000, 2000))})
             case 4:
                 self.told("alias", {"alias": self.dice.choice(("", "a user's")), "peer": {"group": 7}})
             case 5:

@@ -106,7 +106,7 @@ def link_faults(told: Mapping[str, Any], link: Link | None) -> Iterator[str]:
     same = {
         "ifindex": (told["ifindex"], link.ifindex),
         "mtu": (told["mtu"], link.mtu),
-        "txqueuelen": (told["txqueuelen"], link.txqueuelen),
+        "ring": (told["ring"], link.txqueuelen),
         "up": (told["up"], link.up),
         "address": (told["address"], link.address),
         "carrier": (told["carrier"], link.carrier),

@@ -48,7 +48,8 @@ def settled(link: Link) -> dict[str, Any]:
 CHANGES: dict[str, tuple[dict[str, Any], Callable[[Link], object], object]] = {
     "address": ({"address": "02:00:00:00:00:77"}, lambda link: link.address, "02:00:00:00:00:77"),
     "mtu": ({"mtu": 9000}, lambda link: link.mtu, 9000),
-    "txqueuelen": ({"txqueuelen": 17}, lambda link: link.txqueuelen, 17),
+    "txqueuelen": ({"txqueuelen": 1017}, lambda link: link.txqueuelen, 1017),
+    "ring": ({"ring": 64}, lambda link: link.txqueuelen, 64),
     "group": ({"group": 42}, lambda link: link.group, 42),
     "alias": ({"alias": "grün"}, lambda link: link.alias, "grün"),
     "altname": ({"altname": "another-name-for-it"}, lambda link: "another-name-for-it" in link.altnames, True),
@@ -100,6 +101,34 @@ def test_attribute_changes_live(site: Site, live: Wire, which: str, attribute: s
         ping(live.a.netns, *_addressed(live))
 
 
+def test_a_ring_is_as_long_as_it_shall_be(site: Site, live: Wire) -> None:
+    """Whatever txqueuelen is asked for, by us or on the device; every pair has its ring from the engine, or its own."""
+
+    def seen() -> list[tuple[int, int, int]]:
+        links = [
+            site.daemon.request("GET", site.daemon.link_path(end.name, end.netns.name))[1] for end in (live.a, live.b)
+        ]
+        return [
+            (*(told[key] for key in ("txqueuelen", "ring")), end.link.txqueuelen)
+            for told, end in zip(links, (live.a, live.b), strict=True)
+        ]
+
+    assert patch(site, live.a, ring=70, txqueuelen=0)[0] == 200
+    assert seen() == [(0, 70, 70), (1000, 1000, 1000)]
+    assert site.daemon.request("PATCH", "/v1/engine", b'{"ring": 2000}')[1]["ring"] == 2000
+    wait_until(lambda: seen() == [(0, 70, 70), (1000, 2000, 2000)], what="the ring of the end that said none")
+    live.a.set("txqueuelen 7")
+    live.b.set("txqueuelen 3000")
+    wait_until(lambda: seen() == [(7, 70, 70), (3000, 3000, 3000)], what="the rings")
+    live.b.set("txqueuelen 9")
+    wait_until(lambda: seen() == [(7, 70, 70), (9, 2000, 2000)], what="the rings")
+    assert patch(site, live.a, ring=0)[0] == 200
+    assert seen() == [(7, 2000, 2000), (9, 2000, 2000)]
+    assert patch_pair(site, ring=5000, name="taken", peer={"ring": 5000, "name": "lo"})[0] == 409
+    wait_until(lambda: seen() == [(7, 2000, 2000), (9, 2000, 2000)], what="the rings as they were")
+    ping(live.a.netns, *_addressed(live))
+
+
 def _addressed(wire: Wire) -> tuple[str, Any, str]:
     if not wire.a.link.flags & IFF_NOARP and not wire.b.link.flags & IFF_NOARP:
         near, far = wire.addresses()
@@ -117,7 +146,7 @@ def test_everything_at_once(site: Site, live: Wire) -> None:
     for end in (live.a, live.b):
         link = end.link
         for name, (_, look, seen) in CHANGES.items():
-            if name not in ("up", "address"):
+            if name not in ("up", "address", "ring"):  # beside a larger txqueuelen a ring is not to be seen
                 assert look(link) == seen, name
 
 

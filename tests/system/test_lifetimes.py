@@ -189,6 +189,7 @@ def test_saved_pair_comes_back(place: Place) -> None:
     wire.b.set("address 02:00:00:00:00:99", "name vz")
     wire.b.name = "vz"
     wait_until(lambda: site.pair("va")["links"][1]["name"] == "vz")
+    wire.a.wait(lambda link: link.txqueuelen == 1000)
     status, saved = site.daemon.request("POST", "/v1/save")
     assert (status, saved["pairs"]) == (200, 1)
     assert site.pair("va")["source"] == "saved"
@@ -201,6 +202,7 @@ def test_saved_pair_comes_back(place: Place) -> None:
     for was, now in zip(before, (wire.a.link, wire.b.link), strict=True):
         for key in ("name", "address", "mtu", "txqueuelen", "group", "up"):
             assert getattr(now, key) == getattr(was, key), key
+    assert [link["txqueuelen"] for link in pair["links"]] == [77, 1000]
     alive(wire)
 
 
@@ -240,14 +242,17 @@ def test_saved_pair_that_changed_is_saved_again(place: Place) -> None:
     site.post(spec(a.name, b.name))
     wire = lab.wire(a, b)
     site.daemon.request("POST", "/v1/save")
-    assert site.daemon.request("PATCH", site.daemon.link_path("vb", b.name), b'{"txqueuelen": 55}')[0] == 200
+    assert (
+        site.daemon.request("PATCH", site.daemon.link_path("vb", b.name), b'{"txqueuelen": 55, "ring": 70}')[0] == 200
+    )
     wire.a.set("mtu 1400")
     wait_until(lambda: site.pair("va")["links"][0]["mtu"] == 1400)
     assert site.daemon.request("POST", "/v1/save")[1]["pairs"] == 1
     site.stop()
     site.start()
     site.wait_state("va", "alive")
-    assert (wire.a.link.mtu, wire.b.link.txqueuelen) == (1400, 55)
+    assert (wire.a.link.mtu, wire.b.link.txqueuelen) == (1400, 70)
+    assert site.pair("va")["links"][1]["txqueuelen"] == 55
 
 
 def test_saved_pair_that_was_deleted_stays_away(place: Place) -> None:

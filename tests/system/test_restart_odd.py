@@ -23,7 +23,7 @@ from tests.lib.wait import wait_until
 from vethd.kernel.births import Nursery
 from vethd.kernel.tun import Tap
 from vethd.model.record import VERSION, EndRecord, EngineRecord, PairRecord, decode, encode, encode_pair, framed
-from vethd.model.spec import LinkSpec, PairSpec
+from vethd.model.spec import RING, LinkSpec, PairSpec
 
 HEAD = 16
 # Puts the fds where systemd would, in the order of their names, and becomes vethd.
@@ -250,3 +250,34 @@ def test_words_of_a_former_release_go_and_its_attachments_stay(store: Store, tmp
         VERSION,
         [None, "podman/7839/eth0"],
     )
+
+
+@pytest.mark.parametrize(
+    ("recorded", "had", "shown"),
+    [
+        ({}, 0, 0),  # by a release that gave the device what was asked
+        ({}, 2000, 2000),
+        ({"ring": 1000}, 1000, 1000),
+        ({"ring": 1000, "txqueuelen": 5}, 1000, 5),
+        ({"ring": 1000, "txqueuelen": 5}, 7, 7),  # set while nobody listened
+        ({"ring": 2000, "txqueuelen": 5}, 2000, 5),  # the config's ring is another now
+    ],
+)
+def test_a_ring_is_as_long_as_it_shall_be(
+    store: Store, tmp_path: Path, recorded: dict[str, int], had: int, shown: int
+) -> None:
+    for number, ifname in enumerate(("a1", "b1"), 1):
+        store.device(f"u{number}", ifname)
+        store.home.ip(f"link set dev {ifname} txqueuelen {had}")
+    one = pair(1, "u1", "u2")
+    ends = tuple(msgspec.structs.replace(end, **recorded) for end in one.ends)
+    store.memfd("s0", record(msgspec.structs.replace(one, ends=ends)))
+    with started(store, tmp_path) as (lines, _):
+        assert warnings(lines) == ""
+
+        def seen() -> set[tuple[int, int]]:
+            return {(link["txqueuelen"], link["ring"]) for link in get(tmp_path / "sock", "/v1/links")}
+
+        wait_until(lambda: seen() == {(shown, max(shown, RING))}, what="the rings")
+        rows = json.loads(store.home.command("ip", "-json", "link", "show"))
+        assert {row["txqlen"] for row in rows if row["ifname"] in ("a1", "b1")} == {max(shown, RING)}

@@ -87,6 +87,7 @@ def attributes() -> st.SearchStrategy[dict[str, Any]]:
             "address": st.sampled_from([MAC, "02:0:0:0:0:A", "02:00:00:00:00:0b"]),
             "mtu": st.sampled_from([68, 1500, 9000]),
             "txqueuelen": st.sampled_from([0, 1000]),
+            "ring": st.sampled_from([0, 64, 1000]),
             "queues": st.sampled_from([1, 4]),
             "index": st.sampled_from([70, 71]),
             "group": st.sampled_from([0, 7]),

@@ -380,7 +380,7 @@ class TestLinks:
         "netns": "red",
         "ifindex": 2,
         "mtu": 1500,
-        "txqueuelen": 1000,
+        "ring": 1000,
         "up": True,
         "address": "02:00:00:00:00:01",
         "carrier": True,
@@ -395,7 +395,7 @@ class TestLinks:
 
     @pytest.mark.parametrize(
         ("what", "now"),
-        [("ifindex", 3), ("mtu", 1501), ("txqueuelen", 1), ("up", False), ("address", "x"), ("carrier", False)],
+        [("ifindex", 3), ("mtu", 1501), ("ring", 1), ("up", False), ("address", "x"), ("carrier", False)],
     )
     def test_differ(self, what: str, now: object) -> None:
         assert len(list(link_faults(self.TOLD | {what: now}, self.LINK))) == 1

@@ -26,7 +26,17 @@ OK = 0
 MAC = "02:00:00:00:00:01"
 TEXT_FIELDS = ("name", "netns", "address", "alias", "altname", "master")
 FLAG_FIELDS = ("up", "arp", "multicast", "allmulticast", "promisc")
-NUMBER_FIELDS = ("mtu", "txqueuelen", "queues", "index", "group", "gso_max_size", "gso_max_segs", "gro_max_size")
+NUMBER_FIELDS = (
+    "mtu",
+    "txqueuelen",
+    "ring",
+    "queues",
+    "index",
+    "group",
+    "gso_max_size",
+    "gso_max_segs",
+    "gro_max_size",
+)
 
 
 def refusal(link: LinkSpec) -> VethError | None:
@@ -74,6 +84,8 @@ REFUSALS: list[tuple[dict[str, Any], int]] = [
     *(({"mtu": mtu}, errno.EINVAL) for mtu in (-1, 0, 67, 65522, 65535, 65536, 1 << 64)),
     *(({"txqueuelen": number}, OK) for number in (0, 1, 1000, (1 << 31) - 1)),
     *(({"txqueuelen": number}, errno.EINVAL) for number in (-1, 1 << 31)),
+    *(({"ring": number}, OK) for number in (0, 64, 1000, 524288)),
+    *(({"ring": number}, errno.EINVAL) for number in (-1, 1, 63, 524289, 1 << 40)),
     *(({"queues": number}, OK) for number in (1, 256)),
     *(({"queues": number}, errno.EINVAL) for number in (-1, 0, 257)),
     *(({"index": number}, OK) for number in (1, (1 << 31) - 1)),
@@ -158,7 +170,17 @@ def test_what_an_end_never_named_inherits(key: str) -> None:
     """Its namespace, MTU, queue and GSO limits, and its group; never what tells one end from the other."""
     value: Any = MAC if key == "address" else "x" if key in TEXT_FIELDS else 1
     pair = PairSpec(**{key: value})
-    inherited = {"netns", "mtu", "txqueuelen", "queues", "group", "gso_max_size", "gso_max_segs", "gro_max_size"}
+    inherited = {
+        "netns",
+        "mtu",
+        "txqueuelen",
+        "ring",
+        "queues",
+        "group",
+        "gso_max_size",
+        "gso_max_segs",
+        "gro_max_size",
+    }
     assert getattr(pair.far_end(), key) == (value if key in inherited else None)
     assert getattr(pair.near_end(), key) == value
     assert PairSpec(peer=LinkSpec(), **{key: value}).far_end() == LinkSpec()  # named, and nothing said

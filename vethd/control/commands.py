@@ -13,7 +13,7 @@ from vethd.control.table import Table
 from vethd.control.table import show as show_table
 from vethd.model.api import SPIN_US_MAX, EngineChange, EngineInfo, PairChange, PairInfo
 from vethd.model.errors import VethError
-from vethd.model.spec import CREATE_ONLY, LinkSpec, PairSpec, RxChecksum
+from vethd.model.spec import CREATE_ONLY, RING_MAX, RING_MIN, LinkSpec, PairSpec, RxChecksum
 
 
 @click.command(
@@ -116,17 +116,23 @@ def set_(
             help="How long a worker looks on for the next frame before it sleeps, in microseconds (uring).",
         ),
         gro_option(", for pairs that do not say"),
+        click.Option(
+            ["--ring"],
+            type=click.IntRange(RING_MIN, RING_MAX),
+            metavar="FRAMES",
+            help="How many frames wait in a device while vethd is busy, for ends that do not say.",
+        ),
     ]
 )
 @JSON
 @click.pass_context
-def engine(ctx: click.Context, *, spin_us: int | None, gro: bool | None, as_json: bool) -> None:
+def engine(ctx: click.Context, *, spin_us: int | None, gro: bool | None, ring: int | None, as_json: bool) -> None:
     """Show what forwards the frames, or change what holds for all pairs.
 
-    A change holds until the daemon reads its configuration again. --gro is for pairs that do not say. WORKERS and
-    SPIN-US are empty where the daemon's own loop forwards (asyncio); FALLBACK says why uring does not.
+    A change holds until the daemon reads its configuration again. --gro and --ring are for pairs that do not say.
+    WORKERS and SPIN-US are empty where the daemon's own loop forwards (asyncio); FALLBACK says why uring does not.
     """
-    client, change = client_of(ctx), EngineChange(spin_us=spin_us, gro=gro)
+    client, change = client_of(ctx), EngineChange(spin_us=spin_us, gro=gro, ring=ring)
     info = client.engine() if change == EngineChange() else client.set_engine(change)
     if as_json:
         echo_json(info)
@@ -136,9 +142,9 @@ def engine(ctx: click.Context, *, spin_us: int | None, gro: bool | None, as_json
 
 def engine_table(info: EngineInfo) -> Table:
     """Lay the engine out, one row."""
-    table = Table(("ENGINE", ">WORKERS", ">SPIN-US", "GRO", "FALLBACK"))
+    table = Table(("ENGINE", ">WORKERS", ">SPIN-US", "GRO", ">RING", "FALLBACK"))
     spin = "" if info.spin_us is None else str(info.spin_us)
-    table.add(info.name, str(info.workers or ""), spin, "on" if info.gro else "off", info.fallback)
+    table.add(info.name, str(info.workers or ""), spin, "on" if info.gro else "off", str(info.ring), info.fallback)
     return table
 
 

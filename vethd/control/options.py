@@ -14,7 +14,18 @@ from typing import Any, Literal, get_args, get_origin
 import click
 import msgspec
 
-from vethd.model.spec import ALIAS_MAX, ALTNAME_MAX, MTU_MAX, MTU_MIN, QUEUES_MAX, TXQUEUELEN, LinkSpec, PairSpec
+from vethd.model.spec import (
+    ALIAS_MAX,
+    ALTNAME_MAX,
+    MTU_MAX,
+    MTU_MIN,
+    QUEUES_MAX,
+    RING_MAX,
+    RING_MIN,
+    TXQUEUELEN,
+    LinkSpec,
+    PairSpec,
+)
 
 NEAR = ""
 PEER = "peer"
@@ -24,7 +35,8 @@ HELP: dict[str, tuple[str, str]] = {
     "netns": ("NETNS", "network namespace: a name of `ip netns`, a path, a PID or fd:N"),
     "address": ("MAC", "MAC address"),
     "mtu": ("BYTES", f"MTU, {MTU_MIN} to {MTU_MAX}"),
-    "txqueuelen": ("FRAMES", f"frames that may wait in the device, by default {TXQUEUELEN}"),
+    "txqueuelen": ("FRAMES", f"transmit queue length, which limits nothing, as on veth; by default {TXQUEUELEN}"),
+    "ring": ("FRAMES", f"frames that wait while vethd is busy, {RING_MIN} to {RING_MAX}; 0 is the daemon's default"),
     "queues": ("N", f"queues, 1 to {QUEUES_MAX}"),
     "index": ("IFINDEX", "interface index"),
     "group": ("N", "device group"),

@@ -21,7 +21,7 @@ from vethd.daemon.service import need_machine, raise_fd_limit, serve, tell_fallb
 from vethd.datapath.engines import ENGINES
 from vethd.model.api import SPIN_US, SPIN_US_MAX, WORKERS_MAX
 from vethd.model.errors import ConfigError, VethError
-from vethd.model.spec import LinkSpec, PairSpec, validate_link
+from vethd.model.spec import RING, RING_MAX, RING_MIN, LinkSpec, PairSpec, validate_link
 from vethd.pairs import open_pair
 
 EXIT_REFUSED = 1
@@ -30,6 +30,7 @@ EXIT_CONFIG = 4
 _LEVELS = ("debug", "info", "warning", "error")
 _WORKERS_HELP = "Forward on so many threads; 0 is half the CPUs, at least one (uring).  [default: 0]"
 _SPIN_HELP = f"Look on so long for the next frame before a thread sleeps, in us (uring).  [default: {SPIN_US}]"
+_RING_HELP = f"Frames that wait in each device while vethd is busy.  [default: {RING}]"
 _SOCKET_HELP = f"Serve the API here.  [env var: VETHD_SOCKET; default: {SOCKET}]"
 
 
@@ -96,9 +97,18 @@ def cli(  # noqa: PLR0913 - one argument an option
     help="Leave unverified checksums alone, or mark them as verified.",
 )
 @click.option("--gro", type=click.Choice(["on", "off"]), help="Coalesce the frames of one flow.  [default: on]")
+@click.option("--ring", type=click.IntRange(RING_MIN, RING_MAX), metavar="FRAMES", help=_RING_HELP)
 @click.pass_obj
 def pair(  # noqa: PLR0913 - one argument an option
-    config: Config, near: str, peer: str, *, mtu: int | None, up: bool, rx_checksum: str | None, gro: str | None
+    config: Config,
+    near: str,
+    peer: str,
+    *,
+    mtu: int | None,
+    up: bool,
+    rx_checksum: str | None,
+    gro: str | None,
+    ring: int | None,
 ) -> None:
     """Run one pair in the foreground, with neither config nor socket, until Ctrl-C or until an end is deleted.
 
@@ -106,15 +116,15 @@ def pair(  # noqa: PLR0913 - one argument an option
     """
     need_machine()
     raise_fd_limit()
-    ends = [_end(text, mtu, up=up) for text in (near, peer)]
+    ends = [_end(text, mtu, up=up, ring=ring or config.ring) for text in (near, peer)]
     own = {"rx_checksum": rx_checksum, "gro": config.gro if gro is None else gro == "on"}
     spec = msgspec.convert(ends[0].attributes() | own | {"peer": ends[1]}, PairSpec)
     uvloop.run(_foreground(spec, config))
 
 
-def _end(text: str, mtu: int | None, *, up: bool) -> LinkSpec:
+def _end(text: str, mtu: int | None, *, up: bool, ring: int) -> LinkSpec:
     name, _, netns = text.partition("@")
-    link = LinkSpec(name=name or None, netns=netns or None, mtu=mtu, up=up or None)
+    link = LinkSpec(name=name or None, netns=netns or None, mtu=mtu, up=up or None, ring=ring)
     validate_link(link)
     return link
 

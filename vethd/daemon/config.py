@@ -10,10 +10,10 @@ import msgspec
 
 from vethd.datapath.engines import ENGINES
 from vethd.doors.callers import QUOTA
-from vethd.model.api import SPIN_US, SpinUs, Workers
+from vethd.model.api import SPIN_US, Ring, SpinUs, Workers
 from vethd.model.errors import ConfigError
 from vethd.model.pairfile import check_pairs, convert, read_toml
-from vethd.model.spec import PairSpec
+from vethd.model.spec import RING, PairSpec
 
 SOCKET = "/run/vethd/vethd.sock"
 STATE_DIR = "/var/lib/vethd"
@@ -34,6 +34,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     workers: Workers = 0
     spin_us: SpinUs = SPIN_US
     gro: bool = True
+    ring: Ring = RING
     state_dir: str = STATE_DIR
     persist: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -89,7 +89,7 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
     try:
         picked = _engine(config, early, loop)
         lasting = Lasting(config, notify)
-        manager = Manager(picked, await lasting.memory(early), gro=config.gro)
+        manager = Manager(picked, await lasting.memory(early), gro=config.gro, ring=config.ring)
         engine = manager.tuning.info()
         tell_fallback(engine)
         adopted = await manager.adopt()
@@ -223,7 +223,8 @@ class _Reloader:
     def _tune(self, config: Config) -> None:
         """Take over what can be had without a restart, and say what cannot."""
         spins = self._manager.tuning.info().spin_us is not None
-        self._manager.change_engine(EngineChange(spin_us=config.spin_us if spins else None, gro=config.gro))
+        spin_us = config.spin_us if spins else None
+        self._manager.change_engine(EngineChange(spin_us=spin_us, gro=config.gro, ring=config.ring))
         for key in ("engine", "workers", "persist"):
             if (now := getattr(config, key)) != (then := getattr(self._started, key)):
                 log.warning("takes a restart", key=key, config=now, running=then)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from vethd.model.spec import LinkSpec, PairSpec, RxChecksum
+from vethd.model.spec import RING, RING_MAX, RING_MIN, LinkSpec, PairSpec, RxChecksum
 
 SPIN_US = 50
 SPIN_US_MAX = 1000
@@ -16,6 +16,7 @@ PairStateName = Literal["alive", "waiting"]
 Source = Literal["config", "runtime", "saved"]
 SpinUs = Annotated[int, msgspec.Meta(ge=0, le=SPIN_US_MAX)]
 Workers = Annotated[int, msgspec.Meta(ge=0, le=WORKERS_MAX)]
+Ring = Annotated[int, msgspec.Meta(ge=RING_MIN, le=RING_MAX)]
 
 
 class PairChange(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -34,7 +35,8 @@ class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
     """One end as it is now.
 
     netns is the name under which the end's namespace is known ("" is the daemon's own; "net:[INODE]" where it
-    has no name), netns_inode its inode, by which two namespaces are the same. Lengths in bytes.
+    has no name), netns_inode its inode, by which two namespaces are the same. Lengths in bytes. txqueuelen is what was
+    asked for, ring the frames that the device has room for, which `ip link` shows as its qlen.
     """
 
     name: str
@@ -60,6 +62,7 @@ class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
     peer_name: str
     peer_ifindex: int
     peer_netns: str
+    ring: int = RING
 
 
 class AttachmentKey(msgspec.Struct, frozen=True):
@@ -205,7 +208,8 @@ class EngineInfo(msgspec.Struct, kw_only=True, frozen=True):
     """What forwards the frames, and what holds for every pair.
 
     workers are its threads, 0 where the daemon's own loop does it. spin_us is how long a worker looks on for the
-    next frame before it sleeps, in microseconds, None where the engine cannot. gro is for pairs that do not say.
+    next frame before it sleeps, in microseconds, None where the engine cannot. gro is for pairs that do not say, ring
+    (frames) for ends that do not.
     fallback is why "auto" did not take uring, "" where it did or was not asked.
     """
 
@@ -214,6 +218,7 @@ class EngineInfo(msgspec.Struct, kw_only=True, frozen=True):
     spin_us: int | None
     gro: bool
     fallback: str
+    ring: int = RING
 
 
 class EngineChange(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -221,6 +226,7 @@ class EngineChange(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
 
     spin_us: SpinUs | None = None
     gro: bool | None = None
+    ring: Ring | None = None
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):

@@ -19,6 +19,7 @@ from vethd.model.spec import CREATE_ONLY, MTU, TXQUEUELEN, LinkSpec, PairSpec, R
 DEFAULTS: dict[str, Any] = {
     "mtu": MTU,
     "txqueuelen": TXQUEUELEN,
+    "ring": 0,  # as the daemon has it for all pairs
     "group": 0,
     "alias": "",
     "altname": "",
@@ -155,8 +156,11 @@ def _wanted(name: str, link: LinkSpec) -> Any:
 
 
 def _unlike_live(name: str, want: Any, live: LinkInfo) -> bool:
-    """Return whether the living link shows another value. What it does not show agrees with any."""
-    return hasattr(live, name) and _unlike(name, want, getattr(live, name))
+    """Return whether the living link shows another value. What it does not show agrees with any.
+
+    Its ring is what came of several settings, so it is not compared: only vethd changes it.
+    """
+    return name != "ring" and hasattr(live, name) and _unlike(name, want, getattr(live, name))
 
 
 def _unlike(name: str, want: Any, have: Any) -> bool:

@@ -10,7 +10,7 @@ pair of which only the core can be read goes on forwarding as its devices are.
 
     1  the first
     2  engine, owner
-    3  attachment; alias, altname and own_alias of an end are not written any more (memory/former.py)
+    3  attachment, txqueuelen, ring; alias, altname and own_alias of an end are not written any more (memory/former.py)
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     drops is indexed by Drop, dropped_bytes is what they come to: None in a record from before that was counted. What
     was read is not here: the device's own counters know. uso is kernel.tun.Tap.uso. alias, altname and own_alias are
     read in records of version 2 and older alone: what was written on the device, and whether the alias is the user's.
+    ring is what held, None in older records; it and txqueuelen, which was asked for, say what the device had.
     """
 
     fds: Names
@@ -61,6 +62,8 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     write_errors: dict[int, Count] = {}
     kernel_drops: KernelDrops = msgspec.field(default_factory=KernelDrops)
     uso: bool = False
+    txqueuelen: Count | None = None
+    ring: Count | None = None
 
 
 class PairRecord(msgspec.Struct, kw_only=True, frozen=True):

@@ -23,6 +23,9 @@ ALTNAME_MAX = 127  # ALTIFNAMSIZ - 1
 ALIAS_MAX = 255  # IFALIASZ - 1
 QUEUES_MAX = 256  # MAX_TAP_QUEUES
 TXQUEUELEN = 1000  # DEFAULT_TX_QUEUE_LEN
+RING = 1000
+RING_MIN = 64  # a sender's burst that veth would carry whole: the coalesced batch
+RING_MAX = 524288  # KMALLOC_MAX_SIZE / sizeof(void *): a longer ring is refused (ptr_ring_resize_multiple())
 MTU = 1500  # ETH_DATA_LEN
 U32_MAX = (1 << 32) - 1
 
@@ -41,7 +44,8 @@ class LinkSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     netns names a network namespace: None is the daemon's own (a client's own, where a client asks), else a
     name of `ip netns`, a path, a PID, or "fd:N" where the caller sent or inherited file descriptors.
     name may hold one "%d". alias, altname and master "" take the attribute away. MACs are "xx:xx:xx:xx:xx:xx".
-    Lengths are bytes; mtu counts no Ethernet header; txqueuelen counts frames.
+    Lengths are bytes; mtu counts no Ethernet header. txqueuelen counts frames and limits nothing, as on veth. ring is
+    how many frames wait in the device while the daemon is busy or restarts; 0 is as the daemon has it for all pairs.
     """
 
     name: str | None = None
@@ -49,6 +53,7 @@ class LinkSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     address: str | None = None
     mtu: int | None = None
     txqueuelen: int | None = None
+    ring: int | None = None
     queues: int | None = None
     index: int | None = None
     group: int | None = None
@@ -93,16 +98,29 @@ class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, 
         """Give the peer's attributes, inherited ones included.
 
         Kernel: veth_newlink() reuses the near end's table where no peer was described, and
-        rtnl_create_link() reads MTU, txqueuelen, queues, group and the GSO limits from it; never the MAC.
+        rtnl_create_link() reads MTU, txqueuelen, queues, group and the GSO limits from it; never the MAC. ring, which
+        the kernel does not know, goes with txqueuelen.
         """
         if self.peer is not None:
             return self.peer
         return LinkSpec(**{name: getattr(self, name) for name in _INHERITED})
 
 
-_INHERITED = ("netns", "mtu", "txqueuelen", "queues", "group", "gso_max_size", "gso_max_segs", "gro_max_size")
+_INHERITED = (
+    *("netns", "mtu", "txqueuelen", "ring", "queues", "group"),
+    *("gso_max_size", "gso_max_segs", "gro_max_size"),
+)
 OWN = ("rx_checksum", "gro")
 CREATE_ONLY = ("queues", "index")  # the kernel, too, refuses to change these
+
+
+def queue_len(txqueuelen: int | None, ring: int) -> int:
+    """Return the txqueuelen that a TAP gets, in frames: the kernel has one number for it and for the device's ring.
+
+    txqueuelen is what was asked for, None where nobody asked. On veth it limits nothing, so it makes no ring shorter.
+    Kernel: drivers/net/tun.c tun_queue_resize().
+    """
+    return min(max(txqueuelen or 0, ring), RING_MAX)
 
 
 def parse_mac(text: str, op: str, ifname: str = "") -> bytes:
@@ -191,6 +209,9 @@ def validate_pair(pair: PairSpec, op: str = "newlink") -> None:
 
 
 def _check_ranges(link: LinkSpec, op: str, name: str) -> None:
+    if link.ring and not RING_MIN <= link.ring <= RING_MAX:
+        reason = f"ring {link.ring} is outside {RING_MIN}..{RING_MAX}, and not 0, the daemon's default"
+        raise VethError(errno.EINVAL, op, name, reason)
     ranges = (
         ("txqueuelen", link.txqueuelen, 0, (1 << 31) - 1),
         ("queues", link.queues, 1, QUEUES_MAX),

@@ -21,7 +21,7 @@ from vethd.memory.keeper import Memory
 from vethd.memory.takeover import hold
 from vethd.model.errors import VethError
 from vethd.model.record import EndRecord, EngineRecord, PairRecord, Record
-from vethd.model.spec import LinkSpec, PairSpec
+from vethd.model.spec import RING, LinkSpec, PairSpec, queue_len
 from vethd.model.state import Side
 from vethd.pairs.context import Context
 from vethd.pairs.entry import Entry
@@ -161,10 +161,15 @@ def _link(nursery: Nursery, end: EndRecord, written: Words, fds: tuple[int, ...]
         except VethError as error:
             log.warning("what a former release wrote on the device stays", **written._asdict(), reason=str(error))
     place = nursery.locate(tap)
+    ring = RING if end.ring is None else end.ring
+    had = place.state.txqueuelen  # it may have been set while nobody listened
+    asked = end.txqueuelen if had == queue_len(end.txqueuelen, ring) else had
     return Link(
         tap,
         place,
         netns.label(place.netns_inode, nursery.own_inode),
+        asked,
+        ring,
         kept=end.fds,
         drops=end.kernel_drops,
     )
@@ -178,7 +183,7 @@ def _as_they_are(links: tuple[Link, Link]) -> PairSpec:
             netns=link.label or None,
             address=link.state.address,
             mtu=link.state.mtu,
-            txqueuelen=link.state.txqueuelen,
+            txqueuelen=link.txqueuelen,
             up=link.state.up,
         )
         for link in links
@@ -195,4 +200,6 @@ def _end_record(pair: LivePair, side: Side) -> EndRecord:
         write_errors=counters.write_errors,
         kernel_drops=link.drops,
         uso=link.tap.uso,
+        txqueuelen=link.txqueuelen,
+        ring=link.ring,
     )

@@ -44,8 +44,9 @@ def apply(
             if change.netns is not None:
                 targets[side] = netns.open_ref(change.netns, fds)
                 always.callback(os.close, targets[side])
-        for side, change in changes:
+        for side, asked in changes:
             link = links[side]
+            change = _of_device(link, asked)
             before = nursery.locate(link.tap)
             home = link.tap.netns_fd()
             always.callback(os.close, home)
@@ -55,6 +56,12 @@ def apply(
             altname = _altname(before)
             nursery.change(link.tap, told, old_altname=altname, netns_fd=targets[side] if moved else None)
         undo.pop_all()
+
+
+def _of_device(link: Link, change: LinkSpec) -> LinkSpec:
+    """Return what change says as it is said to the device, which has one number for txqueuelen and ring."""
+    asked = change.txqueuelen is not None or change.ring is not None
+    return msgspec.structs.replace(change, txqueuelen=link.queue_len if asked else None, ring=None)
 
 
 def _put_back(nursery: Nursery, link: Link, old: LinkSpec, home: int | None) -> None:

@@ -21,6 +21,9 @@ class Desk(Protocol[Pair_contra]):
     def placed(self, key: LinkKey, pair: Pair_contra, side: Side) -> None:
         """Hand messages about that link to pair from now on."""
 
+    def catch_up(self) -> None:
+        """Deliver all that the kernel has said until now."""
+
     def left(self, key: LinkKey, pair: Pair_contra) -> None:
         """Stop handing on messages about that link, if they went to pair."""
 
@@ -35,6 +38,9 @@ class Context(Protocol[Pair_contra]):
     @property
     def desk(self) -> Desk[Pair_contra]:
         """The desk that hands rtnetlink's messages to the pairs."""
+
+    def changed(self, pair: Pair_contra) -> None:
+        """Write the pair down again for a successor: what is known of it has changed."""
 
     def ended(self, pair: Pair_contra, reason: str) -> None:
         """Delete what is left of the pair: one of its ends is gone."""

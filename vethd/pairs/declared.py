@@ -229,6 +229,7 @@ def _as_is(manager: Manager, entry: Entry) -> PairSpec:
 
     def now(spec: LinkSpec, side: Side) -> dict[str, object]:
         live = links[side]
+        asked = entry.live.links[side].txqueuelen if entry.live is not None else spec.txqueuelen
         if live.netns.startswith("net:["):
             reason = f"{live.name} is in a namespace without a name: only one that `ip netns` knows can be found again"
             raise VethError(errno.EOPNOTSUPP, "save", live.name, reason)
@@ -237,7 +238,7 @@ def _as_is(manager: Manager, entry: Entry) -> PairSpec:
             "netns": live.netns or None,
             "address": live.address,
             "mtu": live.mtu,
-            "txqueuelen": live.txqueuelen,
+            "txqueuelen": asked,
             "up": live.up,
         }
 

@@ -10,6 +10,7 @@ from vethd.model.api import LinkInfo, LinkStats, PairInfo
 from vethd.model.drops import Drop
 from vethd.model.errors import symbol
 from vethd.model.kernel_drops import DropSample
+from vethd.model.spec import TXQUEUELEN
 from vethd.model.state import Side
 from vethd.pairs.entry import Entry
 from vethd.pairs.pair import LivePair
@@ -45,7 +46,8 @@ def link_info(pair: LivePair, side: Side) -> LinkInfo:
         ifindex=link.place.key[1],
         address=state.address,
         mtu=state.mtu,
-        txqueuelen=state.txqueuelen,
+        txqueuelen=TXQUEUELEN if link.txqueuelen is None else link.txqueuelen,
+        ring=state.txqueuelen,
         queues=len(link.tap.fds),
         group=state.group,
         alias=state.alias,

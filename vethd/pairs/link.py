@@ -9,12 +9,15 @@ from vethd.kernel.linkstate import LinkState
 from vethd.kernel.tun import Tap
 from vethd.kernel.tunfilter import FilterCounts, TunFilter
 from vethd.model.kernel_drops import KernelDrops
+from vethd.model.spec import RING, queue_len
 
 
 @dataclass(eq=False)
 class Link:
     """A device that this process holds.
 
+    txqueuelen is what was asked for, None where nobody asked. ring is how many frames the device shall at least have
+    room for. The device gets queue_len.
     label names its namespace (kernel.netns.label()). epoch counts the changes of carrier that we made, news the
     messages of rtnetlink. master is the bridge's name, where the link is a port. surveyed is what the counters were
     when they were last told to anybody.
@@ -25,6 +28,8 @@ class Link:
     tap: Tap
     place: Place
     label: str
+    txqueuelen: int | None = None
+    ring: int = RING
     filter: TunFilter | None = None
     master: str = ""
     surveyed: LinkState | None = None
@@ -39,6 +44,11 @@ class Link:
     def state(self) -> LinkState:
         """What rtnetlink said last."""
         return self.place.state
+
+    @property
+    def queue_len(self) -> int:
+        """The txqueuelen that the device shall have, in frames."""
+        return queue_len(self.txqueuelen, self.ring)
 
     def update(self, state: LinkState) -> None:
         """Take rtnetlink's latest word."""

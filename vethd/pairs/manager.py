@@ -21,7 +21,7 @@ from vethd.datapath.engines import Picked
 from vethd.memory.keeper import Memory
 from vethd.model.api import AttachmentKey, EngineChange, LinkInfo, LinkStats, PairChange, PairInfo, Reconciled, Source
 from vethd.model.errors import VethError
-from vethd.model.spec import LinkSpec, PairSpec, validate_pair
+from vethd.model.spec import RING, LinkSpec, PairSpec, validate_pair
 from vethd.model.state import Side
 from vethd.pairs import changes
 from vethd.pairs.adoption import adopt_pairs, engine_record, entry_record
@@ -41,13 +41,13 @@ CLOSE_S = 5.0  # for changes that are under way when the manager closes; systemd
 class Manager:
     """All pairs of one daemon, or of one program. Use on one loop; close() at the end."""
 
-    def __init__(self, picked: Picked, memory: Memory | None = None, *, gro: bool = True) -> None:
+    def __init__(self, picked: Picked, memory: Memory | None = None, *, gro: bool = True, ring: int = RING) -> None:
         """Make the staging namespace and begin to listen. Raises VethError (EPERM without the capabilities).
 
-        With a memory the pairs outlive this manager; engine and memory are the manager's to close. gro is for pairs
-        that do not say.
+        With a memory the pairs outlive this manager; engine and memory are the manager's to close. gro and
+        ring are for pairs that do not say.
         """
-        self.tuning = Tuning(picked, gro=gro)
+        self.tuning = Tuning(picked, gro=gro, ring=ring)
         self.memory = memory
         self.reconciled: Reconciled | None = None  # what the start came to: see Declared.start()
         self.hub = EventHub()
@@ -109,8 +109,8 @@ class Manager:
             if entry.live is None:
                 raise VethError(errno.ENODEV, "changelink", reason=entry.reason or "the pair waits")
             if said:
-                await self.workers.chore(changes.apply, self.workers.nursery, entry.live.links, said, fds)
-                self.desk.catch_up()
+                with entry.live.rings.asked(said):
+                    await self.workers.chore(changes.apply, self.workers.nursery, entry.live.links, said, fds)
                 await entry.live.arrived()
                 await self.workers.carriers_set()  # who sends as soon as he is answered loses nothing
             for side, link in said:
@@ -129,12 +129,12 @@ class Manager:
 
     def change_engine(self, change: EngineChange) -> None:
         """Change what holds for all pairs, all of it or nothing. Raises VethError EOPNOTSUPP."""
-        before = [(entry, self.tuning.gro(entry.spec)) for entry in self.entries.values()]
+        before = [(entry, self.tuning.of(entry.spec)) for entry in self.entries.values()]
         changed = self.tuning.change(change)
         if not changed:
             return
-        for entry, gro in before:  # a wire that stays as it is need not wait for its worker
-            if entry.live is not None and self.tuning.gro(entry.spec) != gro:
+        for entry, was in before:  # a wire that stays as it is need not wait for its worker
+            if entry.live is not None and self.tuning.of(entry.spec) != was:
                 entry.live.tune(entry.spec)
         self.hub.tell("engine_changed", detail=", ".join(changed))
 
@@ -221,6 +221,12 @@ class Manager:
             pair.end()
             self.spawn(self._lost_an_end(entry, pair, reason))
 
+    def changed(self, pair: LivePair) -> None:
+        """See Context."""
+        entry = self.entries.get(pair.id)
+        if entry is not None and entry.live is pair:
+            self.remember(entry)
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """See Context."""
         task = asyncio.get_running_loop().create_task(work)
@@ -235,7 +241,7 @@ class Manager:
     # --- how it does it
 
     async def _make(self, entry: Entry, *, up_peer: bool = False) -> None:
-        links = await self.workers.make(entry.spec, entry.fds)
+        links = await self.workers.make(entry.spec, entry.fds, self.tuning.ring)
         entry.live = LivePair(entry.id, links, self)
         try:
             if self.memory is not None:

@@ -33,6 +33,7 @@ from vethd.model.state import (
 )
 from vethd.pairs.context import Context
 from vethd.pairs.link import Link
+from vethd.pairs.rings import Rings
 
 Gates = tuple[Drop | None, Drop | None]
 
@@ -52,6 +53,7 @@ class LivePair:
         self._arrived = asyncio.Event()
         self._arrived.set()
         self._base = [Counters(), Counters()]
+        self.rings = Rings(self, links, context)
 
     def start(self, spec: PairSpec) -> None:
         """Tie the two ends together, newly made: listen to their news, and forward."""
@@ -79,6 +81,7 @@ class LivePair:
         for side in Side:
             self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
             self._context.spawn(self._noqueue(side))  # it may have moved while nobody looked
+        self.rings.tune(spec)
         self._learn_masters()
         held.hand_over(self._died)
 
@@ -118,9 +121,10 @@ class LivePair:
         return self.wire.dry(side) if self.wire is not None and not self._ending else True
 
     def tune(self, spec: PairSpec) -> None:
-        """Have the wire do as spec and the context's tuning say now."""
+        """Have wire and rings do as spec and the context's tuning say now."""
         if self.wire is not None and not self._ending:
             self._tune(self.wire, spec)
+            self.rings.tune(spec)
 
     def news(self, side: Side, state: LinkState) -> None:
         """Take one message of rtnetlink about the end at side, in its order."""
@@ -147,6 +151,7 @@ class LivePair:
             self._tell("link_renamed", side, f"{before.name} -> {state.name}")
         elif (state.address, state.txqueuelen, state.master) != (before.address, before.txqueuelen, before.master):
             self._tell("link_changed", side)
+        self.rings.learn(side, before, state)
         if state.master != before.master:
             self._context.spawn(self.learn_master(side))
         if state.mtu != before.mtu:

@@ -1,4 +1,4 @@
-"""What holds for all pairs and may change while frames flow: coalescing, where a pair does not say, and the spin.
+"""What holds for all pairs and may change while frames flow: gro and ring, where a pair does not say, and the spin.
 
 A pair's wire is tuned by what its spec says and, for the rest, by what stands here. Nothing of it outlives the process:
 the next one begins with its config's words.
@@ -12,16 +12,17 @@ from vethd.datapath.engine import SpinningEngine, Wire
 from vethd.datapath.engines import Picked
 from vethd.model.api import EngineChange, EngineInfo
 from vethd.model.errors import VethError
-from vethd.model.spec import PairSpec, RxChecksum
+from vethd.model.spec import RING, LinkSpec, PairSpec, RxChecksum
 
 
 class Tuning:
     """The settings of one engine and its wires."""
 
-    def __init__(self, picked: Picked, *, gro: bool) -> None:
-        """Begin with gro for pairs that do not say; what the engine does itself, it knows."""
+    def __init__(self, picked: Picked, *, gro: bool, ring: int = RING) -> None:
+        """Begin with gro and ring for pairs that do not say; what the engine does itself, it knows."""
         self.engine, self._fallback = picked
         self._gro = gro
+        self._ring = ring
 
     def rx_checksum(self, spec: PairSpec) -> RxChecksum:
         """Give what holds for a pair."""
@@ -30,6 +31,14 @@ class Tuning:
     def gro(self, spec: PairSpec) -> bool:
         """Tell whether a pair's frames are coalesced."""
         return self._gro if spec.gro is None else spec.gro
+
+    def ring(self, link: LinkSpec) -> int:
+        """Return the length of an end's ring, in frames."""
+        return link.ring or self._ring
+
+    def of(self, spec: PairSpec) -> tuple[bool, int, int]:
+        """Return what change() may change of a pair: its gro and its ends' rings."""
+        return self.gro(spec), self.ring(spec.near_end()), self.ring(spec.far_end())
 
     def tune(self, wire: Wire, spec: PairSpec, *, uso: bool) -> None:
         """Have a pair's wire do as its spec says, and as its devices can: uso is kernel.tun.Tap.uso of both."""
@@ -45,6 +54,7 @@ class Tuning:
             spin_us=spinning.spin_us if spinning else None,
             gro=self._gro,
             fallback=self._fallback,
+            ring=self._ring,
         )
 
     def change(self, change: EngineChange) -> list[str]:
@@ -62,4 +72,7 @@ class Tuning:
         if change.gro is not None and change.gro != self._gro:
             self._gro = change.gro
             changed.append(f"gro {'on' if change.gro else 'off'}")
+        if change.ring is not None and change.ring != self._ring:
+            self._ring = change.ring
+            changed.append(f"ring {change.ring}")
         return changed

@@ -24,11 +24,12 @@ from vethd.kernel.births import Nursery, Place
 from vethd.kernel.tun import Tap
 from vethd.kernel.tunfilter import TunFilter
 from vethd.model.errors import VethError
-from vethd.model.spec import MTU, LinkSpec, PairSpec
+from vethd.model.spec import MTU, LinkSpec, PairSpec, queue_len
 from vethd.model.verdict import forward_limit
 from vethd.pairs.link import Link
 
 T = TypeVar("T")
+RingOf = Callable[[LinkSpec], int]
 
 log = structlog.get_logger()
 
@@ -48,12 +49,13 @@ class Workers:
         self._carriers = _pool(1, "vethd-carrier")
         self._burials = _pool(_BURIALS, "vethd-burial")
 
-    async def make(self, spec: PairSpec, fds: Sequence[int] | None) -> tuple[Link, Link]:
+    async def make(self, spec: PairSpec, fds: Sequence[int] | None, ring: RingOf) -> tuple[Link, Link]:
         """Make both devices of a valid spec, the peer first, down and without carrier; (near, far).
 
-        fds is what "fd:N" refers to. Raises VethError, and then the machine is as it was.
+        fds is what "fd:N" refers to, ring returns the length of an end's ring. Raises VethError, and then the machine
+        is as it was.
         """
-        birth = self._births.submit(self._make, spec, fds)
+        birth = self._births.submit(self._make, spec, fds, ring)
         try:
             return await asyncio.wrap_future(birth)
         except asyncio.CancelledError:
@@ -128,17 +130,17 @@ class Workers:
     async def _run(self, pool: ThreadPoolExecutor, function: Callable[..., T], *args: object) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, function, *args)
 
-    def _make(self, spec: PairSpec, fds: Sequence[int] | None) -> tuple[Link, Link]:
+    def _make(self, spec: PairSpec, fds: Sequence[int] | None, ring: RingOf) -> tuple[Link, Link]:
         near, far = spec.near_end(), spec.far_end()
         with ExitStack() as always, ExitStack() as undo:
             near_fd = _open(near, fds)
             always.callback(os.close, near_fd)
             far_fd = _open(far, fds)
             always.callback(os.close, far_fd)
-            far_link = self._birth(far, far_fd)
+            far_link = self._birth(far, far_fd, ring(far))
             undo.callback(far_link.close)
             try:
-                near_link = self._birth(near, near_fd)
+                near_link = self._birth(near, near_fd, ring(near))
             except VethError as error:
                 # rtnl_newlink() looks the near end's index up before anything is made
                 if error.errno == errno.EBUSY and near.index is not None and near.index != far_link.state.ifindex:
@@ -159,10 +161,11 @@ class Workers:
             if link.kept:  # our closing is not the last: the device must be told
                 self.nursery.delete(link.tap)
 
-    def _birth(self, link: LinkSpec, netns_fd: int) -> Link:
+    def _birth(self, link: LinkSpec, netns_fd: int, ring: int) -> Link:
         label = netns.label(netns.inode(netns_fd), self.nursery.own_inode)
-        tap, place = self.nursery.birth(_with_mac(link), netns_fd)
-        return Link(tap, place, label)
+        device = msgspec.structs.replace(_with_mac(link), txqueuelen=queue_len(link.txqueuelen, ring))
+        tap, place = self.nursery.birth(device, netns_fd)
+        return Link(tap, place, label, link.txqueuelen, ring)
 
 
 def _pool(threads: int, name: str) -> ThreadPoolExecutor:

@@ -1,0 +1,82 @@
+"""Keep the ring of each device of a pair as long as it shall be, whatever txqueuelen somebody gives the device.
+
+Theory of operation. On veth txqueuelen limits nothing, and programs set it to anything, 0 included. On a TAP the kernel
+has one number for it and for the ring in which frames wait, so a small one would lose frames: the device gets
+queue_len() of what was asked and of the ring's setting. A length that rtnetlink tells and that we did not set is
+somebody's wish: it is noted as asked, and the device gets its ring back at once. While a change of ours is under way
+(asked()) the device may have either length, so nothing is concluded from it until the change is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from vethd.kernel.births import Nursery
+from vethd.kernel.linkstate import LinkState
+from vethd.model.spec import LinkSpec, PairSpec
+from vethd.model.state import Side
+from vethd.pairs.context import Context
+from vethd.pairs.link import Link
+
+Pair = TypeVar("Pair")
+
+
+class Rings(Generic[Pair]):
+    """The rings of one pair's two devices. Use on the loop."""
+
+    def __init__(self, pair: Pair, links: tuple[Link, Link], context: Context[Pair]) -> None:
+        """Keep the rings of links, which are pair's."""
+        self._pair = pair
+        self._links = links
+        self._context = context
+        self._changing = 0
+
+    def tune(self, spec: PairSpec) -> None:
+        """Set the rings to what spec and the context's tuning say now."""
+        for side, end in zip(Side, (spec.near_end(), spec.far_end()), strict=True):
+            self._links[side].ring = self._context.tuning.ring(end)
+            self._keep(side)
+
+    def learn(self, side: Side, before: LinkState, now: LinkState) -> None:
+        """Take what rtnetlink says of the end at side, which was before until now."""
+        link = self._links[side]
+        if self._changing or now.txqueuelen in (before.txqueuelen, link.queue_len):
+            return
+        link.txqueuelen = now.txqueuelen
+        self._context.changed(self._pair)
+        self._keep(side)
+
+    @contextmanager
+    def asked(self, changes: Iterable[tuple[Side, LinkSpec]]) -> Iterator[None]:
+        """Note what changes ask of the rings before they are carried out; forget it again where that fails."""
+        before = [(link.txqueuelen, link.ring) for link in self._links]
+        for side, change in changes:
+            link = self._links[side]
+            link.txqueuelen = link.txqueuelen if change.txqueuelen is None else change.txqueuelen
+            link.ring = link.ring if change.ring is None else self._context.tuning.ring(change)
+        self._changing += 1
+        try:
+            yield
+        except BaseException:
+            for link, (txqueuelen, ring) in zip(self._links, before, strict=True):
+                link.txqueuelen, link.ring = txqueuelen, ring
+            raise
+        finally:
+            self._context.desk.catch_up()
+            self._changing -= 1
+            for side in Side:
+                self._keep(side)
+
+    def _keep(self, side: Side) -> None:
+        """Set the device's length where it is another than it shall be."""
+        link = self._links[side]
+        if link.state.txqueuelen != link.queue_len:
+            workers = self._context.workers
+            self._context.spawn(workers.insist(_set, workers.nursery, link))
+
+
+def _set(nursery: Nursery, link: Link) -> None:
+    """Set the device's length; for a worker thread. Raises VethError."""
+    nursery.change(link.tap, LinkSpec(txqueuelen=link.queue_len))
