@@ -49,6 +49,7 @@ class Bench:
         self.sender = stack.enter_context(PacketSocket(self.a, "va"))
         self.receiver = stack.enter_context(PacketSocket(self.b, "vb"))
 
+        self.marks = 0  # frames that were numbered so far
         self.busy = lab.pair(lab.netns("x"), lab.netns("y"))
         self.busy.up()
         _, self.busy_far = self.busy.addresses()
@@ -98,6 +99,26 @@ class Bench:
         """Set it up: until the other has carrier."""
         self._flags(up=True)
         return self._until(lambda link: link.carrier)
+
+    def first_frame(self) -> float:
+        """Set one end up and send from it at once: until the first frame was sent that arrived."""
+        self._flags(up=False)
+        self.sender.forget_error()
+        self._until(lambda link: not link.carrier)
+        sent: dict[bytes, float] = {}
+        with PacketSocket(self.b, "vb") as source:
+            self._flags(up=True)
+            start = time.perf_counter()
+            while True:
+                self.marks += 1
+                mark = sized(60, self.marks)
+                with contextlib.suppress(OSError):  # there is no carrier yet
+                    source.send(mark)
+                sent[mark] = time.perf_counter() - start
+                for got in self.sender.drained():
+                    if got.frame in sent:
+                        return sent[got.frame]
+                _look_again(start)
 
     def deletion(self) -> float:
         """Delete an end of another pair: until the other is gone."""
@@ -156,6 +177,7 @@ def cycle(bench: Bench) -> dict[str, float]:
         "MTU raised, limit holds": bench.wider(),
         "peer down, carrier off": bench.carrier_off(),
         "peer up, carrier on": bench.carrier_on(),
+        "end up, first frame passes": bench.first_frame(),
         "end deleted, other gone": bench.deletion(),
     }
 

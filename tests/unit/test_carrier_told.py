@@ -15,6 +15,7 @@ from vethd.pairs.workers import Workers
 def test_links_are_asked_for_after_all_carriers_are_set(on: bool) -> None:
     done: list[Any] = []
     taps: list[Any] = [SimpleNamespace(set_carrier=lambda *, on: done.append(on)) for _ in Side]
-    workers: Any = SimpleNamespace(nursery=SimpleNamespace(settle=done.append))
-    Workers._set_carriers(workers, taps, on=on)
-    assert done == [on, on, *taps]
+    settle = lambda tap, *, announce: done.append((tap, announce))  # noqa: E731
+    workers: Any = SimpleNamespace(nursery=SimpleNamespace(settle=settle))
+    Workers._set_carriers(workers, taps, on=on, announce=taps[1] if on else None)
+    assert done == [on, on, (taps[0], False), (taps[1], on)]

@@ -81,7 +81,7 @@ class World:
             case SetGate(side, gate):
                 assert gate != self.gates[side], "a gate set to what it is"
                 self.gates[side] = gate
-            case SetCarrier(sides, on):
+            case SetCarrier(sides, on, _):
                 for side in sides:
                     self.devices[side].set_carrier(on)
             case SetLimit(side, limit):
@@ -243,7 +243,7 @@ def test_gates_open_before_the_carrier_and_close_after_it(side: Side) -> None:
     state.ends[side] = End.DOWN
     up = state.feed(Event(Kind.ADMIN_UP, side))
     assert [type(effect) for effect in up] == [SetGate, SetGate, SetCarrier]
-    assert up[2] == SetCarrier((side, side.other), on=True)  # in veth_open()'s order
+    assert up[2] == SetCarrier((side, side.other), on=True, announce=side)  # in veth_open()'s order
     down = state.feed(Event(Kind.ADMIN_DOWN, side))
     assert [type(effect) for effect in down] == [SetCarrier, SetGate, SetGate]
     assert down[0] == SetCarrier((side, side.other), on=False)

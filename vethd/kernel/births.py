@@ -21,6 +21,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import NamedTuple
 
 from vethd.kernel import netns
+from vethd.kernel.announce import Announcer
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.rtnl import Rtnl
 from vethd.kernel.tun import Tap
@@ -138,10 +139,16 @@ class Nursery:
             if not here.rtnl.chosen_qdisc(here.ifindex):
                 here.rtnl.noqueue(here.ifindex)
 
-    def settle(self, tap: Tap) -> None:
-        """Have the kernel act now on a change of carrier: it does when the link is asked for. Gone is no error."""
+    def settle(self, tap: Tap, *, announce: bool = False) -> None:
+        """Have the kernel act now on a change of carrier: it does when the link is asked for. Gone is no error.
+
+        announce: have it also announce the link's addresses, where its namespace wants that (announce.py).
+        """
         with suppress(VethError), self._at(tap) as here:
-            here.rtnl.link(here.ifindex)
+            state = here.rtnl.link(here.ifindex)
+            if announce:
+                with Announcer() as there:
+                    there.announce(state)
 
     def strip(self, tap: Tap, *, alias: str, altname: str) -> None:
         """Remove that alias and that altname from a link, where it has just these. Raises VethError."""

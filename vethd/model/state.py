@@ -65,10 +65,15 @@ class SetGate(NamedTuple):
 
 
 class SetCarrier(NamedTuple):
-    """Turn the carriers of the ends at sides on or off, in that order."""
+    """Turn the carriers of the ends at sides on or off, in that order.
+
+    announce is the end whose coming up turned them on. The kernel announces an end's addresses when it comes up, and on
+    veth it has its carrier by then. Here it has not, so the announcement is lost and must be made again.
+    """
 
     sides: tuple[Side, ...]
     on: bool
+    announce: Side | None = None
 
 
 class SetLimit(NamedTuple):
@@ -151,7 +156,7 @@ class PairState:
             there = [side for side in (event.side, event.side.other) if self.ends[side] is not End.ABSENT]
             off = [SetCarrier(tuple(there), on=False)] if there else []
         elif self.carrier and not had_carrier:
-            on = [SetCarrier((event.side, event.side.other), on=True)]
+            on = [SetCarrier((event.side, event.side.other), on=True, announce=event.side)]
         gates: list[Effect] = [
             SetGate(side, self.gate(side))
             for side in Side

@@ -212,8 +212,9 @@ class LivePair:
         match effect:
             case SetGate(side, gate):
                 self.wire.set_gate(side, gate)
-            case SetCarrier(sides, on):
-                self._context.workers.set_carriers([self.links[side] for side in sides], on=on)
+            case SetCarrier(sides, on, up):
+                announce = self.links[up] if up is not None else None
+                self._context.workers.set_carriers([self.links[side] for side in sides], on=on, announce=announce)
             case SetLimit(side, limit):
                 self.links[side].set_limit(limit)
                 self.wire.set_limit(side, limit)

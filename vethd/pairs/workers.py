@@ -86,8 +86,10 @@ class Workers:
         """Find where a device is and what its namespace is called; None as insist()."""
         return await self.insist(self._locate, tap)
 
-    def set_carriers(self, links: Sequence[Link], *, on: bool) -> None:
+    def set_carriers(self, links: Sequence[Link], *, on: bool, announce: Link | None = None) -> None:
         """Turn carriers on or off, soon and in order: every ioctl of a TAP takes the RTNL lock.
+
+        announce is the link whose addresses the kernel shall announce under the new carrier (Nursery.settle()).
 
         The kernel's link watch may take a second to tell the rest of it: senders send on when the carrier went, IPv6
         does not begin when it came, and listeners hear of neither. Asked for the link, it acts at once; but asking
@@ -95,20 +97,21 @@ class Workers:
         """
         for link in links:
             link.epoch += 1
-        self._carriers.submit(self._set_carriers, [link.tap for link in links], on=on)
+        tap = announce.tap if announce is not None else None
+        self._carriers.submit(self._set_carriers, [link.tap for link in links], on=on, announce=tap)
 
     async def carriers_set(self) -> None:
         """Wait until every carrier is as it was asked for until now."""
         await self._run(self._carriers, lambda: None)
 
-    def _set_carriers(self, taps: Sequence[Tap], *, on: bool) -> None:
+    def _set_carriers(self, taps: Sequence[Tap], *, on: bool, announce: Tap | None) -> None:
         for tap in taps:
             try:
                 tap.set_carrier(on=on)
             except VethError:
                 log.exception("carrier not set", on=on)
         for tap in taps:
-            self.nursery.settle(tap)
+            self.nursery.settle(tap, announce=tap is announce)
 
     async def bury(self, links: Iterable[Link]) -> None:
         """Delete the devices, all at once, whoever else holds them. Links that are gone already are no error.
