@@ -117,6 +117,17 @@ def test_neighbour_advertisement(lab: Lab, scope: str) -> None:
     assert [end.link.carrier_changes for end in (live.a, live.b)] == [count + 2 * ROUNDS for count in before]
 
 
+def test_group_membership_is_reported(live: Wire) -> None:
+    """IGMP tells a switch again, after an up, which groups the host is in."""
+    near, _ = live.addresses()
+    group = socket.inet_aton("239.1.2.3")
+    with live.a.netns.run(socket.socket, socket.AF_INET, socket.SOCK_DGRAM) as member, live.b.packet() as there:
+        member.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group + socket.inet_aton(near))
+        for _ in range(3):
+            down_and_up(live)
+            first(there, lambda frame: frame[ETH_HLEN + 9] == socket.IPPROTO_IGMP and group in frame)
+
+
 def test_permanent_neighbours_stay(live: Wire) -> None:
     """Those that are entered right behind `up`, while the announcement is still to come."""
     near, far = live.addresses()

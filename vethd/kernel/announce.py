@@ -2,9 +2,9 @@
 
 Theory of operation. Where arp_notify or ndisc_notify is set, the kernel announces a link's addresses when the link
 comes up (NETDEV_UP). On veth the link has its carrier by then. A TAP gets it a moment later, so the announcement is
-lost, and neighbours keep an old MAC. The kernel announces again when the link gets a MAC (NETDEV_CHANGEADDR), the same one, too.
-It also forgets the link's neighbours then. The link came up just now, so it can have none but those that somebody has
-entered since: the permanent ones are put back.
+lost, and neighbours keep an old MAC. The kernel announces again when the link gets a MAC (NETDEV_CHANGEADDR), even the
+one that it has. It also forgets the link's neighbours then. The link came up just now, so it can have none but those
+that somebody has entered since: the permanent ones are put back.
 
 Kernel: inetdev_event(), ndisc_netdev_event(), neigh_changeaddr(). /proc/sys/net shows the namespace of the thread that
 opens a file.
