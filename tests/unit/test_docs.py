@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
+
+from tests.lib.netns import command
 
 REPO = Path(__file__).parents[2]
 PAGES = sorted([REPO / "README.md", *(REPO / "docs").glob("*.md")])
@@ -17,6 +20,12 @@ def broken(page: Path) -> list[str]:
     targets = [target.partition("#")[0] for target in _LINK.findall(page.read_text(encoding="utf-8"))]
     local = [target for target in targets if target and not re.match(r"[a-z]+:", target)]
     return [target for target in local if not (page.parent / target).exists()]
+
+
+def test_the_picture_is_what_its_tool_draws(tmp_path: Path) -> None:
+    file = tmp_path / "overview.svg"
+    command([sys.executable, str(REPO / "tools" / "diagram.py"), str(file)])
+    assert file.read_text(encoding="utf-8") == (REPO / "docs" / "img" / "overview.svg").read_text(encoding="utf-8")
 
 
 def test_broken_links_are_found(tmp_path: Path) -> None:
