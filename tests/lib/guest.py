@@ -75,7 +75,7 @@ def initramfs(directory: Path) -> Path:
 
 
 def command_line(image: Path, tap: str, address: str) -> list[str]:
-    """Give QEMU's command line for a guest whose NIC has that MAC address and is the TAP."""
+    """Return QEMU's command line for a guest whose NIC has that MAC address and is the TAP."""
     kernel = next((KERNEL / "boot").glob("vmlinuz-*"))
     return [
         *"qemu-system-x86_64 -machine q35,accel=tcg -cpu max -m 256".split(),  # noqa: SIM905 - as one would type it
@@ -103,13 +103,13 @@ class Guest:
             raise
 
     def run(self, command: str, *, deadline_s: float = COMMAND_S) -> str:
-        """Run a command of the guest's shell to its end and give what it printed. Raises AssertionError if it fails."""
+        """Run a command of the guest's shell to its end and return its output. Raises AssertionError where it fails."""
         status, said = self.ask(command, deadline_s=deadline_s)
         assert status == 0, f"{command}: {status}\n{said}"
         return said
 
     def ask(self, command: str, *, deadline_s: float = COMMAND_S) -> tuple[int, str]:
-        """Run a command of the guest's shell to its end and give its status, and what it printed."""
+        """Run a command of the guest's shell to its end and return its status, and what it printed."""
         self._count += 1
         assert self._process.stdin is not None
         self._process.stdin.write(f"( {command} ) </dev/null; echo ==$?== {self._count}\n".encode())
@@ -122,7 +122,7 @@ class Guest:
         self._process.communicate()
 
     def _hear(self, pattern: str, deadline_s: float) -> re.Match[str]:
-        """Wait for the pattern on the serial line, and give it with all before it."""
+        """Wait for the pattern on the serial line, and return it with all before it."""
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
         end = time.monotonic() + deadline_s
@@ -137,7 +137,7 @@ class Guest:
 
 @contextmanager
 def guest(directory: Path, netns: Netns, tap: str, address: str) -> Iterator[Guest]:
-    """Give a guest on a TAP that is there, and end it."""
+    """Yield a guest on a TAP that is there, and end it."""
     it = Guest(netns, command_line(initramfs(directory), tap, address))
     try:
         yield it

@@ -40,7 +40,7 @@ NUMBER_FIELDS = (
 
 
 def refusal(link: LinkSpec) -> VethError | None:
-    """Give the refusal, None where there is none."""
+    """Return the refusal, None where there is none."""
     try:
         if isinstance(link, PairSpec):
             validate_pair(link)
@@ -52,7 +52,7 @@ def refusal(link: LinkSpec) -> VethError | None:
 
 
 def answer(link: LinkSpec) -> int:
-    """Give the errno of the refusal, OK where there is none."""
+    """Return the errno of the refusal, OK where there is none."""
     error = refusal(link)
     if error is None:
         return OK

@@ -23,7 +23,7 @@ async def _attach(call: Call) -> Attached:
 
 
 async def _address(call: Call) -> Attached:
-    """Give an attachment its addresses and routes, where they came later than it."""
+    """Return an attachment its addresses and routes, where they came later than it."""
     return await attachments.address(call.api.manager, call.body, call.fds)
 
 

@@ -31,7 +31,7 @@ class Bridges(L3):
     """An rtnetlink socket that knows of bridges."""
 
     def ensure(self, bridge: BridgeSpec) -> int:
-        """Make the bridge where there is none, see that it is one, and up; give its ifindex.
+        """Make the bridge where there is none, see that it is one, and up; return its ifindex.
 
         Its MAC is set, or it would change with the ports. Raises VethError EEXIST (another kind of link has that name),
         EOPNOTSUPP (a kernel without VLAN filtering).
@@ -112,7 +112,7 @@ class Bridges(L3):
 
 
 def vlan_message(ifindex: int, vlan: int) -> ifinfmsg:
-    """Give the request that puts a port into a VLAN: what it sends untagged is in it, and leaves it untagged."""
+    """Return the request that puts a port into a VLAN: what it sends untagged is in it, and leaves it untagged."""
     message = ifinfmsg()
     message["family"] = AF_BRIDGE
     message["index"] = ifindex

@@ -91,7 +91,7 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         return AttachmentKey(self.network, self.container, self.ifname)
 
     def pair(self) -> PairSpec:
-        """Give the pair, the host's end first."""
+        """Return the pair, the host's end first."""
         far = LinkSpec(name=self.ifname, netns=self.netns, address=self.address, mtu=self.mtu)
         return PairSpec(
             netns=self.host_netns,

@@ -70,7 +70,7 @@ async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None)
 
 
 async def address(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """Give an attachment that is there its addresses and routes. Raises VethError."""
+    """Return an attachment that is there its addresses and routes. Raises VethError."""
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
     await _set_up(manager, entry, asked, fds)
@@ -112,7 +112,7 @@ def attachment(entry: Entry, key: AttachmentKey) -> AttachmentInfo:
 
 
 async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """See that an attachment is as asked for, and give it. Raises VethError ENOENT, or ESTALE and what differs."""
+    """See that an attachment is as asked for, and return it. Raises VethError ENOENT, or ESTALE and what differs."""
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
     await manager.workers.chore(partial(_in_netns, asked.netns, fds, partial(_check_container, asked)))
@@ -129,7 +129,7 @@ async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) 
 
 
 def the_one(manager: Manager, key: AttachmentKey) -> Entry:
-    """Give an attachment's pair. Raises VethError ENOENT."""
+    """Return an attachment's pair. Raises VethError ENOENT."""
     for entry in find(manager, key):
         return entry
     raise VethError(errno.ENOENT, "attach", key.ifname, f"container {key.container} is not attached")
@@ -242,7 +242,7 @@ def _check_container(asked: Attachment, here: L3) -> None:
 
 
 def _first_gateway(ips: Sequence[IPSpec], version: int) -> IPAddress | None:
-    """Give the first gateway of a family; None where there is none, and what is routed is on the link."""
+    """Return the first gateway of a family; None where there is none, and what is routed is on the link."""
     for ip in ips:
         own = interface(ip.address)
         if own.version == version and ip.gateway is not None:

@@ -76,7 +76,7 @@ def _altname(place: Place) -> str:
 
 
 def _inverse(nursery: Nursery, link: Link, change: LinkSpec, before: Place) -> LinkSpec:
-    """Give the present values of what change says."""
+    """Return the present values of what change says."""
     state = before.state
     values = {
         "name": state.name,

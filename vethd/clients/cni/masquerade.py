@@ -66,7 +66,7 @@ class Masquerade:
                 raise CniError(NO_MASQUERADE, "ipMasq: its rules could not be taken away", why)
 
     def table(self) -> str:
-        """Give the table's name; what nft takes in no name is spelled by its number."""
+        """Return the table's name; what nft takes in no name is spelled by its number."""
         plain = [char.isascii() and (char.isalnum() or char in "_-./") for char in self._name]
         return "".join(char if ok else f"_{ord(char):x}_" for char, ok in zip(self._name, plain, strict=True))
 
@@ -85,7 +85,7 @@ class Masquerade:
         return f"add table inet {self.table()}\ndelete table inet {self.table()}\n"
 
     def chain(self) -> str:
-        """Give the chain's name, of which iptables allows 28 letters."""
+        """Return the chain's name, of which iptables allows 28 letters."""
         import hashlib  # noqa: PLC0415 - 3 ms, where there is no nft
 
         return "VETHD-" + hashlib.sha256(self._name.encode("utf-8", "surrogateescape")).hexdigest()[:22]
@@ -99,7 +99,7 @@ class Masquerade:
         return "\n".join([*lines, "COMMIT", ""])
 
     def _forget_chain(self, version: int) -> str:
-        """Take a family's chain away, where it is there; give what went wrong."""
+        """Take a family's chain away, where it is there; return what went wrong."""
         tool = _tool(_TOOLS[version])
         if not tool:
             return ""

@@ -40,7 +40,7 @@ _REFUSED_FROM = 400
 
 
 def add(conf: Conf, env: Env) -> dict[str, Any]:
-    """Attach the container; give the result in the configuration's version. Raises CniError, and nothing is left."""
+    """Attach the container; return the result in the configuration's version. Raises CniError, and nothing is left."""
     undo: list[Callable[[], object]] = []
     fds = _open_netnses(env)
     try:
@@ -167,13 +167,13 @@ def _lease(conf: Conf, undo: list[Callable[[], object]]) -> Addressing:
 
 
 def _ends(conf: Conf, one: dict[str, str]) -> list[Callable[[], object]]:
-    """Give what ends an attachment that the daemon listed."""
+    """Return what ends an attachment that the daemon listed."""
     words = (one["network"], one["container"], one["ifname"])
     return [lambda: _detach(*words), *([Masquerade(*words).take_down] if conf.flags["ipMasq"] else [])]
 
 
 def _all(acts: list[Callable[[], object]]) -> list[CniError]:
-    """Do all of it, whatever fails; give what did."""
+    """Do all of it, whatever fails; return what did."""
     failed = []
     for act in acts:
         try:
@@ -184,7 +184,7 @@ def _all(acts: list[Callable[[], object]]) -> list[CniError]:
 
 
 def _body(conf: Conf, env: Env) -> dict[str, Any]:
-    """Give what the daemon is asked for, without addresses."""
+    """Return what the daemon is asked for, without addresses."""
     body: dict[str, Any] = {"network": conf.name, "container": env.container, "ifname": env.ifname}
     body |= {"netns": "fd:0", "host_netns": "fd:1", "address": conf.mac(), "mtu": conf.mtu or None}
     body["dad"] = conf.flags["enabledad"]
@@ -222,7 +222,7 @@ def post(method: str, path: str, body: dict[str, Any]) -> bytes:
 
 
 def daemon(asked: bytes, fds: list[int] | None = None, code: int = REFUSED) -> Any:
-    """Make one request and give the reply's body. Raises CniError: 50 where nobody answers, else code."""
+    """Make one request and return the reply's body. Raises CniError: 50 where nobody answers, else code."""
     try:
         reply = ask(asked, fds or [])
     except DownError as error:
