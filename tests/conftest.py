@@ -36,7 +36,7 @@ def root() -> None:
 
 @pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
-    """Give the name of every engine in turn, or of the one that VETHD_ENGINE names."""
+    """Return the name of every engine in turn, or of the one that VETHD_ENGINE names."""
     name: str = request.param
     need(name)
     return name

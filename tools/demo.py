@@ -306,7 +306,7 @@ def _rate(what: str, len_bytes: float, seconds: float) -> str:
 
 
 def _state(end: End, *, carrier: bool) -> str:
-    """Give what ip says of the link (<NO-CARRIER,BROADCAST,...> state DOWN), "" until it says so of the carrier.
+    """Return what ip says of the link (<NO-CARRIER,BROADCAST,...> state DOWN), "" until it says so of the carrier.
 
     The daemon knows of a carrier a moment before the kernel does: a worker thread of its tells it.
     """
@@ -322,7 +322,7 @@ def _inode(end: End) -> int:
 
 
 def _rootless() -> bool:
-    """Tell whether this is a user namespace: there, root has not all the users."""
+    """Return whether this is a user namespace: there, root has not all the users."""
     return Path("/proc/self/uid_map").read_text().split() != ["0", "0", str((1 << 32) - 1)]
 
 

@@ -55,7 +55,7 @@ def read(path: Path) -> Manifest:
 
 
 def install(stage: Path, destdir: str, manifest: str) -> list[str]:
-    """Install what is in stage, over an older installation of ours, and give the files that were kept.
+    """Install what is in stage, over an older installation of ours, and return the files that were kept.
 
     Raises Obstacle before anything is written, OSError.
     """
@@ -88,7 +88,7 @@ def install(stage: Path, destdir: str, manifest: str) -> list[str]:
 
 
 def uninstall(destdir: str, manifest: str) -> list[str]:
-    """Remove what install() put there, and give what was changed since and so was kept. Raises Obstacle, OSError."""
+    """Remove what install() put there, and return what was changed since and so was kept. Raises Obstacle, OSError."""
     path = at(destdir, manifest)
     if not path.exists():
         raise Obstacle(f"{path} is not there: nothing was installed below this prefix")
@@ -118,12 +118,12 @@ def remove_directories(destdir: str, directories: list[str]) -> None:
 
 
 def is_changed(destdir: str, path: str, known: str) -> bool:
-    """Tell whether something else is at a path than was installed."""
+    """Return whether something else is at a path than was installed."""
     return digest(at(destdir, path)) not in ("", known)
 
 
 def is_config(path: str) -> bool:
-    """Tell whether a file is there to be edited."""
+    """Return whether a file is there to be edited."""
     return CONFIG in path
 
 
@@ -143,7 +143,7 @@ def write(path: Path, known: Manifest) -> None:
 
 
 def at(root: str | Path, path: str) -> Path:
-    """Give an absolute path below a root."""
+    """Return an absolute path below a root."""
     return Path(f"{root}{path}")
 
 

@@ -47,7 +47,7 @@ _CODE = re.compile(r"`([^`]+)`")
 
 
 def pages() -> Iterator[tuple[str, str]]:
-    """Give every page as file name and roff text."""
+    """Yield every page as file name and roff text."""
     context = click.Context(cli, info_name=PROG, **cli.context_settings)
     subpages = {name: command for name, command in cli.commands.items() if not command.hidden}
     related = [f"{PROG}-{name}(1)" for name in sorted(subpages)]
@@ -85,7 +85,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def write(directory: Path) -> list[Path]:
-    """Write every page into the directory, which is made where it is missing, and give their paths."""
+    """Write every page into the directory, which is made where it is missing, and return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in pages():
@@ -96,7 +96,7 @@ def write(directory: Path) -> list[Path]:
 
 
 def _daemon_page(daemon: click.Command) -> list[str]:
-    """Give vethd.8; a subcommand of the daemon's has a subsection there, not a page of its own."""
+    """Return vethd.8; a subcommand of the daemon's has a subsection there, not a page of its own."""
     context = click.Context(daemon, info_name=DAEMON_PROG, **daemon.context_settings)
     lines = [
         *_head(DAEMON_PROG, 8, DAEMON_SUMMARY),

@@ -70,7 +70,7 @@ def started(engine: str, place: Place, settings: dict[str, str]) -> Vethd:
 
 
 def contestant(name: str) -> Contestant:
-    """Give the contestant of that name. Raises ValueError where there is none."""
+    """Return the contestant of that name. Raises ValueError where there is none."""
     peers = {peer.name: peer for peer in PEERS}
     if name in peers:
         return peers[name]()

@@ -61,7 +61,7 @@ class Maker:
         self.body = msgspec.json.encode(self.spec)
 
     def ways(self) -> dict[str, Callable[[], float]]:
-        """Give a measurement for every way, in seconds; each leaves nothing."""
+        """Return a measurement for every way, in seconds; each leaves nothing."""
         near, far = self.place.near, self.place.far
         at = ["-n", near.name] if near else []
         to = ["netns", far.name] if far else []
@@ -139,7 +139,7 @@ def measure(setting: Setting) -> Found:
 
 
 def tables(found: Found) -> list[Table]:
-    """Give the medians in milliseconds, and how many times `ip link add` that is."""
+    """Return the medians in milliseconds, and how many times `ip link add` that is."""
     ways = list(dict.fromkeys(way for times in found.values() for way in times))
     head = ["ms", *(text for place in found for text in (place, "p99", f"times {BASE}"))]
     rows: list[list[Cell]] = []

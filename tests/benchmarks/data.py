@@ -53,7 +53,7 @@ class Run(msgspec.Struct, kw_only=True):
     extras: dict[str, Any] = {}
 
     def values(self, contestant: str, key: str) -> dict[int, float]:
-        """Give a contestant's values of a figure, by round."""
+        """Return a contestant's values of a figure, by round."""
         return {
             each.round: each.figures[key]
             for each in self.samples
@@ -61,11 +61,11 @@ class Run(msgspec.Struct, kw_only=True):
         }
 
     def median(self, contestant: str, key: str) -> float:
-        """Give the median of a figure; NaN where there is none."""
+        """Return the median of a figure; NaN where there is none."""
         return median(list(self.values(contestant, key).values()))
 
     def ratio(self, contestant: str, other: str, key: str) -> float:
-        """Give the median of the rounds' ratios between two contestants; NaN where there is none."""
+        """Return the median of the rounds' ratios between two contestants; NaN where there is none."""
         mine, theirs = self.values(contestant, key), self.values(other, key)
         return median([mine[n] / theirs[n] for n in mine if theirs.get(n)])
 
@@ -82,5 +82,5 @@ class Run(msgspec.Struct, kw_only=True):
 
 
 def median(values: Sequence[float]) -> float:
-    """Give the median; NaN of nothing."""
+    """Return the median; NaN of nothing."""
     return statistics.median(values) if values else float("nan")

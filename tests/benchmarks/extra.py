@@ -46,7 +46,7 @@ class Extra(NamedTuple):
 
 @contextlib.contextmanager
 def labs(setting: Setting, *engines: str) -> Iterator[dict[str, Lab]]:
-    """Give a bench of the kernel's veth and one of a daemon for each engine, all cleared away whatever happens.
+    """Yield a bench of the kernel's veth and one of a daemon for each engine, all cleared away whatever happens.
 
     An engine that cannot run here is left out: the contest has said why.
     """
@@ -103,12 +103,12 @@ def in_turn(rounds: int, sides: Mapping[str, Callable[[], T]]) -> dict[str, list
 
 
 def span(call: Callable[[], object]) -> float:
-    """Give the seconds that a call takes."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     call()
     return time.perf_counter() - start
 
 
 def p99(values: Sequence[float]) -> float:
-    """Give the 99th percentile: the value that one in a hundred exceeds; of few values the greatest."""
+    """Return the 99th percentile: the value that one in a hundred exceeds; of few values the greatest."""
     return sorted(values)[min(len(values) - 1, int(len(values) * 0.99))] if values else float("nan")

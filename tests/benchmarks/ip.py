@@ -16,7 +16,7 @@ COMMAND = ("netns", "list")
 
 
 def cost_ms(argv: list[str]) -> float:
-    """Run a command once and give what it took, in milliseconds."""
+    """Run a command once and return what it took, in milliseconds."""
     start = time.perf_counter()
     subprocess.run(argv, stdout=subprocess.DEVNULL, check=True)
     return (time.perf_counter() - start) * 1e3

@@ -180,7 +180,7 @@ def measure(setting: Setting) -> Found:
 
 
 def tables(found: Found) -> list[Table]:
-    """Give the medians and 99th percentiles in milliseconds."""
+    """Return the medians and 99th percentiles in milliseconds."""
     shown = []
     for name, (title, sides) in zip(TITLES, found.items(), strict=True):
         rows: list[list[Cell]] = []

@@ -51,7 +51,7 @@ def search(trial: Trial, narrow: float) -> Found:
 
 
 def _holds(trial: Trial, rate: float, first: UdpResult | None = None) -> UdpResult | None:
-    """Give the slower of two trials without loss, where there are two among three."""
+    """Return the slower of two trials without loss, where there are two among three."""
     held: list[UdpResult] = []
     lost = 0
     while len(held) < 2 and lost < 2:

@@ -24,7 +24,7 @@ def describe() -> dict[str, str | int | float]:
 
 
 def load() -> float:
-    """Give the load average of the last minute."""
+    """Return the load average of the last minute."""
     return round(os.getloadavg()[0], 2)
 
 

@@ -31,7 +31,7 @@ class TapPeer(Peer):
 
     @abstractmethod
     def start(self, place: Place, stack: ExitStack) -> list[Program]:
-        """Start the program, which makes va and vb in place.home; give all its processes."""
+        """Start the program, which makes va and vb in place.home; return all its processes."""
 
     def draw(self, place: Place, stack: ExitStack) -> Line:
         """Start the program, wait for its devices, move them and set them up."""
@@ -48,7 +48,7 @@ class TapPeer(Peer):
         return Line(wire, [each.process.pid for each in processes])
 
     def version(self) -> str:
-        """Give the version of Debian's package."""
+        """Return the version of Debian's package."""
         return command(["dpkg-query", "-W", "-f", "${Version}", self.package])
 
 

@@ -28,7 +28,7 @@ PORT = 7007
 
 
 def turn(site: Site, wire: Wire, *, kill: bool) -> str:
-    """Kill or stop and start once under traffic; give a line of the table."""
+    """Kill or stop and start once under traffic; return a line of the table."""
     make = partial(socket.socket, socket.AF_INET, socket.SOCK_DGRAM)
     changes = wire.a.link.carrier_changes
     came: list[float] = []

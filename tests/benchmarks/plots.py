@@ -26,7 +26,7 @@ PER_ROW_IN, WIDTH_IN = 0.42, 6.4
 
 
 def draw(run: Run, directory: Path) -> list[Path]:
-    """Draw what the run has figures for, and give the files."""
+    """Draw what the run has figures for, and return the files."""
     directory.mkdir(parents=True, exist_ok=True)
     drawn = [
         _bars(run, RATES, "rate, times the kernel's veth (more is better)", directory / "rates.svg"),

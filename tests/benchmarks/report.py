@@ -55,7 +55,7 @@ def write(run: Run, page: Path) -> None:
 
 
 def blocks(run: Run) -> dict[str, str]:
-    """Give all tables as Markdown by their names; "" where the run has no figures for one."""
+    """Return all tables as Markdown by their names; "" where the run has no figures for one."""
     found = {name: block(run) for name, block in BLOCKS.items()}
     for extra in EXTRAS:
         figures = run.extras.get(extra.name)

@@ -105,7 +105,7 @@ def _busy(number: int, sides: Sequence[Side], now: dict[str, Stage]) -> None:
 
 
 def tables(found: dict[str, Any]) -> list[Table]:
-    """Give what the busy pair carries and what pairs cost, and how long they take."""
+    """Return what the busy pair carries and what pairs cost, and how long they take."""
     sides: Sides = {name: side["stages"] for name, side in found["sides"].items()}
     head = [
         "pairs",

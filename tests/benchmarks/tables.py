@@ -12,7 +12,7 @@ ABREAST = 4  # more do not fit a terminal
 
 
 def contest_tables(run: Run) -> str:
-    """Give the medians of all who took part, a few a table, and their ratios to the first, round by round."""
+    """Return the medians of all who took part, a few a table, and their ratios to the first, round by round."""
     names = [each.name for each in run.entrants if any(sample.contestant == each.name for sample in run.samples)]
     if not names:
         return "nothing measured"
@@ -33,7 +33,7 @@ def _contest_table(run: Run, first: str, others: Sequence[str]) -> str:
 
 
 def text(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Give a table for the terminal; the first column is text."""
+    """Return a table for the terminal; the first column is text."""
     cells = [list(head), *([cell(value) for value in row] for row in rows)]
     widths = [max(len(row[column]) for row in cells) for column in range(len(head))]
     lines = [
@@ -44,13 +44,13 @@ def text(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Give a table for a page."""
+    """Return a table for a page."""
     lines = [list(head), ["---"] * len(head), *([cell(value) for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def cell(value: Cell) -> str:
-    """Give a number with three digits that mean something, and - for none."""
+    """Return a number with three digits that mean something, and - for none."""
     if isinstance(value, float):
         return "-" if math.isnan(value) else f"{value:.3g}" if abs(value) < 100 else f"{value:,.0f}"
     return str(value)

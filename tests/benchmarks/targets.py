@@ -27,7 +27,7 @@ class Target(NamedTuple):
 
 
 def targets() -> list[Target]:
-    """Give all targets."""
+    """Return all targets."""
     found = [
         _against_veth(URING, "tcp1", "TCP 1 flow", 0.75, 1.0),
         _against_veth(URING, "tcp4", "TCP 4 flows", 0.45, 0.60),
@@ -61,7 +61,7 @@ def targets() -> list[Target]:
 
 
 def rows(run: Run) -> list[list[Cell]]:
-    """Give a row for every target: what it is, floor, aim, reached, and whether that does."""
+    """Return a row for every target: what it is, floor, aim, reached, and whether that does."""
     found: list[list[Cell]] = []
     for target in targets():
         sign = "≥" if target.more_is_better else "≤"

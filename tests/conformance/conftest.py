@@ -28,7 +28,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def home(request: pytest.FixtureRequest) -> Iterator[Netns]:
-    """Give the namespace in which backends live: nothing of this suite touches the machine's own."""
+    """Yield the namespace in which backends live: nothing of this suite touches the machine's own."""
     request.getfixturevalue("root")
     netns = Netns.create(f"{PREFIX}home")
     yield netns
@@ -38,7 +38,7 @@ def home(request: pytest.FixtureRequest) -> Iterator[Netns]:
 
 @pytest.fixture(scope="session", params=["kernel", *VETHDS])
 def backend(home: Netns, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Backend]:
-    """Give the kernel's own veth, then every vethd: one daemon each, for all cases."""
+    """Yield the kernel's own veth, then every vethd: one daemon each, for all cases."""
     name: str = request.param
     if name == "kernel":
         yield KernelVeth(home)
@@ -52,19 +52,19 @@ def backend(home: Netns, request: pytest.FixtureRequest, tmp_path_factory: pytes
 
 @pytest.fixture
 def lab(backend: Backend) -> Iterator[Lab]:
-    """Give a bench: namespaces and pairs, cleared away after the test with proof that nothing is left."""
+    """Yield a bench: namespaces and pairs, cleared away after the test with proof that nothing is left."""
     with make_lab(backend) as bench:
         yield bench
 
 
 @pytest.fixture
 def wire(lab: Lab) -> Wire:
-    """Give a pair, va and vb, between two namespaces; both down."""
+    """Return a pair, va and vb, between two namespaces; both down."""
     return lab.pair(lab.netns("a"), lab.netns("b"))
 
 
 @pytest.fixture
 def live(wire: Wire) -> Wire:
-    """Give a pair between two namespaces, up, with carrier."""
+    """Return a pair between two namespaces, up, with carrier."""
     wire.up()
     return wire

@@ -26,7 +26,7 @@ ADDRESSES = ("10.9.0.1", "10.9.0.2", "10.9.0.3")
 
 @pytest.fixture
 def star(lab: Lab) -> list[Wire]:
-    """Give the three pairs of the drawing, host's end first, up, with addresses."""
+    """Return the three pairs of the drawing, host's end first, up, with addresses."""
     switch = lab.netns("s")
     switch.ip("link add name br0 type bridge mcast_snooping 0", "link set br0 up")
     wires = []
@@ -41,7 +41,7 @@ def star(lab: Lab) -> list[Wire]:
 
 
 def port_states(switch: Netns, *names: str) -> list[str]:
-    """Give the states of a namespace's bridge ports, or of some."""
+    """Return the states of a namespace's bridge ports, or of some."""
     links = json.loads(switch.command("bridge", "-j", "link", "show"))
     return [link["state"] for link in links if not names or link["ifname"] in names]
 

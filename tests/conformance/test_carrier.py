@@ -32,7 +32,7 @@ def carrier_is(wire: Wire, on: bool) -> None:
 
 
 def told(link: Link, on: bool) -> bool:
-    """Tell whether all that a link says of its carrier agrees with on; operstate follows a moment later."""
+    """Return whether all that a link says of its carrier agrees with on; operstate follows a moment later."""
     return (
         link.carrier is on
         and bool(link.flags & IFF_LOWER_UP) is on
@@ -68,7 +68,7 @@ def test_operstate_in_one_netns(lab: Lab) -> None:
 
 
 def changes(wire: Wire) -> list[tuple[int, int, int]]:
-    """Give (carrier_changes, ups, downs) of both ends."""
+    """Return (carrier_changes, ups, downs) of both ends."""
     return [(link.carrier_changes, link.carrier_ups, link.carrier_downs) for link in (wire.a.link, wire.b.link)]
 
 

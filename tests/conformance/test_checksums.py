@@ -21,7 +21,7 @@ A, RA, RB, B = "10.9.1.2", "10.9.1.1", "10.9.2.1", "10.9.2.2"
 
 @pytest.fixture
 def routed(lab: Lab) -> tuple[Wire, Wire]:
-    """Give the two pairs of the drawing, up, with addresses and routes."""
+    """Return the two pairs of the drawing, up, with addresses and routes."""
     a, r, b = lab.netns("a"), lab.netns("r"), lab.netns("b")
     r.sysctl("net/ipv4/ip_forward", "1")
     left = lab.pair(a, r, LinkSpec(name="va"), LinkSpec(name="ra"))
@@ -36,7 +36,7 @@ def routed(lab: Lab) -> tuple[Wire, Wire]:
 
 
 def captured_ip(receiver: PacketSocket, proto: int) -> bytes:
-    """Give the first captured IPv4 frame of that protocol."""
+    """Return the first captured IPv4 frame of that protocol."""
     while True:
         got = receiver.recv_proto(ETH_P_IP)
         if got.frame[23] == proto:

@@ -12,7 +12,7 @@ PAGE = HERE.parent.parent / "docs" / "differences.md"
 
 
 def used() -> set[str]:
-    """Give the ids that cases ask for by `differs("...")`."""
+    """Return the ids that cases ask for by `differs("...")`."""
     found = set()
     for file in HERE.glob("test_*.py"):
         for node in ast.walk(ast.parse(file.read_text())):

@@ -20,7 +20,7 @@ SEED = 20240229
 
 
 def cross(wire: Wire, frames: list[bytes]) -> list[bytes]:
-    """Send frames from a to b, BATCH at a time, and give what arrived."""
+    """Send frames from a to b, BATCH at a time, and return what arrived."""
     got = []
     with wire.a.packet() as sender, wire.b.packet() as receiver:
         for start in range(0, len(frames), BATCH):

@@ -33,7 +33,7 @@ def held(lab: Lab) -> AbstractContextManager[None]:
 
 @contextmanager
 def flow(a: Netns, a_ip: str, b: Netns, b_ip: str) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give the two sockets of a UDP flow that has been used once."""
+    """Yield the two sockets of a UDP flow that has been used once."""
     with udp_pair(a, a_ip, b, b_ip) as (left, right):
         left.send(b"hello")
         assert right.recv(10) == b"hello"
@@ -106,7 +106,7 @@ def send(sock: socket.socket, payload: bytes) -> None:
 
 
 def last_hop(lab: Lab, s: Netns) -> tuple[End, End]:
-    """Give a veth so in s with a small MTU, and its peer ci in another namespace, both up."""
+    """Return a veth so in s with a small MTU, and its peer ci in another namespace, both up."""
     c = lab.netns("c")
     s.ip(f"link add so mtu {SMALL_MTU} type veth peer name ci mtu 1500 netns {c.name}", "link set so up")
     c.ip("link set ci up")

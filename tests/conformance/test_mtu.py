@@ -37,7 +37,7 @@ SRC, DST = ("10.9.0.1", 1001), ("10.9.0.2", 1002)
 
 
 def limit(mtu: int) -> int:
-    """Give the longest frame that a receiver of that MTU takes."""
+    """Return the longest frame that a receiver of that MTU takes."""
     return mtu + 14 + 4
 
 

@@ -20,7 +20,7 @@ MULTICAST = "01:00:5e:00:00:01"
 
 
 def refusal(backend: Backend, spec: PairSpec) -> str:
-    """Give the errno's symbol with which newlink refuses spec; "" where it does not."""
+    """Return the errno's symbol with which newlink refuses spec; "" where it does not."""
     try:
         backend.newlink(spec)
     except VethError as error:
@@ -29,7 +29,7 @@ def refusal(backend: Backend, spec: PairSpec) -> str:
 
 
 def pair_of(lab: Lab, near: LinkSpec, far: LinkSpec | None) -> tuple[PairSpec, Netns, Netns]:
-    """Give a spec of the two ends, in two new namespaces; names va and vb where the ends say none."""
+    """Return a spec of the two ends, in two new namespaces; names va and vb where the ends say none."""
     a, b = lab.netns("a"), lab.netns("b")
     return lab.spec(a, b, near, far), a, b
 

@@ -66,7 +66,7 @@ def _batches(data: bytes) -> Iterator[list[bytes]]:
 
 
 def _through(direction: _Direction, batch: list[bytes]) -> list[bytes]:
-    """Give what the asyncio engine writes of a batch."""
+    """Return what the asyncio engine writes of a batch."""
     waiting = iter(batch)
     out: list[bytes] = []
 

@@ -14,13 +14,13 @@ _ODD = (b"\0", b"\xff", b"\xff\xff\xff\x7f", b'"', b"{", b"[[", b"fd:0", b"null"
 
 
 def corpus(target: str) -> list[Path]:
-    """Give the files of a target's corpus."""
+    """Return the files of a target's corpus."""
     return sorted((CORPUS / target).iterdir())
 
 
 @st.composite
 def mutated(draw: st.DrawFn, seeds: Sequence[bytes]) -> bytes:
-    """Give a seed with some bytes overwritten, put in, taken out or repeated."""
+    """Return a seed with some bytes overwritten, put in, taken out or repeated."""
     data = bytearray(draw(st.sampled_from(seeds)))
     for _ in range(draw(st.integers(0, _EDITS))):
         at = draw(st.integers(0, len(data)))

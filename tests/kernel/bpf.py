@@ -22,17 +22,17 @@ KEEP = -1  # as unsigned more than any length: the frame is not trimmed
 
 
 def insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
-    """Give one instruction."""
+    """Return one instruction."""
     return struct.pack("=BBhi", code, src << 4 | dst, off, imm)
 
 
 def returning(value: int) -> bytes:
-    """Give a program that answers every frame with value."""
+    """Return a program that answers every frame with value."""
     return insn(MOV_K, 0, imm=value) + insn(EXIT)
 
 
 def oversize_filter(limit: int) -> bytes:
-    """Give a program that refuses frames without GSO of more than limit bytes, Ethernet header counted."""
+    """Return a program that refuses frames without GSO of more than limit bytes, Ethernet header counted."""
     return b"".join(
         (
             insn(LDX_W, 2, 1, SKB_GSO_SIZE),  # r2 = ctx->gso_size
@@ -46,7 +46,7 @@ def oversize_filter(limit: int) -> bytes:
 
 
 def load(program: bytes) -> int:
-    """Load a socket filter and give its descriptor, which the caller closes. Raises OSError."""
+    """Load a socket filter and return its descriptor, which the caller closes. Raises OSError."""
     code, licence = ctypes.create_string_buffer(program), ctypes.create_string_buffer(LICENSE)
     attr = struct.pack(
         "=IIQQIIQ",

@@ -12,14 +12,14 @@ from tests.lib.leaks import Traces
 
 @pytest.fixture(scope="session")
 def observatory(root: None) -> Iterator[Observatory]:  # noqa: ARG001 - asked for its refusal
-    """Give the place from which the death of a namespace is seen."""
+    """Yield the place from which the death of a namespace is seen."""
     with Observatory() as it:
         yield it
 
 
 @pytest.fixture
 def house(observatory: Observatory) -> Iterator[House]:
-    """Give a house to build in; prove that nothing of it is left: descriptors, threads, children, namespaces."""
+    """Yield a house to build in; prove that nothing of it is left: descriptors, threads, children, namespaces."""
     before = Traces.now()
     with House(observatory) as it:
         yield it

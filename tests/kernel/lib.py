@@ -122,7 +122,7 @@ class Net(Netns):
 
     @contextmanager
     def packet(self, name: str) -> Iterator[socket.socket]:
-        """Give a packet socket that sends whole frames through a link and receives nothing."""
+        """Yield a packet socket that sends whole frames through a link and receives nothing."""
         sock = self.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             sock.bind((name, 0))
@@ -132,7 +132,7 @@ class Net(Netns):
 
     @contextmanager
     def ear(self, name: str) -> Iterator[socket.socket]:
-        """Give a packet socket that receives whatever a link receives or sends, and waits DEADLINE_S for it."""
+        """Yield a packet socket that receives whatever a link receives or sends, and waits DEADLINE_S for it."""
         sock = self.run(socket.socket, socket.AF_PACKET, socket.SOCK_RAW, 0)
         try:
             sock.bind((name, ETH_P_ALL))
@@ -165,7 +165,7 @@ class Observatory(Net):
         self._watched[number] = net
 
     def dead(self, net: Net) -> bool:
-        """Tell whether the namespace is dying or dead: its number goes first, its devices some milliseconds later."""
+        """Return whether the namespace is dying or dead: its number goes first, its devices some milliseconds later."""
         return not any(self._known(number) for number, it in self._watched.items() if it is net)
 
     def assert_all_dead(self) -> None:

@@ -18,7 +18,7 @@ from tests.lib.rtnl import Rtnl, u32
 
 
 def attempt(what: Callable[[], object]) -> str:
-    """Give "ok", or the symbol of the errno."""
+    """Return "ok", or the symbol of the errno."""
     try:
         what()
     except OSError as error:

@@ -35,7 +35,7 @@ libc = ctypes.CDLL(None, use_errno=True)
 
 
 def checked(result: int, what: str) -> int:
-    """Give result of a C function, or raise OSError with its errno where it is negative."""
+    """Return result of a C function, or raise OSError with its errno where it is negative."""
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{what}: {os.strerror(code)}")
@@ -110,7 +110,7 @@ class Tap:
                 return frames
 
     def poll(self, events: int = select.POLLIN, timeout_s: float = 0) -> int:
-        """Give what poll() says of the descriptor."""
+        """Return what poll() says of the descriptor."""
         poller = select.poll()
         poller.register(self.fd, events)
         return next((revents for _, revents in poller.poll(timeout_s * 1000)), 0)

@@ -60,7 +60,7 @@ class Listener:
         assign_nsid(self.asking, net.fd, nsid)
 
     def listen(self) -> list[Heard]:
-        """Take what has come, without waiting; give all so far."""
+        """Take what has come, without waiting; return all so far."""
         while True:
             try:
                 data, ancillary, _, _ = self.sock.recvmsg(1 << 16, 64, socket.MSG_DONTWAIT)
@@ -74,12 +74,12 @@ class Listener:
             self.heard += [Heard(tags[0] if tags else HERE, kind, body) for kind, body in messages(data)]
 
     def links(self) -> list[tuple[int, int, str]]:
-        """Give the link events so far as (nsid, kind, name)."""
+        """Return the link events so far as (nsid, kind, name)."""
         kinds = (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK)
         return [(it.nsid, it.kind, it.name) for it in self.listen() if it.kind in kinds]
 
     def nsids(self) -> list[tuple[int, int]]:
-        """Give the events about numbers so far as (kind, number)."""
+        """Return the events about numbers so far as (kind, number)."""
         kinds = (RTM_NEWNSID, RTM_DELNSID)
         return [
             (it.kind, struct.unpack("=i", parse_attrs(it.body[4:])[NETNSA_NSID])[0])

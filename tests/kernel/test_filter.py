@@ -37,7 +37,7 @@ def install(tap: Tap, program: bytes) -> None:
 
 @pytest.fixture
 def road(house: House) -> tuple[Net, Tap]:
-    """Give a sender with MTU 9000 before a receiver with 1500."""
+    """Return a sender with MTU 9000 before a receiver with 1500."""
     net = house.net()
     tap = house.live_tap(net, "a")
     net.set("a", (rtnl.IFLA_MTU, u32(9000)))

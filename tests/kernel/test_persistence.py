@@ -41,7 +41,7 @@ def pinned(tap: Tap) -> int:
 
 @pytest.fixture
 def left(house: House) -> Net:
-    """Give a namespace with a TAP "a" in it that was up, had its carrier and five frames queued, and lost its fd."""
+    """Return a namespace with a TAP "a" in it that was up, had its carrier and five frames queued, and lost its fd."""
     net = house.net()
     tap = house.live_tap(net, "a")
     tap.ioctl_int(TUNSETVNETHDRSZ, 24)

@@ -22,7 +22,7 @@ LENGTH = 10
 
 @pytest.fixture
 def road(house: House) -> tuple[Net, Tap]:
-    """Give a TAP with room for LENGTH frames."""
+    """Return a TAP with room for LENGTH frames."""
     net = house.net()
     tap = house.live_tap(net, "a")
     set_length(net, LENGTH)
@@ -34,7 +34,7 @@ def set_length(net: Net, length: int) -> None:
 
 
 def send(net: Net, seeds: range) -> int:
-    """Send frames; give how many the sender was told about as refused (ENOBUFS)."""
+    """Send frames; return how many the sender was told about as refused (ENOBUFS)."""
     refused = 0
     with net.packet("a") as sock:
         for seed in seeds:

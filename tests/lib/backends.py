@@ -40,7 +40,7 @@ class Backend(ABC):
 
     @abstractmethod
     def differs(self, difference: str) -> bool:
-        """Tell whether the named difference from the kernel's veth is to be expected here."""
+        """Return whether the named difference from the kernel's veth is to be expected here."""
 
     @abstractmethod
     def leftovers(self) -> list[str]:
@@ -92,7 +92,7 @@ class KernelVeth(Backend):
         return []
 
     def _resolve(self, netns: str | None, stack: ExitStack) -> tuple[Netns, int]:
-        """Give the namespace that a spec names and a descriptor of it, which the stack closes."""
+        """Return the namespace that a spec names and a descriptor of it, which the stack closes."""
         where = self.home
         if netns:
             where = Netns(netns)  # a name, or a path, which stays itself
@@ -178,7 +178,7 @@ class Vethd(Backend):
 
 
 def _attributes(link: LinkSpec) -> Attrs:
-    """Give what RTM_NEWLINK takes for an end."""
+    """Return what RTM_NEWLINK takes for an end."""
     attrs: Attrs = []
     if link.name is not None:
         attrs.append((rtnl.IFLA_IFNAME, text(link.name)))
@@ -198,7 +198,7 @@ def _attributes(link: LinkSpec) -> Attrs:
 
 
 def _header(link: LinkSpec) -> bytes:
-    """Give the link message's header: index and flags."""
+    """Return the link message's header: index and flags."""
     wanted = (
         (rtnl.IFF_UP, link.up),
         (rtnl.IFF_NOARP, None if link.arp is None else not link.arp),
@@ -211,7 +211,7 @@ def _header(link: LinkSpec) -> bytes:
 
 
 def _late(link: LinkSpec) -> Attrs:
-    """Give what the kernel sets on a living link only."""
+    """Return what the kernel sets on a living link only."""
     attrs: Attrs = []
     if link.alias is not None:
         attrs.append((rtnl.IFLA_IFALIAS, text(link.alias)))

@@ -41,7 +41,7 @@ class Busy:
         assert self.site.daemon.request("PATCH", f"/v1/pairs/{self.pair}", ends)[0] == 200
 
     def stats(self) -> list[Any]:
-        """Give what each end sent; what was read must all be accounted for."""
+        """Return what each end sent; what was read must all be accounted for."""
         return [one for one in stats(self.site) if one["pair"] == self.pair]
 
     def wait_flowing(self) -> None:
@@ -61,7 +61,7 @@ class Busy:
         assert len(self.stats()) == 2
 
     def ends(self) -> list[End]:
-        """Give the places where its devices may be."""
+        """Return the places where its devices may be."""
         return [End(self.a, "x"), End(self.c, "x"), End(self.b, "y")]
 
     def wait_gone(self) -> None:
@@ -122,7 +122,7 @@ class Busy:
 
 
 def stats(site: Site) -> list[Any]:
-    """Give every end's counters, which must add up."""
+    """Return every end's counters, which must add up."""
     status, body = site.daemon.request("GET", "/v1/stats")
     assert status == 200, body
     for one in body:

@@ -97,7 +97,7 @@ class Container:
         return self.host.call(command, conf, **said)
 
     def add(self, conf: dict[str, Any], ifname: str = "eth0", **said: str) -> dict[str, Any]:
-        """ADD, and give the result."""
+        """ADD, and return the result."""
         return self.call("ADD", conf, ifname, **said).ok
 
     def delete(self, conf: dict[str, Any], ifname: str = "eth0", **said: str) -> None:
@@ -106,19 +106,19 @@ class Container:
 
 
 def ip_json(netns: Netns, *words: str) -> list[dict[str, Any]]:
-    """Give what `ip -json WORDS` says in a namespace."""
+    """Return what `ip -json WORDS` says in a namespace."""
     return list(json.loads(netns.command("ip", "-json", *words) or "[]"))
 
 
 def addresses(netns: Netns, name: str) -> list[tuple[Any, ...]]:
-    """Give a link's addresses, without those that a link gives itself."""
+    """Return a link's addresses, without those that a link gives itself."""
     found = [info for link in ip_json(netns, "address", "show", "dev", name) for info in link["addr_info"]]
     keys = ("family", "local", "prefixlen", "broadcast", "scope")
     return sorted(tuple(info.get(key) for key in keys) for info in found if info["scope"] != "link")
 
 
 def routes(netns: Netns, name: str) -> list[tuple[Any, ...]]:
-    """Give the routes through a link, in the main table, of both families."""
+    """Return the routes through a link, in the main table, of both families."""
     found = []
     for family in ("-4", "-6"):
         found += ip_json(netns, family, "route", "show", "dev", name)
@@ -127,7 +127,7 @@ def routes(netns: Netns, name: str) -> list[tuple[Any, ...]]:
 
 
 def sysctls(netns: Netns, name: str) -> dict[str, str]:
-    """Give the sysctls of a link that a plugin may set; of IPv6 none where the link has none."""
+    """Return the sysctls of a link that a plugin may set; of IPv6 none where the link has none."""
     keys = [f"ipv4/conf/{name}/{key}" for key in ("arp_notify", "proxy_arp", "route_localnet", "forwarding")]
     own = ("accept_ra", "accept_dad", "enhanced_dad", "disable_ipv6", "keep_addr_on_down", "ndisc_notify", "forwarding")
     keys += [f"ipv6/conf/{name}/{key}" for key in own]
@@ -140,13 +140,13 @@ def sysctls(netns: Netns, name: str) -> dict[str, str]:
 
 
 def port(netns: Netns, name: str) -> dict[str, Any]:
-    """Give what is a bridge port's own."""
+    """Return what is a bridge port's own."""
     info = ip_json(netns, "-details", "link", "show", "dev", name)[0]["linkinfo"]["info_slave_data"]
     return {key: info[key] for key in ("state", "hairpin", "guard", "learning", "flood", "isolated")}
 
 
 def bridge(netns: Netns, name: str) -> dict[str, Any]:
-    """Give what a CNI plugin sets of a bridge."""
+    """Return what a CNI plugin sets of a bridge."""
     link = ip_json(netns, "-details", "link", "show", "dev", name)[0]
     flags = {flag for flag in link["flags"] if flag in ("UP", "PROMISC", "NO-CARRIER")}
     return {"mtu": link["mtu"], "flags": flags, "kind": link["linkinfo"]["info_kind"], "state": link["operstate"]}
@@ -173,11 +173,11 @@ class Case:
             site.home.sysctl(f"net/{key}", "0")
 
     def conf(self, **said: Any) -> dict[str, Any]:
-        """Give a configuration with host-local addresses."""
+        """Return a configuration with host-local addresses."""
         return {"cniVersion": "1.0.0", "name": "net", "bridge": BRIDGE, "ipam": self.ipam()} | said
 
     def ipam(self, *more: str, routes: Any = None) -> dict[str, Any]:
-        """Give a host-local of SUBNET and other subnets; by default with a default route."""
+        """Return a host-local of SUBNET and other subnets; by default with a default route."""
         ranges = [[{"subnet": subnet}] for subnet in (f"{SUBNET}.0/24", *more)]
         routes = [{"dst": "0.0.0.0/0"}] if routes is None else routes
         return {"type": "host-local", "ranges": ranges, "routes": routes, "dataDir": str(self.directory / "ours")}
@@ -198,18 +198,18 @@ class Case:
         return made
 
     def own(self, conf: dict[str, Any], host: Host) -> dict[str, Any]:
-        """Give conf as host has it: host-local keeps the books of each apart."""
+        """Return conf as host has it: host-local keeps the books of each apart."""
         if host is self.ours or conf.get("ipam", {}).get("type") != "host-local":
             return conf
         return conf | {"ipam": conf["ipam"] | {"dataDir": str(self.directory / "theirs")}}
 
     def leased(self) -> set[str]:
-        """Give the addresses that our own host-local holds."""
+        """Return the addresses that our own host-local holds."""
         names = (path.name for path in self.directory.glob("ours/net/*"))
         return {name for name in names if name[0].isdigit() or ":" in name}
 
     def attachments(self) -> list[Any]:
-        """Give what the daemon says is attached."""
+        """Return what the daemon says is attached."""
         status, body = self.site.daemon.request("GET", "/v1/attachments")
         assert status == 200, body
         return list(body)
@@ -223,7 +223,7 @@ class Case:
         assert self.rules() == ""
 
     def rules(self) -> str:
-        """Give our own host's masquerading."""
+        """Return our own host's masquerading."""
         rules = self.ours.netns.command("nft", "list", "ruleset")
         return "\n".join(line for line in rules.splitlines() if "vethd" in line.lower())
 
@@ -236,7 +236,7 @@ class Case:
 
 @pytest.fixture(name="case")
 def case_fixture(site: Site, lab: Lab, tmp_path: Path) -> Iterator[Case]:
-    """Give the two hosts, cleared away at the end."""
+    """Yield the two hosts, cleared away at the end."""
     case = Case(site, lab, tmp_path)
     with ExitStack() as stack:
         stack.callback(case.clear)

@@ -22,7 +22,7 @@ NATIVE = (VLAN, frozenset({"PVID", "Egress Untagged"}))
 
 
 def vlans(netns: Netns, name: str) -> set[tuple[int, frozenset[str]]]:
-    """Give a port's VLANs, or a bridge's own, each with its flags."""
+    """Return a port's VLANs, or a bridge's own, each with its flags."""
     found: set[tuple[int, frozenset[str]]] = set()
     for one in json.loads(netns.command("bridge", "-json", "vlan", "show", "dev", name))[0]["vlans"]:
         numbers = range(one["vlan"], one.get("vlanEnd", one["vlan"]) + 1)
@@ -31,12 +31,12 @@ def vlans(netns: Netns, name: str) -> set[tuple[int, frozenset[str]]]:
 
 
 def tagged(*numbers: int) -> set[tuple[int, frozenset[str]]]:
-    """Give VLANs whose frames are tagged."""
+    """Return VLANs whose frames are tagged."""
     return {(number, frozenset()) for number in numbers}
 
 
 def added(case: Case, **said: Any) -> tuple[Container, dict[str, Any], set[tuple[int, frozenset[str]]]]:
-    """ADD one container to our host; give its result and its port's VLANs."""
+    """ADD one container to our host; return its result and its port's VLANs."""
     container = case.container()
     result = container.add(case.conf(**said))
     return container, result, vlans(case.ours.netns, result["interfaces"][1]["name"])

@@ -29,7 +29,7 @@ def start(it: Bench, vnet_hdr_len: int = 10, *, gro: bool = True, udp: bool = Tr
 
 
 def push(it: Bench, batch: Sequence[bytes], side: int = 0) -> list[bytes]:
-    """Have one side send a batch before the engine looks; give what the other was given."""
+    """Have one side send a batch before the engine looks; return what the other was given."""
     before = it.counters(side).read
     for data in batch:
         it.devices[side][0].send(data)
@@ -38,13 +38,13 @@ def push(it: Bench, batch: Sequence[bytes], side: int = 0) -> list[bytes]:
 
 
 def forwarded(batch: Sequence[bytes], road: Road) -> list[bytes]:
-    """Give what the verdict lets pass, as it lets it pass."""
+    """Return what the verdict lets pass, as it lets it pass."""
     verdicts = [(data, *verdict(data, road)) for data in batch]
     return [bytes([flags]) + data[1:] for data, drop, flags in verdicts if drop is None]
 
 
 def explained(out: Sequence[bytes], passed: Sequence[bytes], vnet_hdr_len: int, *, udp: bool = True) -> bool:
-    """Tell whether out is what the model makes of passed, divided into batches somehow."""
+    """Return whether out is what the model makes of passed, divided into batches somehow."""
     reached = {(0, 0)}  # how many of passed, how many of out
     todo = [(0, 0)]
     while todo:
@@ -59,5 +59,5 @@ def explained(out: Sequence[bytes], passed: Sequence[bytes], vnet_hdr_len: int, 
 
 
 def coalesced(batch: Sequence[bytes]) -> list[bytes]:
-    """Give what the model writes for one batch."""
+    """Return what the model writes for one batch."""
     return [data for data, _ in coalesce(batch, 10)]

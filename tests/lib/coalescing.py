@@ -12,7 +12,7 @@ KINDS = {"udp4": U4, "udp6": U6, "tcp4": T4, "tcp6": T6}
 
 
 def counts(*segments: Segment | bytes) -> list[int]:
-    """Coalesce; give how many frames each thing written holds. What it leaves must be what went in."""
+    """Coalesce; return how many frames each thing written holds. What it leaves must be what went in."""
     batch = [segment if isinstance(segment, bytes) else segment.data() for segment in segments]
     out = coalesce(batch, 10)
     assert what_leaves(batch, [data for data, _ in out], 10) == what_leaves(batch, batch, 10)

@@ -66,7 +66,7 @@ class Daemon:
         return self.process.pid
 
     def request(self, method: str, path: str, body: bytes | None = None) -> tuple[int, Any]:
-        """Make one request; give its status and its JSON, None where the reply has no body."""
+        """Make one request; return its status and its JSON, None where the reply has no body."""
         connection = UnixConnection(self.socket)
         try:
             connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
@@ -77,11 +77,11 @@ class Daemon:
             connection.close()
 
     def link_path(self, name: str, netns: str, leaf: str = "") -> str:
-        """Give a link's path of the API."""
+        """Return a link's path of the API."""
         return f"/v1/links/{quote(name, safe='')}{leaf}?netns={quote(netns, safe='')}"
 
     def pairs(self) -> list[Any]:
-        """Give GET /v1/pairs."""
+        """Return GET /v1/pairs."""
         status, body = self.request("GET", "/v1/pairs")
         assert status == 200, body
         return list(body)
@@ -91,7 +91,7 @@ class Daemon:
         return sum(1 for _ in Path(f"/proc/{self.pid}/fd").iterdir())
 
     def log_tail(self, lines: int = 40) -> str:
-        """Give the log's end, for a failure's text."""
+        """Return the log's end, for a failure's text."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
 
     @contextmanager
@@ -126,7 +126,7 @@ class Daemon:
 
 
 def _state(stat: Path) -> str:
-    """Give the letter of a thread's state; one that ended meanwhile does nothing either."""
+    """Return the letter of a thread's state; one that ended meanwhile does nothing either."""
     try:
         return stat.read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):

@@ -50,6 +50,6 @@ def make(name: str, loop: asyncio.AbstractEventLoop, workers: int = 1, spin_us: 
 
 
 def native() -> ModuleType:
-    """Give vethd.datapath._uring, which need not be built everywhere."""
+    """Return vethd.datapath._uring, which need not be built everywhere."""
     need("uring")
     return importlib.import_module("vethd.datapath._uring")

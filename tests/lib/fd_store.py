@@ -36,7 +36,7 @@ class FdStore:
 
     @property
     def environ(self) -> dict[str, str]:
-        """Give the variable that a service finds it by."""
+        """Return the variable that a service finds it by."""
         return {"NOTIFY_SOCKET": str(self.path)}
 
     def __enter__(self) -> Self:
@@ -55,11 +55,11 @@ class FdStore:
             return self._status
 
     def names(self) -> set[str]:
-        """Give the names of what is kept."""
+        """Return the names of what is kept."""
         return set(self.fds())
 
     def fds(self) -> dict[str, int]:
-        """Give what is kept, by name, once all that was sent has been heard; dead devices are let go first."""
+        """Return what is kept, by name, once all that was sent has been heard; dead devices are let go first."""
         with self._lock:
             self._hear_all()
             poller = select.poll()

@@ -56,7 +56,7 @@ class Footing:
 
 
 def _target(link: Path) -> str:
-    """Give what a link of /proc points to, "" where it is gone: a descriptor closed, a thread ended."""
+    """Return what a link of /proc points to, "" where it is gone: a descriptor closed, a thread ended."""
     try:
         return str(link.readlink())
     except (FileNotFoundError, ProcessLookupError):

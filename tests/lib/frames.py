@@ -35,7 +35,7 @@ class Vnet(NamedTuple):
     csum_offset: int = 0
 
     def pack(self) -> bytes:
-        """Give the header's bytes."""
+        """Return the header's bytes."""
         return _VNET.pack(*self)
 
     @classmethod
@@ -45,28 +45,28 @@ class Vnet(NamedTuple):
 
 
 def mac(address: str) -> bytes:
-    """Give an address's 6 bytes."""
+    """Return an address's 6 bytes."""
     return bytes.fromhex(address.replace(":", ""))
 
 
 def ether(payload: bytes, *, dst: str = ANY_DST, src: str = ANY_SRC, proto: int = ETH_P_TEST) -> bytes:
-    """Give a frame; nothing is padded."""
+    """Return a frame; nothing is padded."""
     return mac(dst) + mac(src) + proto.to_bytes(2, "big") + payload
 
 
 def sized(length: int, seed: int = 0) -> bytes:
-    """Give a test frame of exactly length bytes, header included, whose payload tells seed."""
+    """Return a test frame of exactly length bytes, header included, whose payload tells seed."""
     fill = struct.pack("!I", seed) * (length // 4 + 1)
     return ether(fill[: length - ETH_HLEN])
 
 
 def tagged(frame: bytes, vid: int, tpid: int = ETH_P_8021Q) -> bytes:
-    """Give frame with a VLAN tag put in: 4 bytes longer."""
+    """Return frame with a VLAN tag put in: 4 bytes longer."""
     return frame[:12] + struct.pack("!HH", tpid, vid) + frame[12:]
 
 
 def csum(data: bytes, start: int = 0) -> int:
-    """Give the Internet checksum of data (RFC 1071), before the complement; start is a sum to begin with."""
+    """Return the Internet checksum of data (RFC 1071), before the complement; start is a sum to begin with."""
     data += b"\0" * (len(data) % 2)
     words: tuple[int, ...] = struct.unpack(f"!{len(data) // 2}H", data)
     total = start + sum(words)
@@ -76,19 +76,19 @@ def csum(data: bytes, start: int = 0) -> int:
 
 
 def pseudo_sum(src: str, dst: str, proto: int, length: int) -> int:
-    """Give the sum of an IPv4 pseudo header: what a checksum field holds under CHECKSUM_PARTIAL."""
+    """Return the sum of an IPv4 pseudo header: what a checksum field holds under CHECKSUM_PARTIAL."""
     return csum(socket.inet_aton(src) + socket.inet_aton(dst) + struct.pack("!HH", proto, length))
 
 
 def ipv4(src: str, dst: str, proto: int, payload: bytes) -> bytes:
-    """Give an IPv4 packet of at most 65,535 bytes."""
+    """Return an IPv4 packet of at most 65,535 bytes."""
     head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 0x1234, 0x4000, 64, proto, 0)
     head += socket.inet_aton(src) + socket.inet_aton(dst)
     return head[:10] + struct.pack("!H", ~csum(head) & 0xFFFF) + head[12:] + payload
 
 
 def udp(src: tuple[str, int], dst: tuple[str, int], data: bytes, *, bad: bool = False, partial: bool = False) -> bytes:
-    """Give an IPv4 packet with a UDP datagram whose checksum is right, bad, or left to be completed (partial)."""
+    """Return an IPv4 packet with a UDP datagram whose checksum is right, bad, or left to be completed (partial)."""
     length = 8 + len(data)
     head = struct.pack("!HHHH", src[1], dst[1], length, 0)
     pseudo = pseudo_sum(src[0], dst[0], socket.IPPROTO_UDP, length)
@@ -99,14 +99,14 @@ def udp(src: tuple[str, int], dst: tuple[str, int], data: bytes, *, bad: bool = 
 
 
 def tcp_partial(src: tuple[str, int], dst: tuple[str, int], data: bytes) -> bytes:
-    """Give an IPv4 packet with a TCP segment whose checksum is left to be completed."""
+    """Return an IPv4 packet with a TCP segment whose checksum is left to be completed."""
     pseudo = pseudo_sum(src[0], dst[0], socket.IPPROTO_TCP, 20 + len(data))
     head = struct.pack("!HHIIBBHHH", src[1], dst[1], 1, 1, 5 << 4, 0x10, 8192, pseudo, 0)
     return ipv4(src[0], dst[0], socket.IPPROTO_TCP, head + data)
 
 
 def l4_checksum_ok(frame: bytes) -> bool:
-    """Tell whether the UDP or TCP checksum of an untagged IPv4 frame is complete and right."""
+    """Return whether the UDP or TCP checksum of an untagged IPv4 frame is complete and right."""
     packet = frame[ETH_HLEN:]
     packet = packet[: int.from_bytes(packet[2:4], "big")]  # without Ethernet padding
     header = (packet[0] & 15) * 4

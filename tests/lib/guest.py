@@ -102,7 +102,7 @@ def initramfs(directory: Path, modules: Sequence[str], more: str) -> Path:
 
 
 def command_line(image: Path, machine: str = "", memory: str = "256M") -> list[str]:
-    """Give QEMU's command line for a guest that boots image, without devices."""
+    """Return QEMU's command line for a guest that boots image, without devices."""
     kernel = next((KERNEL / "boot").glob("vmlinuz-*"))
     return [
         *f"qemu-system-x86_64 -machine q35,accel=tcg{machine} -cpu max -m {memory}".split(),
@@ -128,13 +128,13 @@ class Guest:
             raise
 
     def run(self, command: str, *, deadline_s: float = COMMAND_S) -> str:
-        """Run a command of the guest's shell to its end and give what it printed. Raises AssertionError if it fails."""
+        """Run a command of the guest's shell to its end and return its output. Raises AssertionError where it fails."""
         status, said = self.ask(command, deadline_s=deadline_s)
         assert status == 0, f"{command}: {status}\n{said}"
         return said
 
     def ask(self, command: str, *, deadline_s: float = COMMAND_S) -> tuple[int, str]:
-        """Run a command of the guest's shell to its end and give its status, and what it printed."""
+        """Run a command of the guest's shell to its end and return its status, and what it printed."""
         self._count += 1
         assert self._process.stdin is not None
         self._process.stdin.write(f"( {command} ) </dev/null; echo ==$?== {self._count}\n".encode())
@@ -147,7 +147,7 @@ class Guest:
         self._process.communicate()
 
     def _hear(self, pattern: str, deadline_s: float) -> re.Match[str]:
-        """Wait for the pattern on the serial line, and give it with all before it."""
+        """Wait for the pattern on the serial line, and return it with all before it."""
         assert self._process.stdout is not None
         fd = self._process.stdout.fileno()
         end = time.monotonic() + deadline_s
@@ -162,7 +162,7 @@ class Guest:
 
 @contextmanager
 def guest(directory: Path, netns: Netns, tap: str, address: str) -> Iterator[Guest]:
-    """Give a guest whose NIC has that MAC address and is a TAP that is there; end it."""
+    """Yield a guest whose NIC has that MAC address and is a TAP that is there; end it."""
     nic = ["-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no"]
     nic += ["-device", f"virtio-net-pci,netdev=net,mac={address},romfile="]
     it = Guest(netns, [*command_line(initramfs(directory, _NIC, _UP)), *nic])
@@ -179,7 +179,7 @@ class Twin:
         self._machine = machine
 
     def run(self, command: str, *, deadline_s: float = COMMAND_S) -> str:
-        """Run a shell's command in the repository, and give what it printed. Raises AssertionError if it fails."""
+        """Run a shell's command in the repository, and return what it printed. Raises AssertionError if it fails."""
         environ = "env PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/run PYTHONDONTWRITEBYTECODE=1"
         inside = shlex.quote(f"cd {shlex.quote(str(REPO))} && {command}")
         return self._machine.run(f"chroot {TWIN} {environ} sh -c {inside}", deadline_s=deadline_s)
@@ -187,7 +187,7 @@ class Twin:
 
 @contextmanager
 def twin(directory: Path) -> Iterator[Twin]:
-    """Give a twin of this machine, and end it."""
+    """Yield a twin of this machine, and end it."""
     path = directory / "virtiofs.sock"
     server = [VIRTIOFSD, f"--socket-path={path}", "-o", "source=/", "-o", "sandbox=chroot", "-o", "cache=always"]
     memory = ["-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on"]

@@ -59,7 +59,7 @@ class HeldPair:
         return self.client.link_stats("va", self.wire.a.netns.name)
 
     def _counted(self) -> tuple[int, int] | None:
-        """Give how many of va's frames were forwarded and how many came to vb, as of one moment."""
+        """Return how many of va's frames were forwarded and how many came to vb, as of one moment."""
         before, came, after = self.stats(), self.wire.b.link.stats.rx_packets, self.stats()
         return (before.forwarded, came) if before.read == after.read and not before.in_flight else None
 
@@ -139,7 +139,7 @@ class Flows:
 
 
 def datagrams(random: Random, flows: Flows, count: int) -> list[Datagram]:
-    """Give datagrams for several flows in turn: runs of one size, sizes at random, some of none, now and then a TOS."""
+    """Return datagrams for several flows in turn: runs of one size, random sizes, some of none, now and then a TOS."""
     out: list[Datagram] = []
     longest = [MTU - HEADERS[left.family] for left, _, _ in flows.ends]
     tos = 0
@@ -158,7 +158,7 @@ def datagrams(random: Random, flows: Flows, count: int) -> list[Datagram]:
 
 @contextmanager
 def tcp_pair(near: Netns, far: Netns, far_ip: str) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give two connected TCP sockets: near's, which does not block, and far's, whose receives end after DEADLINE_S."""
+    """Yield two connected TCP sockets: near's, which does not block, and far's, whose receives end after DEADLINE_S."""
     kind = socket.AF_INET6 if ":" in far_ip else socket.AF_INET
     with ExitStack() as stack:
         listener = stack.enter_context(far.run(socket.socket, kind, socket.SOCK_STREAM))

@@ -116,7 +116,7 @@ class Ip:
         )
 
     def links(self, *options: str) -> list[list[dict[str, Any]]]:
-        """Give what it shows of the links of both namespaces, but for lo, as JSON."""
+        """Return what it shows of the links of both namespaces, but for lo, as JSON."""
         shown = []
         for netns in (self.a, self.b):
             done = self.run("-details", "-json", *options, "link", "show", netns=netns)
@@ -125,7 +125,7 @@ class Ip:
         return shown
 
     def made(self, line: str) -> list[list[dict[str, Any]]]:
-        """Give the links of both namespaces, by name, and of each what both programs can be asked to agree on.
+        """Return the links of both namespaces, by name, and of each what both programs can be asked to agree on.
 
         That is the ifindex where line says it, and the address where it is one that was asked for.
         """

@@ -24,7 +24,7 @@ ETHERTYPES = st.sampled_from((b"\x08\x00", b"\x81\x00", b"\x88\xa8", b"\x86\xdd"
 
 @st.composite
 def frames(draw: st.DrawFn, vnet_hdr_len: int) -> bytes:
-    """Give a header, or a part of one, and a frame."""
+    """Return a header, or a part of one, and a frame."""
     length = draw(LENGTHS)
     body = (draw(st.binary(min_size=12, max_size=12)) + draw(ETHERTYPES) + bytes(range(256))[:length])[:length]
     tail = draw(st.binary(min_size=14, max_size=14))

@@ -56,7 +56,7 @@ class Killer:
         steps: Sequence[str] = STEPS,
         thin: int = 1,
     ) -> str:
-        """Run until work has come to that step, and kill it in front of it; give the call, "" where there are fewer.
+        """Run until work has come to that step, and kill it in front of it; return the call, "" where there are fewer.
 
         Steps are calls of those names; of sendto only every thin'th. They are counted once the start and what prepare
         set off, which have such steps too, are over.

@@ -59,7 +59,7 @@ class End:
             sock.set_up(self.name, False)
 
     def wait(self, condition: Callable[[Link], object], deadline_s: float = DEADLINE_S, what: str = "") -> Link:
-        """Wait until condition holds for the link and give it; link events are reasons to look again."""
+        """Wait until condition holds for the link and return it; link events are reasons to look again."""
         with Rtnl(self.netns) as sock:
 
             def look() -> list[Link]:
@@ -136,7 +136,7 @@ class Wire:
         wait_until(balanced, what="each end received what the other one sent")
 
     def addresses(self, net: str = "10.9.0", near: int = 1, far: int = 2) -> tuple[str, str]:
-        """Give both ends an address of one /24 and return them."""
+        """Return both ends an address of one /24 and return them."""
         self.a.address(f"{net}.{near}/24")
         self.b.address(f"{net}.{far}/24")
         return f"{net}.{near}", f"{net}.{far}"
@@ -157,7 +157,7 @@ class Lab:
         return netns
 
     def spec(self, near: Netns, far: Netns, a: LinkSpec | None = None, b: LinkSpec | None = None) -> PairSpec:
-        """Give a spec of a pair between two namespaces, va and vb where the ends name themselves not."""
+        """Return a spec of a pair between two namespaces, va and vb where the ends name themselves not."""
         said, peer = a or LinkSpec(), b or LinkSpec()
         name = "vb" if peer.name is None else peer.name
         peer = msgspec.structs.replace(peer, name=name, netns=far.name)
@@ -197,7 +197,7 @@ class Lab:
 
 @contextmanager
 def lab(backend: Backend) -> Iterator[Lab]:
-    """Give a bench and clear it away, with proof, whatever the test did."""
+    """Yield a bench and clear it away, with proof, whatever the test did."""
     before = Traces.now(backend.home)
     bench = Lab(backend)
     with ExitStack() as stack:

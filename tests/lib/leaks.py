@@ -64,7 +64,7 @@ def _entries(directory: str | Path) -> list[str]:
 
 
 def _children() -> list[str]:
-    """Give the PIDs of this process's children, whichever thread started them."""
+    """Return the PIDs of this process's children, whichever thread started them."""
     out: list[str] = []
     for task in _entries("/proc/self/task"):
         try:

@@ -39,7 +39,7 @@ def setns(fd: int) -> None:
 
 
 def _in_thread(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call func in a thread made for it, which it may move; give its result or raise what it raised."""
+    """Call func in a thread made for it, which it may move; return its result or raise what it raised."""
     results: list[T] = []
     errors: list[BaseException] = []
 
@@ -58,7 +58,7 @@ def _in_thread(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 
 
 def in_netns(path: str | Path, func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-    """Call func in the namespace at path, in a thread made for it; give its result or raise what it raised."""
+    """Call func in the namespace at path, in a thread made for it; return its result or raise what it raised."""
 
     def body() -> T:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -127,7 +127,7 @@ class Netns:
         return in_netns(self.path, func, *args, **kwargs)
 
     def command(self, *argv: str) -> str:
-        """Run a program in this namespace and give its output. Raises AssertionError where it fails."""
+        """Run a program in this namespace and return its output. Raises AssertionError where it fails."""
         return self.run(command, list(argv))
 
     def ip(self, *lines: str) -> None:
@@ -150,7 +150,7 @@ class Netns:
 
     @contextlib.contextmanager
     def receiving(self) -> Iterator[Callable[[], int]]:
-        """Give what tells how many packets all devices but lo received; that waits for no lock of the kernel's."""
+        """Yield what tells how many packets all devices but lo received; that waits for no lock of the kernel's."""
         with self.run(open, "/proc/thread-self/net/dev", encoding="ascii") as file:
 
             def received() -> int:
@@ -161,7 +161,7 @@ class Netns:
             yield received
 
     def names(self) -> set[str]:
-        """Give the names of all devices but lo, by one cheap read."""
+        """Return the names of all devices but lo, by one cheap read."""
         return {line.split(":")[0].strip() for line in self.read("dev").splitlines()[2:]} - {"lo"}
 
     def snmp(self, group: str, counter: str) -> int:
@@ -171,7 +171,7 @@ class Netns:
 
     @contextlib.contextmanager
     def process(self) -> Iterator[int]:
-        """Keep a process in this namespace, which does nothing; give its PID."""
+        """Keep a process in this namespace, which does nothing; yield its PID."""
         child = self.run(subprocess.Popen, ["cat"], stdin=subprocess.PIPE)
         try:
             yield child.pid
@@ -182,7 +182,7 @@ class Netns:
 
 
 def command(argv: list[str], stdin: str = "") -> str:
-    """Run a program and give its output. Raises AssertionError with its words where it fails."""
+    """Run a program and return its output. Raises AssertionError with its words where it fails."""
     done = subprocess.run(argv, input=stdin, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(argv)} {stdin!r}: {done.stderr.strip() or done.returncode}"
     return done.stdout

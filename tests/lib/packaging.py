@@ -11,7 +11,7 @@ MAKE_S = 300.0
 
 
 def make(*arguments: str) -> str:
-    """Run make in the repository, to success, and give what it printed."""
+    """Run make in the repository, to success, and return what it printed."""
     environ = {key: value for key, value in os.environ.items() if "MAKE" not in key and key != "PYTHON"}
     done = subprocess.run(
         ["make", "--no-print-directory", *arguments],

@@ -12,7 +12,7 @@ MF = 0x2000
 
 
 def l4_of(frame: bytes) -> tuple[int, int]:
-    """Give the protocol of a whole IPv4 or IPv6 packet without extension headers, and where its header begins."""
+    """Return the protocol of a whole IPv4 or IPv6 packet without extension headers, and where its header begins."""
     if frame[12:14] == ETH_P_IP.to_bytes(2, "big"):
         return frame[23], ETH_HLEN + (frame[14] & 15) * 4
     assert frame[12:14] == ETH_P_IPV6.to_bytes(2, "big"), frame[12:14]
@@ -20,14 +20,14 @@ def l4_of(frame: bytes) -> tuple[int, int]:
 
 
 def l4_sum(frame: bytes) -> int:
-    """Give the sum over UDP or TCP and its pseudo-header: 0xFFFF where the checksum is right."""
+    """Return the sum over UDP or TCP and its pseudo-header: 0xFFFF where the checksum is right."""
     proto, at = l4_of(frame)
     addresses = frame[26:34] if at < ETH_HLEN + 40 else frame[22:54]
     return csum(addresses + struct.pack("!IHH", len(frame) - at, 0, proto) + frame[at:])
 
 
 def is_valid(frame: bytes) -> bool:
-    """Tell whether lengths and checksums of a UDP or TCP packet are complete and right, for who knows no offload."""
+    """Return whether lengths and checksums of a UDP or TCP packet are complete and right, for who knows no offload."""
     proto, at = l4_of(frame)
     if at < ETH_HLEN + 40:
         fine = int.from_bytes(frame[16:18], "big") == len(frame) - ETH_HLEN and csum(frame[ETH_HLEN:at]) == 0xFFFF
@@ -39,7 +39,7 @@ def is_valid(frame: bytes) -> bool:
 
 
 def bridged(sent: Captured) -> bytes:
-    """Give a frame as it leaves by a device without offloads: its checksum is complete."""
+    """Return a frame as it leaves by a device without offloads: its checksum is complete."""
     if not sent.csum_partial:
         return sent.frame
     frame = bytearray(sent.frame)
@@ -53,7 +53,7 @@ def bridged(sent: Captured) -> bytes:
 
 
 def routed(sent: Captured, src: str, dst: str) -> bytes:
-    """Give a frame as it leaves a router: between other MACs, one hop older."""
+    """Return a frame as it leaves a router: between other MACs, one hop older."""
     frame = bytearray(bridged(sent))
     frame[:12] = mac(dst) + mac(src)
     if l4_of(sent.frame)[1] == ETH_HLEN + 40:
@@ -66,7 +66,7 @@ def routed(sent: Captured, src: str, dst: str) -> bytes:
 
 
 def fragmented(frame: bytes, mtu: int) -> list[bytes]:
-    """Give what a router makes of an IPv4 packet without options that may be fragmented."""
+    """Return what a router makes of an IPv4 packet without options that may be fragmented."""
     if len(frame) - ETH_HLEN <= mtu:
         return [frame]
     room = (mtu - 20) // 8 * 8

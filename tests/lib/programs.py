@@ -52,11 +52,11 @@ class Program:
             self.process.stdin.close()
 
     def output(self) -> str:
-        """Give what it has written so far."""
+        """Return what it has written so far."""
         return Path(self._file.name).read_text(errors="replace")
 
     def wait_for(self, text: str, deadline_s: float = DEADLINE_S) -> str:
-        """Wait until its output holds text; give the output. Raises AssertionError, also where it ended before."""
+        """Wait until its output holds text; return the output. Raises AssertionError, also where it ended before."""
 
         def said() -> str:
             ended = self.process.poll() is not None
@@ -117,7 +117,7 @@ class Pings(NamedTuple):
 
 
 def ping(netns: Netns, *args: str) -> Pings:
-    """Run ping to its end and give its statistics. Raises AssertionError where it has none."""
+    """Run ping to its end and return its statistics. Raises AssertionError where it has none."""
     done = finish(netns, "ping", "-n", "-q", *args)
     found = re.search(
         r"(\d+) packets transmitted, (\d+) received, (?:\+(\d+) duplicates, )?(?:\+\d+ errors, )?([\d.]+)% packet loss",
@@ -130,7 +130,7 @@ def ping(netns: Netns, *args: str) -> Pings:
 
 
 def echoes(netns: Netns, count: int, *args: str) -> int:
-    """Send so many echoes, by a ping each; give how many were answered.
+    """Send so many echoes, by a ping each; return how many were answered.
 
     A ping waits long for its only answer. Of several it waits for the last no longer than the interval, or twice as
     long as any other took: too short on a crowded machine.
@@ -170,7 +170,7 @@ class Iperf3:
         return report
 
     def measure(self, client: Netns, *args: str, deadline_s: float = PROGRAM_S) -> Any:
-        """Run one test and give its "end". Raises AssertionError with iperf3's own words where it failed."""
+        """Run one test and return its "end". Raises AssertionError with iperf3's own words where it failed."""
         report = self.run(client, *args, deadline_s=deadline_s)
         assert "error" not in report, report["error"]
         return report["end"]

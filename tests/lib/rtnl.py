@@ -52,7 +52,7 @@ Attrs = list[tuple[int, bytes]]
 
 
 def nest(attrs: Attrs) -> bytes:
-    """Give attributes as the bytes of a message or of a nested attribute."""
+    """Return attributes as the bytes of a message or of a nested attribute."""
     out = b""
     for kind, payload in attrs:
         out += struct.pack("=HH", len(payload) + 4, kind) + payload + b"\0" * (-len(payload) % 4)
@@ -60,17 +60,17 @@ def nest(attrs: Attrs) -> bytes:
 
 
 def text(value: str) -> bytes:
-    """Give a string attribute's payload."""
+    """Return a string attribute's payload."""
     return value.encode() + b"\0"
 
 
 def u32(value: int) -> bytes:
-    """Give a number's payload."""
+    """Return a number's payload."""
     return struct.pack("=I", value)
 
 
 def ifinfomsg(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
-    """Give the header of a link message; change says which of flags are meant."""
+    """Return the header of a link message; change says which of flags are meant."""
     return _IFINFOMSG.pack(0, 0, index, flags, change)
 
 
@@ -93,7 +93,7 @@ class Rtnl:
         self.sock.close()
 
     def request(self, kind: int, flags: int, body: bytes) -> bytes:
-        """Send one request and give its answer's body, b"" where that is a bare acknowledgement.
+        """Send one request and return its answer's body, b"" where that is a bare acknowledgement.
 
         Raises OSError with the kernel's errno.
         """
@@ -150,7 +150,7 @@ class Rtnl:
                 found.append(Link.parse(body))
 
     def events(self) -> list[tuple[int, Link]]:
-        """Give the link events that have come, as (RTM_NEWLINK or RTM_DELLINK, link), without waiting."""
+        """Return the link events that have come, as (RTM_NEWLINK or RTM_DELLINK, link), without waiting."""
         seen: list[tuple[int, Link]] = []
         while True:
             try:

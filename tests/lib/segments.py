@@ -47,11 +47,11 @@ class Segment:
     finished: bool = False  # with the whole checksum, and no NEEDS_CSUM
 
     def but(self, **changes: object) -> Self:
-        """Give a copy with changes."""
+        """Return a copy with changes."""
         return replace(self, **changes)  # type: ignore[arg-type]
 
     def after(self, payload: bytes | None = None, **changes: object) -> Self:
-        """Give the flow's next segment."""
+        """Return the flow's next segment."""
         payload = self.payload if payload is None else payload
         ip_id, seq = (self.ip_id + 1) % (1 << 16), (self.seq + len(self.payload)) % (1 << 32)
         return replace(self, payload=payload, ip_id=ip_id, seq=seq).but(**changes)
@@ -62,7 +62,7 @@ class Segment:
         return ":" in self.src
 
     def run(self, count: int) -> list[bytes]:
-        """Give the data of count segments of this size, each with a payload of its own."""
+        """Return the data of count segments of this size, each with a payload of its own."""
         out, segment = [], self
         for n in range(count):
             out.append(segment.but(payload=numbered(len(self.payload), n)).data())
@@ -70,13 +70,13 @@ class Segment:
         return out
 
     def data(self, vnet_tail: bytes = b"") -> bytes:
-        """Give the virtio_net_hdr and the frame."""
+        """Return the virtio_net_hdr and the frame."""
         start = ETH_HLEN + (40 if self.ipv6 else 20)
         vnet = Vnet(NEEDS_CSUM, csum_start=start, csum_offset=16 if self.proto == TCP else 6)
         return (Vnet() if self.finished else vnet).pack() + vnet_tail + self.frame()
 
     def frame(self) -> bytes:
-        """Give the frame."""
+        """Return the frame."""
         proto = ETH_P_IPV6 if self.ipv6 else ETH_P_IP
         ether = mac(self.dst_mac) + mac(self.src_mac) + proto.to_bytes(2, "big")
         l4 = self._tcp() if self.proto == TCP else self._udp()
@@ -107,12 +107,12 @@ class Segment:
 
 
 def numbered(length: int, n: int) -> bytes:
-    """Give a payload of length bytes that tells n."""
+    """Return a payload of length bytes that tells n."""
     return (n.to_bytes(4, "big") * (length // 4 + 1))[:length]
 
 
 def finished(data: bytes, vnet_hdr_len: int = VNET_LEN) -> bytes:
-    """Give the frame with its checksum completed, as skb_checksum_help() does; no frame is cut."""
+    """Return the frame with its checksum completed, as skb_checksum_help() does; no frame is cut."""
     vnet, frame = Vnet.parse(data), bytearray(data[vnet_hdr_len:])
     if vnet.flags & NEEDS_CSUM:
         total = csum(bytes(frame[vnet.csum_start :])) ^ 0xFFFF
@@ -122,7 +122,7 @@ def finished(data: bytes, vnet_hdr_len: int = VNET_LEN) -> bytes:
 
 
 def cut(data: bytes, vnet_hdr_len: int = VNET_LEN) -> list[bytes]:
-    """Give the frames that leave the machine for one that a TAP was written, checksums completed.
+    """Return the frames that leave the machine for one that a TAP was written, checksums completed.
 
     Kernel: skb_segment() copies the header and cuts the payload; inet_gso_segment() counts ids up;
     __udp_gso_segment() and tcp_gso_segment() write lengths, numbers, flags and checksums.

@@ -82,14 +82,14 @@ class Service:
         return wait_until(pairs, ACTIVE_S, "the pairs")
 
     def log(self) -> list[dict[str, Any]]:
-        """Give what the daemon wrote to the journal; a line that is no JSON is an error of its own (a traceback)."""
+        """Return what the daemon wrote to the journal; a line that is no JSON is an error of its own (a traceback)."""
         self.box.output("journalctl", "--sync")
         whose = ("_SYSTEMD_UNIT=vethd.service", "SYSLOG_IDENTIFIER=vethd")  # and not ExecReload='s kill
         entries = self.box.output("journalctl", *whose, "--output=json", "--no-pager")
         return [_line(str(json.loads(entry)["MESSAGE"])) for entry in entries.splitlines()]
 
     def devices(self, netns: str = "") -> set[str]:
-        """Give the names of all devices but lo in a namespace of the box."""
+        """Return the names of all devices but lo in a namespace of the box."""
         where = ["ip", "-n", netns] if netns else ["ip"]
         return {link["ifname"] for link in json.loads(self.box.output(*where, "-json", "link"))} - {"lo"}
 

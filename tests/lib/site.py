@@ -54,7 +54,7 @@ class Site(Vethd):
         return self.daemon
 
     def reconciled(self) -> dict[str, int]:
-        """Wait until the start is over, and give what it came to."""
+        """Wait until the start is over, and return what it came to."""
 
         def over() -> dict[str, int]:
             return dict(self.daemon.request("GET", "/v1/health")[1]["reconciled"] or {})
@@ -83,7 +83,7 @@ class Site(Vethd):
         self.daemon.process.wait()
 
     def reload(self) -> dict[str, int]:
-        """POST /v1/reload, and give its figures."""
+        """POST /v1/reload, and return its figures."""
         status, body = self.daemon.request("POST", "/v1/reload")
         assert status == 200, body
         return dict(body)
@@ -100,19 +100,19 @@ class Site(Vethd):
         return text.count('"event": "reloaded"') + text.count('"event": "reload refused')
 
     def post(self, pair: Any) -> Any:
-        """POST /v1/pairs and give the new pair."""
+        """POST /v1/pairs and return the new pair."""
         status, body = self.daemon.request("POST", "/v1/pairs", msgspec.json.encode(pair))
         assert status == 201, body
         return body
 
     def pair(self, name: str) -> Any:
-        """Give the pair whose spec's near end has that name. Raises AssertionError where there is none."""
+        """Return the pair whose spec's near end has that name. Raises AssertionError where there is none."""
         found = self._pairs(name)
         assert found, f"no pair {name} among {self.daemon.pairs()}"
         return found[0]
 
     def wait_state(self, name: str, state: str, deadline_s: float = DEADLINE_S) -> Any:
-        """Wait until that pair is there, "alive" or "waiting", and give it."""
+        """Wait until that pair is there, "alive" or "waiting", and return it."""
 
         def found() -> list[Any]:
             return [pair for pair in self._pairs(name) if pair["state"] == state and pair["reason"] != "not made yet"]
@@ -146,7 +146,7 @@ Place = tuple[Site, Lab]
 
 @contextmanager
 def site(directory: Path, engine: str = ENGINE) -> Iterator[Place]:
-    """Give a site, not started, and a bench to build on; then clear away, with proof that nothing is left.
+    """Yield a site, not started, and a bench to build on; then clear away, with proof that nothing is left.
 
     The daemon ends before its namespaces do, and takes its devices with it.
     """
@@ -172,7 +172,7 @@ def site(directory: Path, engine: str = ENGINE) -> Iterator[Place]:
 
 
 def up(wire: Wire, net: str = "10.9.0") -> tuple[str, str]:
-    """Wait for the carrier of a pair that was declared up, and give its ends addresses."""
+    """Wait for the carrier of a pair that was declared up, and return its ends addresses."""
     wire.wait_carrier()
     return wire.addresses(net)
 
@@ -206,7 +206,7 @@ class FdCall:
             self.sock.send(data)
 
     def hear(self) -> tuple[int, Any] | None:
-        """Give the reply; None where the daemon hung up without one."""
+        """Return the reply; None where the daemon hung up without one."""
         data = self.sock.recv(1 << 20)
         if not data:
             return None
@@ -225,7 +225,7 @@ def fd_call(path: Path, method: str, target: str, body: Any = None, fds: Sequenc
 
 
 def toml_pair(near: tuple[str, str], far: tuple[str, str], own: str = "", peer: str = "") -> str:
-    """Give a [[pair]] table of two (name, netns), both ends up; own and peer are further lines of its ends."""
+    """Return a [[pair]] table of two (name, netns), both ends up; own and peer are further lines of its ends."""
 
     def end(place: tuple[str, str], more: str) -> str:
         netns = f'netns = "{place[1]}"\n' if place[1] else ""

@@ -17,7 +17,7 @@ CHUNK = 1 << 16
 
 @contextlib.contextmanager
 def udp_pair(a: Netns, a_ip: str, b: Netns, b_ip: str) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """Give two UDP sockets, connected to each other across whatever lies between a and b."""
+    """Yield two UDP sockets, connected to each other across whatever lies between a and b."""
     with contextlib.ExitStack() as stack:
         left = stack.enter_context(udp_socket(a, a_ip))
         right = stack.enter_context(udp_socket(b, b_ip))
@@ -27,7 +27,7 @@ def udp_pair(a: Netns, a_ip: str, b: Netns, b_ip: str) -> Iterator[tuple[socket.
 
 
 def udp_socket(netns: Netns, address: str, port: int = 0) -> socket.socket:
-    """Give a UDP socket bound in netns; its receives end after DEADLINE_S."""
+    """Return a UDP socket bound in netns; its receives end after DEADLINE_S."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     sock = netns.run(socket.socket, family, socket.SOCK_DGRAM)
     sock.settimeout(DEADLINE_S)
@@ -50,7 +50,7 @@ def exchange(left: socket.socket, right: socket.socket, data: bytes) -> None:
 
 
 def tcp_transfer(a: Netns, b: Netns, b_ip: str, payload: bytes, deadline_s: float = 20.0) -> bytes:
-    """Send payload over TCP from a to b and give what b received.
+    """Send payload over TCP from a to b and return what b received.
 
     Raises AssertionError after deadline_s.
     """
@@ -58,7 +58,7 @@ def tcp_transfer(a: Netns, b: Netns, b_ip: str, payload: bytes, deadline_s: floa
 
 
 def tcp_transfers(a: Netns, b: Netns, b_ip: str, payloads: Sequence[bytes], deadline_s: float = 20.0) -> list[bytes]:
-    """Send each payload over a connection of its own from a to b, all at once; give what b received of each.
+    """Send each payload over a connection of its own from a to b, all at once; return what b received of each.
 
     Raises AssertionError after deadline_s.
     """

@@ -130,7 +130,7 @@ def bench(
     engine: str = "asyncio",
     workers: int = 1,
 ) -> Iterator[Bench]:
-    """Give a bench on a loop of its own. Raises AssertionError where a callback of the loop raised."""
+    """Yield a bench on a loop of its own. Raises AssertionError where a callback of the loop raised."""
     loop = factory()
     loop_errors: list[object] = []
     loop.set_exception_handler(lambda _, context: loop_errors.append(context))
@@ -146,5 +146,5 @@ def bench(
 
 
 def frame(length: int, fill: int = 0, hdr: VnetHdr = VnetHdr(), vnet_hdr_len: int = 10) -> bytes:  # noqa: B008
-    """Give a header and a frame of length bytes."""
+    """Return a header and a frame of length bytes."""
     return hdr.pack(vnet_hdr_len) + (bytes(12) + b"\x88\xb5" + bytes([fill]) * length)[:length]

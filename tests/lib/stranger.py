@@ -106,7 +106,7 @@ class Stranger:
         return int(status)
 
     def hear(self, event: str) -> list[Any]:
-        """Give the events up to the next of that name."""
+        """Return the events up to the next of that name."""
         heard: list[Any] = []
         while not heard or heard[-1]["event"] != event:
             heard.append(json.loads(self.lines.readline()))

@@ -166,7 +166,7 @@ class Ping:
         self._program = _Program(box, "red", "ping", "-n", "-i", "0.05", "10.6.0.2", ready=False)
 
     def end(self) -> tuple[int, int]:
-        """Stop, and give how many were sent and how many came back."""
+        """Stop, and return how many were sent and how many came back."""
         self._program.tell(signal.SIGINT)
         out = self._program.printed()
         found = re.search(r"(\d+) packets transmitted", out)

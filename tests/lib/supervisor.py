@@ -72,7 +72,7 @@ class Supervisor:
         self._stack = ExitStack()
 
     def prefix(self) -> tuple[str, ...]:
-        """Give the words that go in front of the program's; its path must be absolute."""
+        """Return the words that go in front of the program's; its path must be absolute."""
         return (sys.executable, "-m", "tests.lib.launch", str(self._path))
 
     def __enter__(self) -> Self:
@@ -144,7 +144,7 @@ class Supervisor:
 
 
 def _fd_of(pid: int, number: int) -> int:
-    """Give a duplicate of another process's descriptor."""
+    """Return a duplicate of another process's descriptor."""
     pidfd = os.pidfd_open(pid)
     try:
         libc = ctypes.CDLL(None, use_errno=True)

@@ -165,7 +165,7 @@ class SystemdBox:
         return subprocess.CompletedProcess(argv, child.returncode, out, err)
 
     def output(self, *argv: str) -> str:
-        """Run a program that must succeed, and give what it printed.
+        """Run a program that must succeed, and return what it printed.
 
         Raises AssertionError with its words, and the journal's end.
         """
@@ -176,18 +176,18 @@ class SystemdBox:
         return done.stdout
 
     def show(self, unit: str, key: str) -> str:
-        """Give one property of a unit, as `systemctl show` prints it."""
+        """Return one property of a unit, as `systemctl show` prints it."""
         return self.output("systemctl", "show", "--value", "--property", key, unit).strip()
 
     def journal(self) -> str:
-        """Give the journal's last lines, for a failure's text."""
+        """Return the journal's last lines, for a failure's text."""
         if not self.pid:
             return ""
         done = self.run("journalctl", "--no-pager", "--lines=50", "--output=short-monotonic", timeout_s=STOP_S)
         return done.stdout + done.stderr
 
     def path(self, path: str) -> Path:
-        """Give the path by which this process sees a file of the box; sockets can be connected to by it."""
+        """Return the path by which this process sees a file of the box; sockets can be connected to by it."""
         return Path(f"/proc/{self.pid}/root") / path.lstrip("/")
 
     def write(self, path: str, text: str) -> None:
@@ -222,7 +222,7 @@ def systemd_box_fixture(root: None) -> Iterator[SystemdBox]:  # noqa: ARG001 - a
 
 
 def _booted(notify: socket.socket, child: subprocess.Popen[bytes]) -> int:
-    """Wait for systemd's READY=1 and give the sender's PID. Raises TimeoutError."""
+    """Wait for systemd's READY=1 and return the sender's PID. Raises TimeoutError."""
     end = time.monotonic() + BOOT_S
     while child.poll() is None:
         notify.settimeout(max(0.0, min(0.5, end - time.monotonic())) or 0.001)
@@ -240,7 +240,7 @@ def _booted(notify: socket.socket, child: subprocess.Popen[bytes]) -> int:
 
 
 def _other_mounts() -> list[str]:
-    """Give what the tests need and a mount other than / holds: an overlay shows one file system."""
+    """Return what the tests need and a mount other than / holds: an overlay shows one file system."""
     here = Path("/").stat().st_dev
     wanted = [REPO, Path(sys.prefix), Path(sys.base_prefix)]
     return sorted({str(path) for path in wanted if path.stat().st_dev != here})
@@ -276,7 +276,7 @@ def pid_namespace(pid: int) -> str:
 
 
 def inhabitants(namespace: str) -> list[int]:
-    """Give the PIDs, as seen from here, of what lives in that PID namespace."""
+    """Return the PIDs, as seen from here, of what lives in that PID namespace."""
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -287,7 +287,7 @@ def inhabitants(namespace: str) -> list[int]:
 
 
 def visible_to_services() -> str:
-    """Give the lines of a [Service] section by which a sandboxed service sees the tests' own vethd and Python.
+    """Return the lines of a [Service] section by which a sandboxed service sees the tests' own vethd and Python.
 
     A real installation needs none of it: it does not lie under /root, /home or /tmp, as a clone may.
     """

@@ -70,7 +70,7 @@ OTHERS = (
 
 @st.composite
 def batches(draw: st.DrawFn, vnet_hdr_len: int = VNET_LEN, longest: int = 64) -> list[bytes]:
-    """Give up to longest frames behind their headers, as one look at a queue might."""
+    """Return up to longest frames behind their headers, as one look at a queue might."""
     current = list(draw(st.permutations(FLOWS)))[: draw(st.sampled_from((1, 1, 2, 3, FLOW_COUNT)))]
     out = []
     for n in range(draw(st.integers(0, longest))):
@@ -83,7 +83,7 @@ def batches(draw: st.DrawFn, vnet_hdr_len: int = VNET_LEN, longest: int = 64) ->
 
 @st.composite
 def _next(draw: st.DrawFn, segment: Segment, n: int) -> tuple[bytes, Segment]:
-    """Give a frame, most often the flow's next one, and what the flow goes on with."""
+    """Return a frame, most often the flow's next one, and what the flow goes on with."""
     segment = segment.but(payload=numbered(len(segment.payload), n))
     match draw(st.integers(0, 15)):
         case 0:
@@ -109,7 +109,7 @@ def _next(draw: st.DrawFn, segment: Segment, n: int) -> tuple[bytes, Segment]:
 
 
 def session(random: Random, looks: int, vnet_hdr_len: int = VNET_LEN) -> Iterator[list[bytes]]:
-    """Give batches of 2 to 64 frames in which the same flows go on and on, and come back to where they were."""
+    """Yield batches of 2 to 64 frames in which the same flows go on and on, and come back to where they were."""
     current = random.sample(FLOWS, random.choice((1, 1, 2, 3, 8, FLOW_COUNT)))
     oddity = random.choice((0.0, 0.02, 0.1, 0.4))
     for _ in range(looks):
@@ -127,7 +127,7 @@ def session(random: Random, looks: int, vnet_hdr_len: int = VNET_LEN) -> Iterato
 
 
 def _odd(random: Random, segment: Segment) -> tuple[bytes, Segment]:
-    """Give a frame that is not what was to be expected, and what its flow goes on with."""
+    """Return a frame that is not what was to be expected, and what its flow goes on with."""
     data = segment.data()
     match random.randrange(9):
         case 0:
@@ -164,7 +164,7 @@ def _odd(random: Random, segment: Segment) -> tuple[bytes, Segment]:
 
 
 def flow(frame: bytes) -> bytes | None:
-    """Give what frames must stay in order by; None for what must stay in order with all."""
+    """Return what frames must stay in order by; None for what must stay in order with all."""
     if frame[12:15] == b"\x08\x00\x45" and len(frame) >= 38 and frame[23] in (TCP, UDP):
         return None if frame[20] & 0x3F or frame[21] else frame[23:24] + frame[26:38]
     if frame[12:14] == b"\x86\xdd" and len(frame) >= 58 and frame[14] >> 4 == 6 and frame[20] in (TCP, UDP):
@@ -173,7 +173,7 @@ def flow(frame: bytes) -> bytes | None:
 
 
 def what_leaves(batch: Sequence[bytes], written: Sequence[bytes], vnet_hdr_len: int) -> list[dict[bytes, list[bytes]]]:
-    """Give what a machine sends on of what its TAP was written: per flow, in order, between any two barriers.
+    """Return what a machine sends on of what its TAP was written: per flow, in order, between any two barriers.
 
     What of batch was written as it was stays whole: whoever sent it answers for it.
     """

@@ -34,7 +34,7 @@ NEWS = 4000
 
 
 def rss_kb(site: Site) -> int:
-    """Give the daemon's resident memory."""
+    """Return the daemon's resident memory."""
     status = Path(f"/proc/{site.daemon.pid}/status").read_text()
     return int(status.partition("VmRSS:")[2].split()[0])
 

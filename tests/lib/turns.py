@@ -19,7 +19,7 @@ def site_fixture(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Site]:
-    """Give a daemon with each engine."""
+    """Yield a daemon with each engine."""
     need(request.param)
     with make_site(tmp_path_factory.mktemp(f"gro{request.param}"), request.param) as (it, _):
         it.start()

@@ -35,7 +35,7 @@ def make_pair(service: Service, *more: str) -> None:
 
 @pytest.fixture(name="service")
 def two_ends_fixture(systemd_box: SystemdBox) -> Service:
-    """Give the service in a box, with a run-time pair up between two namespaces."""
+    """Return the service in a box, with a run-time pair up between two namespaces."""
     service = Service(systemd_box)
     make_pair(service)
     return service
@@ -47,7 +47,7 @@ def link(service: Service, netns: str, name: str) -> dict[str, Any]:
 
 
 def identity(service: Service) -> list[Any]:
-    """Give what of both devices a restart must not move."""
+    """Return what of both devices a restart must not move."""
     keys = ("ifindex", "address", "mtu", "operstate", "ifalias", "flags", "qdisc")
     found: list[Any] = []
     for netns, name in (("red", "va"), ("blue", "vb")):

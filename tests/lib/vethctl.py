@@ -15,7 +15,7 @@ Run = Callable[..., Result]
 
 @pytest.fixture(name="run")
 def run_fixture(daemon: FakeDaemon) -> Run:
-    """Give a function that runs vethctl on the test's daemon and checks its exit status."""
+    """Return a function that runs vethctl on the test's daemon and checks its exit status."""
 
     def run(*args: str, status: int = 0, stdin: str | None = None) -> Result:
         result = CliRunner().invoke(cli, ["--socket", daemon.path, *args], prog_name="vethctl", input=stdin)

@@ -21,7 +21,7 @@ def wait_until(
     wake: int = -1,
     poll_s: float = POLL_S,
 ) -> T:
-    """Call condition until it is true, and give what it gave.
+    """Call condition until it is true, and return what it gave.
 
     wake is a file descriptor whose readability is a reason to look again at once (it is not read here). poll_s is
     longer where to look is in the way of what is waited for.

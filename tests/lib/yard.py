@@ -31,7 +31,7 @@ class Yard:
         self.worker.wait_started()
 
     def pair(self, kind: socket.SocketKind = socket.SOCK_SEQPACKET, room: int = 8 << 20) -> tuple[int, int]:
-        """Give the two ends of a socketpair."""
+        """Return the two ends of a socketpair."""
         pair = socket.socketpair(socket.AF_UNIX, kind)
         for sock in pair:
             sock.setblocking(False)

@@ -36,11 +36,11 @@ class Growth:
         return self._work[-1] - self._work[0] if self._work else 0
 
     def slope(self) -> float:
-        """Give KB a unit of work: of the trend of all samples and that of the later half the lesser."""
+        """Return KB a unit of work: of the trend of all samples and that of the later half the lesser."""
         return min(self._slope(0), self._slope(len(self._work) // 2))
 
     def _slope(self, first: int) -> float:
-        """Give the median of the slopes between any two of the samples from first on (Theil and Sen)."""
+        """Return the median of the slopes between any two of the samples from first on (Theil and Sen)."""
         some = slice(first, None, -(-len(self._work) // POINTS) or 1)
         points = list(zip(self._work[some], self._weights[some], strict=True))
         slopes = [(w2 - w1) / (x2 - x1) for n, (x1, w1) in enumerate(points) for x2, w2 in points[n + 1 :] if x2 > x1]

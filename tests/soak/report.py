@@ -28,7 +28,7 @@ class Report:
     rows: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
 
     def text(self) -> str:
-        """Give the table."""
+        """Return the table."""
         verdict = f"FAILED {self.wrong}" if self.wrong else "all adds up"
         out = [f"soak: {self.engine}, {self.seconds:.0f} s, seed {self.seed}: {verdict}"]
         for title, rows in self.rows:

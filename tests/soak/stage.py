@@ -91,7 +91,7 @@ class Stage:
                 self._gate.notify_all()
 
     def wait(self, condition: Callable[[], T], what: str, deadline_s: float = GATE_S / 2) -> T:
-        """Wait until condition is true and give what it gave. Raises Wrong with what after deadline_s."""
+        """Wait until condition is true and return what it gave. Raises Wrong with what after deadline_s."""
         end = time.monotonic() + deadline_s
         while not (value := condition()):
             if time.monotonic() > end:

@@ -173,7 +173,7 @@ def transfer(rooms: tuple[Room, Room], far_ip: str, size: int, seed: int, stage:
 
 
 def ping(room: Room, address: str, count: int) -> tuple[int, int]:
-    """Ping, ten a second; give how many were sent and how many came back. Raises Wrong where one came twice.
+    """Ping, ten a second; return how many were sent and how many came back. Raises Wrong where one came twice.
 
     ping(8) waits for the last replies for two round trips only, and not while a daemon is restarted.
     """

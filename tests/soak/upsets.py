@@ -25,7 +25,7 @@ class Upsetter(Actor):
         self.cycle_s = min(max(seconds / 2, CYCLE_S[0]), CYCLE_S[1])
 
     def calm(self) -> bool:
-        """Tell whether the daemon is to live."""
+        """Return whether the daemon is to live."""
         return (time.monotonic() - self.stage.began) % self.cycle_s < CALM * self.cycle_s
 
     def act(self) -> None:

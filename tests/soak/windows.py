@@ -47,7 +47,7 @@ class Window:
     to_ns: int | None = None
 
     def meets(self, from_ns: int, to_ns: int) -> bool:
-        """Tell whether anything of that span is in the window."""
+        """Return whether anything of that span is in the window."""
         return self.from_ns <= to_ns and (self.to_ns is None or from_ns <= self.to_ns)
 
 
@@ -96,17 +96,17 @@ class Windows:
             window.to_ns = time.monotonic_ns()
 
     def is_away(self, since_ns: int) -> bool:
-        """Tell whether the daemon was away at any time since then."""
+        """Return whether the daemon was away at any time since then."""
         with self._lock:
             return any(window.meets(since_ns, time.monotonic_ns()) for window in self._away)
 
     def killed(self, since_ns: int) -> bool:
-        """Tell whether the daemon was killed at any time since then."""
+        """Return whether the daemon was killed at any time since then."""
         with self._lock:
             return any(window.meets(since_ns, time.monotonic_ns()) for window in self._kills)
 
     def touched(self, mark: int, since_ns: int) -> bool:
-        """Tell whether a window of that pair was open at any time since then."""
+        """Return whether a window of that pair was open at any time since then."""
         with self._lock:
             return any(window.mark == mark and window.meets(since_ns, time.monotonic_ns()) for window in self._pairs)
 
@@ -128,7 +128,7 @@ class Windows:
             return "" if self._spend(event) else words
 
     def _spend(self, event: FlowEvent) -> bool:
-        """Take the frames from what the kills around them may cost; tell whether that was enough."""
+        """Take the frames from what the kills around them may cost; return whether that was enough."""
         key = event.mark, event.side
         span = sorted((event.from_ns, event.to_ns))
         kills = [kill for kill in self._kills if kill.meets(*span) and self._spent[kill, *key] < BATCH]
@@ -143,7 +143,7 @@ class Windows:
         return True
 
     def _covering(self, event: FlowEvent) -> Window | None:
-        """Find windows of the pair that hold all of the span in which frames were lost, and give the first of them."""
+        """Return the first of the pair's windows that hold all of the span in which frames were lost."""
         first: Window | None = None
         # of a single frame it is not known when exactly it was sent: anywhere in between will do
         at, end = event.from_ns, max(event.to_ns, event.from_ns)

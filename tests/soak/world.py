@@ -56,7 +56,7 @@ class Pair:
     source: str = "runtime"
 
     def ends(self) -> set[tuple[str, str]]:
-        """Give where its devices should be, and how they should be called."""
+        """Return where its devices should be, and how they should be called."""
         return {(self.near, self.near_name), (self.far, self.far_name)}
 
 
@@ -93,7 +93,7 @@ class World:
     # --- the daemon
 
     def pid(self) -> int:
-        """Give the daemon's PID as seen from here, 0 where there is none just now."""
+        """Return the daemon's PID as seen from here, 0 where there is none just now."""
         with suppress(OSError):  # the service, or one of its processes, is just going
             for pid in map(int, self._procs.read_text().split()):
                 if Path(f"/proc/{pid}/comm").read_text() == "vethd\n":  # and not what ExecReload= runs
@@ -189,7 +189,7 @@ class World:
             self.pairs.pop(pair.near_name, None)
 
     def listed(self) -> list[Pair]:
-        """Give the pairs that should be there."""
+        """Return the pairs that should be there."""
         with self._lock:
             return list(self.pairs.values())
 
@@ -212,12 +212,12 @@ class World:
         self.box.output("ip", "netns", "del", room.name)
 
     def every_room(self) -> list[Room]:
-        """Give all namespaces that should be there."""
+        """Return all namespaces that should be there."""
         with self._lock:
             return list(self.rooms.values())
 
     def ip(self, room: Room, line: str) -> str:
-        """Run `ip` in a namespace; give its complaint, "" where there was none."""
+        """Run `ip` in a namespace; return its complaint, "" where there was none."""
         try:
             room.run(command, ["ip", *line.split()])
         except AssertionError as error:

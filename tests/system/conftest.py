@@ -21,7 +21,7 @@ from tests.lib.site import site as make_site
 
 @pytest.fixture(scope="session")
 def program_home(root: None) -> Iterator[Netns]:  # noqa: ARG001 - the check that we may
-    """Give the namespace in which the backends live."""
+    """Yield the namespace in which the backends live."""
     netns = Netns.create(f"{PREFIX}prog")
     yield netns
     assert netns.names() == set()
@@ -32,7 +32,7 @@ def program_home(root: None) -> Iterator[Netns]:  # noqa: ARG001 - the check tha
 def program_backend(
     program_home: Netns, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Backend]:
-    """Give the kernel's veth, then vethd."""
+    """Yield the kernel's veth, then vethd."""
     if request.param == "kernel":
         yield KernelVeth(program_home)
         return
@@ -43,14 +43,14 @@ def program_backend(
 
 @pytest.fixture
 def bench(program_backend: Backend) -> Iterator[Lab]:
-    """Give a bench, cleared away after the test with proof that nothing is left."""
+    """Yield a bench, cleared away after the test with proof that nothing is left."""
     with make_lab(program_backend) as lab:
         yield lab
 
 
 @pytest.fixture
 def wire(bench: Lab) -> Wire:
-    """Give a live pair with 10.9.0.1 and fd09::1 on va in one namespace, .2 and ::2 on vb in another."""
+    """Return a live pair with 10.9.0.1 and fd09::1 on va in one namespace, .2 and ::2 on vb in another."""
     wire = bench.pair(bench.netns("a", ipv6=True), bench.netns("b", ipv6=True))
     wire.up()
     wire.addresses()
@@ -61,7 +61,7 @@ def wire(bench: Lab) -> Wire:
 
 @pytest.fixture
 def house(root: None) -> Iterator[House]:  # noqa: ARG001 - the check that we may
-    """Give a house to build in without a daemon; prove that nothing of it is left."""
+    """Yield a house to build in without a daemon; prove that nothing of it is left."""
     uvloop.new_event_loop().close()  # libuv's first loop opens a pipe that stays
     before = Traces.now()
     with Observatory() as observatory:
@@ -77,7 +77,7 @@ def site(
     tmp_path_factory: pytest.TempPathFactory,
     request: pytest.FixtureRequest,
 ) -> Iterator[Site]:
-    """Give the module's own daemon, running."""
+    """Yield the module's own daemon, running."""
     with make_site(tmp_path_factory.mktemp(request.module.__name__.rpartition("test_")[2])) as (it, _):
         it.start()
         it.count_idle()
@@ -86,13 +86,13 @@ def site(
 
 @pytest.fixture
 def place(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
-    """Give a site that the test starts itself, and its bench."""
+    """Yield a site that the test starts itself, and its bench."""
     with make_site(tmp_path) as made:
         yield made
 
 
 @pytest.fixture
 def lab(site: Site) -> Iterator[Lab]:
-    """Give a bench on the site, whose clearing away proves that the daemon keeps no descriptor."""
+    """Yield a bench on the site, whose clearing away proves that the daemon keeps no descriptor."""
     with make_lab(site) as bench:
         yield bench

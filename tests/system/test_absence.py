@@ -30,7 +30,7 @@ def service(systemd_box: SystemdBox) -> Service:
 
 
 def qdisc(service: Service, netns: str, name: str) -> str:
-    """Give the name of a device's root qdisc."""
+    """Return the name of a device's root qdisc."""
     found: list[dict[str, Any]] = json.loads(service.box.output("tc", "-n", netns, "-j", "qdisc", "show", "dev", name))
     return str(found[0]["kind"])
 

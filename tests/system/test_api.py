@@ -25,7 +25,7 @@ from vethd.model.spec import LinkSpec
 
 @pytest.fixture
 def live(lab: Lab) -> tuple[Wire, tuple[str, str]]:
-    """Give a pair that forwards, and its addresses."""
+    """Return a pair that forwards, and its addresses."""
     wire = lab.pair(lab.netns("a"), lab.netns("b"))
     wire.up()
     return wire, wire.addresses()
@@ -36,7 +36,7 @@ def ask(site: Site, method: str, path: str, body: Any = None, *, data: bytes = b
 
 
 def refused(reply: tuple[int, Any]) -> tuple[int, str]:
-    """Give (status, code) of a refusal whose body is as it should be."""
+    """Return (status, code) of a refusal whose body is as it should be."""
     status, body = reply
     assert status >= 400
     assert set(body) == {"code", "errno", "message"}

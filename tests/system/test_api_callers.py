@@ -21,7 +21,7 @@ from vethd.model.api import PairEvent
 
 @pytest.fixture
 def live(lab: Lab) -> tuple[Wire, tuple[str, str]]:
-    """Give a pair that forwards, and its addresses."""
+    """Return a pair that forwards, and its addresses."""
     wire = lab.pair(lab.netns("a"), lab.netns("b"))
     wire.up()
     return wire, wire.addresses()
@@ -119,7 +119,7 @@ class Events:
         return msgspec.json.decode(self.response.readline(), type=PairEvent)
 
     def until(self, name: str) -> list[PairEvent]:
-        """Give the events up to the next of that name."""
+        """Return the events up to the next of that name."""
         seen = [self.next()]
         while seen[-1].event != name:
             seen.append(self.next())

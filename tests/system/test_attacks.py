@@ -28,7 +28,7 @@ FDS_FREE = 12  # enough to answer, too few for many pairs
 
 @pytest.fixture
 def lab(site: Site) -> Iterator[Lab]:
-    """Give a bench whose clearing away proves that the daemon keeps no descriptor."""
+    """Yield a bench whose clearing away proves that the daemon keeps no descriptor."""
     with make_lab(site) as bench:
         yield bench
     log = site.daemon.log.read_text()

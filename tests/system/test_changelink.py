@@ -39,7 +39,7 @@ def patch_pair(site: Site, **said: Any) -> Reply:
 
 
 def settled(link: Link) -> dict[str, Any]:
-    """Give what a change may touch; not what counts or names."""
+    """Return what a change may touch; not what counts or names."""
     left_out = ("stats", "carrier_changes", "carrier_ups", "carrier_downs", "alias", "altnames", "ifindex")
     return {key: value for key, value in vars(link).items() if key not in left_out}
 

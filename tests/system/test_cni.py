@@ -32,7 +32,7 @@ STATIC = {
 
 
 def plain(result: dict[str, Any]) -> dict[str, Any]:
-    """Give a result without what is drawn by lot."""
+    """Return a result without what is drawn by lot."""
 
     def link(one: dict[str, Any]) -> tuple[str, bool, set[str]]:
         return one["name"].rstrip("0123456789abcdef"), bool(one["mac"]), set(one)
@@ -115,7 +115,7 @@ def test_ptp(case: Case, more: tuple[str, ...]) -> None:
 
 
 def seen_as(container: Container, there: Netns, address: str) -> str:
-    """Give the source of what a container sends there; what is answered comes back to it."""
+    """Return the source of what a container sends there; what is answered comes back to it."""
     with udp_socket(container.netns, "0.0.0.0") as near, udp_socket(there, address) as far:
         near.sendto(b"who am I", far.getsockname())
         data, source = far.recvfrom(100)
@@ -280,7 +280,7 @@ sys.stdout.write(sock.makefile().read())
 
 
 def tbf(netns: Netns, name: str) -> dict[str, Any]:
-    """Give the token bucket of a link."""
+    """Return the token bucket of a link."""
     found = json.loads(netns.command("tc", "-json", "qdisc", "show", "dev", name, "root"))
     return {key: found[0]["options"][key] for key in ("rate", "burst", "lat")} if found[0]["kind"] == "tbf" else {}
 

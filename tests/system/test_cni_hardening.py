@@ -27,7 +27,7 @@ V6 = "fd80::/64"
 
 
 def taken(netns: Netns) -> set[str]:
-    """Give what a namespace took from router advertisements: routes and addresses."""
+    """Return what a namespace took from router advertisements: routes and addresses."""
     routes = {f"route {one['dst']} dev {one['dev']}" for one in ip_json(netns, "-6", "route") if one.get("expires")}
     links = ip_json(netns, "-6", "address")
     return routes | {
@@ -39,7 +39,7 @@ def taken(netns: Netns) -> set[str]:
 
 
 def attack(container: Container) -> set[str]:
-    """Advertise a router from a container; give what its host took.
+    """Advertise a router from a container; return what its host took.
 
     The second advertisement is received when the first has been worked off.
     """
@@ -61,7 +61,7 @@ def both(case: Case, mode: str, **said: Any) -> Iterator[tuple[Host, Container, 
 
 
 def host_ends(result: dict[str, Any]) -> list[str]:
-    """Give the names of a result's interfaces that are the host's."""
+    """Return the names of a result's interfaces that are the host's."""
     return [one["name"] for one in result["interfaces"] if "sandbox" not in one]
 
 
@@ -170,7 +170,7 @@ READ_ONLY = "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/
 
 @contextmanager
 def read_only(case: Case, plugin: str) -> Iterator[str]:
-    """Give the name of a plugin that runs as that one does, with a read-only /proc/sys."""
+    """Yield the name of a plugin that runs as that one does, with a read-only /proc/sys."""
     wrapper = case.directory / "bin" / f"read-only-{plugin}"
     program = next(path for one in case.ours.path.split(":") if (path := Path(one, plugin)).exists())
     wrapper.write_text(f"#!/bin/sh\nexec unshare --mount sh -c '{READ_ONLY} && exec {program}'\n")
@@ -229,7 +229,7 @@ def test_read_only_and_wrong(case: Case, key: str) -> None:
 
 @contextmanager
 def mounted_over(netns: Netns, place: str, *commands: str) -> Iterator[str]:
-    """Give the path of a /proc/sys/net that has a tmpfs mounted over a place below /proc, in a namespace of its own."""
+    """Yield the path of a /proc/sys/net that has a tmpfs mounted over a place below /proc, in a namespace of its own."""
     script = " && ".join([f"mount -t tmpfs none {place}", *commands, "echo ready", "exec cat"])
     argv = ["unshare", "--mount", "sh", "-ec", script]
     holder = netns.run(subprocess.Popen, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)

@@ -37,7 +37,7 @@ cat > /dev/null
 
 @pytest.fixture
 def ipam(case: Case) -> Path:
-    """Put an IPAM plugin of our own beside vethd-cni; give its book."""
+    """Put an IPAM plugin of our own beside vethd-cni; return its book."""
     plugin = case.directory / "bin" / "book"
     plugin.write_text(IPAM)
     plugin.chmod(0o755)

@@ -21,14 +21,14 @@ ETH_P_IP = 0x0800
 
 
 def named(case: Case, *addresses: str) -> dict[str, Any]:
-    """Give a configuration whose IPAM gives these addresses; their gateways are their subnets' first."""
+    """Return a configuration whose IPAM gives these addresses; their gateways are their subnets' first."""
     gateways = {"10.": f"{SUBNET}.1", "fd8": "fd80::1"}
     said = [{"address": one, "gateway": gateways[one[:3]]} for one in addresses]
     return case.conf(ipam={"type": "static", "addresses": said})
 
 
 def mac_known_for(netns: Netns, address: str) -> str:
-    """Give the MAC that a namespace knows for a neighbour, "" where it knows none."""
+    """Return the MAC that a namespace knows for a neighbour, "" where it knows none."""
     found = ip_json(netns, "neighbor", "show", address)
     return str(found[0].get("lladdr", "")) if found else ""
 
@@ -54,7 +54,7 @@ def test_address_that_another_container_had(case: Case, address: str, own: str) 
 
 
 def arrives(sender: Netns, receiver: Container, address: str, word: bytes) -> bool:
-    """Tell whether a datagram to a container arrives there, ahead of one that its host sends afterwards."""
+    """Return whether a datagram to a container arrives there, ahead of one that its host sends afterwards."""
     with udp_socket(receiver.netns, "0.0.0.0") as ear:
         target = (address, ear.getsockname()[1])
         with udp_socket(sender, "0.0.0.0") as mouth:
@@ -185,7 +185,7 @@ def test_gc_takes_the_rules_too(case: Case) -> None:
 
 
 def tentative(netns: Netns) -> list[str]:
-    """Give the addresses whose duplicate address detection is not over, but for link-local ones."""
+    """Return the addresses whose duplicate address detection is not over, but for link-local ones."""
     found = ip_json(netns, "-6", "address", "show", "dev", "eth0", "scope", "global")
     return [one["local"] for link in found for one in link.get("addr_info", []) if one.get("tentative")]
 

@@ -91,24 +91,24 @@ class Podman:
         self.netns.delete()
 
     def run(self, *words: str, check: bool = True) -> str:
-        """Run podman and give its output. Raises AssertionError where it fails."""
+        """Run podman and return its output. Raises AssertionError where it fails."""
         where = ("--root", f"{self.directory}/root", "--runroot", "/run/podman")
         argv = ["podman", *where, "--cgroup-manager", "cgroupfs", "--events-backend", "file", *words]
         environ = f"CONTAINERS_CONF={self.directory}/containers.conf"
         return self.command("env", environ, *argv, check=check)
 
     def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:
-        """Start a container in the background and give its address."""
+        """Start a container in the background and return its address."""
         rootfs = f"{self.directory}/rootfs:O"
         self.run("run", "--detach", *LIMITS, "--name", name, *options, "--rootfs", rootfs, *command)
         return self.address(name)
 
     def address(self, name: str) -> str:
-        """Give a container's address."""
+        """Return a container's address."""
         return self.run("inspect", name, "--format", "{{.NetworkSettings.IPAddress}}").strip()
 
     def command(self, *argv: str, check: bool = True) -> str:
-        """Run a program on this host and give its output. Raises AssertionError where it fails."""
+        """Run a program on this host and return its output. Raises AssertionError where it fails."""
         done = subprocess.run(
             [*self._inside(), *argv],
             stdin=subprocess.DEVNULL,
@@ -127,7 +127,7 @@ class Podman:
         self.command("sh", "-c", f"CNI_COMMAND=GC {self.directory}/bin/vethd-cni < {file}")
 
     def attachments(self) -> list[Any]:
-        """Give what the daemon says is attached."""
+        """Return what the daemon says is attached."""
         connection = UnixConnection(self._path("/run/vethd/vethd.sock"))
         try:
             connection.request("GET", "/v1/attachments")
@@ -136,12 +136,12 @@ class Podman:
             connection.close()
 
     def ports(self) -> set[str]:
-        """Give the names of the bridge's ports."""
+        """Return the names of the bridge's ports."""
         links = json.loads(self.command("ip", "-json", "link", "show", "master", "cni-podman0"))
         return {link["ifname"] for link in links if link}
 
     def leased(self) -> set[str]:
-        """Give the addresses that host-local holds."""
+        """Return the addresses that host-local holds."""
         return {path.name for path in self._path("/var/lib/cni/networks/podman").iterdir() if path.name[0].isdigit()}
 
     def _inside(self) -> list[str]:
@@ -153,7 +153,7 @@ class Podman:
 
 @pytest.fixture(scope="module")
 def podman(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:  # noqa: ARG001 - see conftest.py
-    """Give the module's own host."""
+    """Yield the module's own host."""
     host = Podman(tmp_path_factory.mktemp("podman"))
     yield host
     host.close()

@@ -42,7 +42,7 @@ ovs-vswitchd --detach --pidfile --log-file=/run/ovs.log
 
 @pytest.fixture
 def box(systemd_box: SystemdBox) -> SystemdBox:
-    """Give a box in which vethd runs, with the root of a container that holds busybox alone."""
+    """Return a box in which vethd runs, with the root of a container that holds busybox alone."""
     service = Service(systemd_box)
     service.start()
     for directory in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr"):

@@ -32,7 +32,7 @@ WITHOUT_TUN = ("unshare", "--mount", "sh", "-euc", 'mount -t tmpfs tmpfs /dev/ne
 
 
 def traces(tmp_path: Path) -> set[str]:
-    """Give what a demo could leave: processes, devices, named namespaces, and files in tmp_path, its $TMPDIR."""
+    """Return what a demo could leave: processes, devices, named namespaces, and files in tmp_path, its $TMPDIR."""
     found = {f"file {path}" for path in tmp_path.rglob("*")}
     found |= {f"device {line.split(':')[0]}" for line in Path("/proc/net/dev").read_text().splitlines()[2:]}
     if RUN_NETNS.exists():
@@ -95,7 +95,7 @@ Start = Callable[..., Demo]
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
-    """Give the function that starts a demo by its command."""
+    """Yield the function that starts a demo by its command."""
     with ExitStack() as stack:
 
         def started(*argv: str) -> Demo:
@@ -122,7 +122,7 @@ def check_shown(out: str) -> None:
 
 
 def everybodys(tmp_path: Path, tun_mode: int = 0o666) -> list[str]:
-    """Give the prefix of a command that runs where everybody may do what the demo needs of a machine.
+    """Return the prefix of a command that runs where everybody may do what the demo needs of a machine.
 
     /dev/net/tun has tun_mode (0666 is what udev gives it), tmp_path is writable and $TMPDIR, and neither our code
     nor our Python lies behind a directory that only root may pass, such as /root.

@@ -72,7 +72,7 @@ class Wired:
         assert took_s[-1] < IDLE_CPU_S, took_s
 
     def settled(self, side: int, read: int) -> Counters:
-        """Run the loop until so many of a side's frames are read and none is in flight; give the counters."""
+        """Run the loop until so many of a side's frames are read and none is in flight; return the counters."""
 
         def look() -> bool:
             counters = self.wire.counters(side)

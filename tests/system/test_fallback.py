@@ -46,17 +46,17 @@ pytestmark = pytest.mark.usefixtures("root")
 
 
 def python(tree: Path, script: str) -> Argv:
-    """Give the command line of a script that imports from tree."""
+    """Return the command line of a script that imports from tree."""
     return ("env", f"PYTHONPATH={tree}", sys.executable, "-P", "-c", script)
 
 
 def vethd(tree: Path) -> Argv:
-    """Give the command line of the vethd in tree."""
+    """Return the command line of the vethd in tree."""
     return python(tree, MAIN)
 
 
 def forbidden(code: int) -> Argv:
-    """Give the command line of a vethd for which io_uring_setup() fails with code."""
+    """Return the command line of a vethd for which io_uring_setup() fails with code."""
     return (*python(REPO, FORBID), str(code), *vethd(REPO))
 
 
@@ -67,7 +67,7 @@ def build(directory: Path, *command: str, **env: str) -> None:
 
 
 def copy_of_source(directory: Path) -> Path:
-    """Give the copy of our source in directory, which is made the first time; nothing that was built is in it."""
+    """Return the copy of our source in directory, which is made the first time; nothing that was built is in it."""
     source = directory / "source"
     if not source.exists():
         source.mkdir()
@@ -85,7 +85,7 @@ def run_in(source: Path, *argv: str, **env: str) -> subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give what pip installs where the compiler fails."""
+    """Return what pip installs where the compiler fails."""
     directory = tmp_path_factory.mktemp("unbuilt")
     target = directory / "installed"
     pip = ("-m", "pip", "install", "--no-deps", "--no-build-isolation", "--no-index", "--target", str(target), ".")
@@ -95,7 +95,7 @@ def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=["not built", "EPERM", "ENOSYS"])
 def program(request: pytest.FixtureRequest) -> tuple[Argv, str]:
-    """Give how to call a vethd that has no uring, and words of the reason."""
+    """Return how to call a vethd that has no uring, and words of the reason."""
     if request.param == "not built":
         return vethd(request.getfixturevalue("unbuilt")), "the native engine is not built"
     words = {"EPERM": "io_uring is forbidden here", "ENOSYS": "this kernel has no io_uring"}
@@ -103,7 +103,7 @@ def program(request: pytest.FixtureRequest) -> tuple[Argv, str]:
 
 
 def told(log: Path) -> list[str]:
-    """Give the reasons that a log tells, one each time."""
+    """Return the reasons that a log tells, one each time."""
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     return [line["reason"] for line in lines if line["event"] == TOLD]
 

@@ -23,7 +23,7 @@ from vethd.doors.routing import BODY_MAX
 
 @pytest.fixture
 def nets(lab: Lab) -> Iterator[tuple[Net, Net]]:  # noqa: ARG001 - the namespaces end before it does
-    """Give two namespaces without a name."""
+    """Yield two namespaces without a name."""
     with ExitStack() as stack:
         pair = Net(), Net()
         for net in pair:

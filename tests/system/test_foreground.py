@@ -36,7 +36,7 @@ class Foreground:
         return '"forwarding"' in self.log.read_text()
 
     def end(self, number: int) -> int:
-        """Send a signal, and give the exit status."""
+        """Send a signal, and return the exit status."""
         self.process.send_signal(number)
         return self.process.wait(DEADLINE_S)
 

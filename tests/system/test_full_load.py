@@ -51,7 +51,7 @@ def loads(root: None, tmp_path_factory: pytest.TempPathFactory) -> Loads:  # noq
 
 @pytest.fixture
 def grounds(root: None, engine: str, tmp_path: Path) -> Iterator[tuple[Site, Lab]]:  # noqa: ARG001 - as above
-    """Give a site of every engine, started, and its bench."""
+    """Yield a site of every engine, started, and its bench."""
     with make_site(tmp_path, engine) as (it, lab):
         it.start()
         it.count_idle()
@@ -137,7 +137,7 @@ class Rig:
         self.died: list[int] = []
 
     def run(self) -> tuple[Counters, Counters]:
-        """Make an engine, let frames pass, close it; give the counters as they are then."""
+        """Make an engine, let frames pass, close it; return the counters as they are then."""
         engine = make(self.engine, self.loop)
         near, far = self.taps
         wire = engine.join(([near.fd], [far.fd]), 10, self.died.append, (None, None))

@@ -71,7 +71,7 @@ class Passage:
         return TTL - 1 if self.macs else TTL
 
     def made(self, sent: Captured) -> list[bytes]:
-        """Give what must leave s for a packet that a sent."""
+        """Return what must leave s for a packet that a sent."""
         return [routed(sent, *self.macs) if self.macs else bridged(sent)]
 
     @contextmanager
@@ -92,7 +92,7 @@ class Passage:
 
 
 def by_flow(captured: Sequence[Captured], made: Made) -> dict[bytes, list[bytes]]:
-    """Sort the TCP and UDP packets from a by flow, fragments by addresses; give what is made of each."""
+    """Sort the TCP and UDP packets from a by flow, fragments by addresses; return what is made of each."""
     found: dict[bytes, list[bytes]] = defaultdict(list)
     for one in captured:
         frame = one.frame

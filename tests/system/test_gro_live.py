@@ -43,7 +43,7 @@ def engine(site: Site) -> EngineInfo:
 
 
 def coalesces(site: Site, wire: Wire, addresses: tuple[str, str]) -> bool:
-    """Tell whether a burst comes as fewer frames than datagrams; that they all come, in order, is seen to."""
+    """Return whether a burst comes as fewer frames than datagrams; that they all come, in order, is seen to."""
     with udp_pair(wire.a.netns, addresses[0], wire.b.netns, addresses[1]) as (left, right), wire.b.packet() as capture:
         exchange(left, right, b"hello")  # ARP is done, and nobody else speaks
         capture.drained()
@@ -58,7 +58,7 @@ def coalesces(site: Site, wire: Wire, addresses: tuple[str, str]) -> bool:
 
 
 def run_time_pair(site: Site, lab: Lab, **own: Any) -> tuple[str, Wire, tuple[str, str]]:
-    """Make a pair with its own words; give its id, its ends and their addresses."""
+    """Make a pair with its own words; return its id, its ends and their addresses."""
     a, b = lab.netns("a"), lab.netns("b")
     pair = site.post({"name": "va", "netns": a.name, "peer": {"name": "vb", "netns": b.name}, **own})
     wire = lab.wire(a, b)

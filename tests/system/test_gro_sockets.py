@@ -287,7 +287,7 @@ def test_receiver_that_goes_down_under_a_burst(pair: HeldPair, gro: bool) -> Non
 
 
 def at_rest(pair: HeldPair, read: int) -> LinkStats:
-    """Wait until so many of va's frames are read and none is in flight, and give the counters."""
+    """Wait until so many of va's frames are read and none is in flight, and return the counters."""
 
     def look() -> list[LinkStats]:
         stats = pair.stats()
@@ -305,13 +305,13 @@ def take(server: socket.socket, size: int) -> bytes:
 
 
 def at_mark(sock: socket.socket) -> bool:
-    """Tell whether the urgent byte is the next one; waits for something to read (SIOCATMARK)."""
+    """Return whether the urgent byte is the next one; waits for something to read (SIOCATMARK)."""
     assert readable(sock.fileno())
     return bool(struct.unpack("=i", fcntl.ioctl(sock, SIOCATMARK, bytes(4)))[0])
 
 
 def member(pair: HeldPair, group: str, family: int, port: int) -> socket.socket:
-    """Give a socket in b that has joined a group."""
+    """Return a socket in b that has joined a group."""
     far = pair.wire.b
     sock = far.netns.run(socket.socket, (socket.AF_INET, socket.AF_INET6)[family], socket.SOCK_DGRAM)
     sock.settimeout(DEADLINE_S)

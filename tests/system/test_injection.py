@@ -88,7 +88,7 @@ def stage(root: None, tmp_path: Path) -> Iterator[Stage]:  # noqa: ARG001 - the 
 
 
 def refused(answer: tuple[int, Any], hit: Injection) -> bool:
-    """Tell whether a request was refused; then it must have been in words."""
+    """Return whether a request was refused; then it must have been in words."""
     status, body = answer
     if status < 400:
         return False
@@ -98,7 +98,7 @@ def refused(answer: tuple[int, Any], hit: Injection) -> bool:
 
 
 def tell(what: str, hits: list[Injection], refusals: int) -> set[str]:
-    """Print what was failed, and what came of it; give the calls."""
+    """Print what was failed, and what came of it; return the calls."""
     calls = Counter(hit.call for hit in hits)
     print(f"\n{what}: {len(hits)} calls failed, {refusals} times it was refused: {dict(calls)}")
     return set(calls)

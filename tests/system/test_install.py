@@ -47,7 +47,7 @@ def package() -> Path:
 
 
 def listing(box: SystemdBox) -> set[str]:
-    """Give every file that the box has and the machine has not, by its path; of its /run only ours.
+    """Return every file that the box has and the machine has not, by its path; of its /run only ours.
 
     They are looked for where the overlay keeps what was written: the rest of a disk is long, and others write there.
     """
@@ -83,7 +83,7 @@ def bring_up(box: SystemdBox) -> None:
 
 
 def newer(package: Path, directory: Path) -> Path:
-    """Give the same package under a higher version."""
+    """Return the same package under a higher version."""
     tree = directory / "tree"
     subprocess.run(["dpkg-deb", "-R", package, tree], check=True)
     control = tree / "DEBIAN" / "control"
@@ -95,7 +95,7 @@ def newer(package: Path, directory: Path) -> Path:
 
 
 def put(box: SystemdBox, file: Path) -> str:
-    """Copy a file into the box, and give its path there."""
+    """Copy a file into the box, and return its path there."""
     shutil.copy(file, box.path("/var/cache"))
     return f"/var/cache/{file.name}"
 

@@ -29,7 +29,7 @@ Links = list[list[dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def programs(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ip, Ip]]:
-    """Give the real ip, and vethd-ip as installed, each with namespaces of its own."""
+    """Yield the real ip, and vethd-ip as installed, each with namespaces of its own."""
     real = Path(find_real())
     ours = install(tmp_path_factory.mktemp("bin"), str(real))
     lab = Lab(site)
@@ -45,7 +45,7 @@ def programs(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[t
 
 @pytest.fixture
 def both(programs: tuple[Ip, Ip], site: Site) -> Iterator[tuple[Ip, Ip]]:
-    """Give both programs, and clear away what they made."""
+    """Yield both programs, and clear away what they made."""
     yield programs
     of_both(programs, Ip.clear)
     wait_until(lambda: not site.daemon.pairs(), what="no pair left")
@@ -95,5 +95,5 @@ def test_every_difference_is_a_line() -> None:
 
 
 def site_names(program: Ip) -> set[str]:
-    """Give the names of the devices in both namespaces."""
+    """Return the names of the devices in both namespaces."""
     return program.a.names() | program.b.names()

@@ -25,7 +25,7 @@ def call(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Caller:
 
 @pytest.fixture(scope="module")
 def a(call: Caller, site: Site) -> Iterator[Netns]:
-    """Give a namespace with va, whose peer vb is here, too, vc, whose peer is in another, and two links of others."""
+    """Yield a namespace with va, whose peer vb is here, too, vc, whose peer is in another, and two links of others."""
     with make_lab(site) as lab:
         here, there = lab.netns("a"), lab.netns("b")
         here.ip("tuntap add mode tap name tap9", "link add br0 type bridge")

@@ -31,7 +31,7 @@ def loads(root: None, tmp_path_factory: pytest.TempPathFactory) -> Loads:  # noq
 
 @pytest.fixture
 def grounds(root: None, engine: str, tmp_path: Path) -> Iterator[tuple[Site, Lab]]:  # noqa: ARG001 - as above
-    """Give a site of every engine, started, and its bench."""
+    """Yield a site of every engine, started, and its bench."""
     with make_site(tmp_path, engine) as (it, lab):
         it.state.mkdir()
         it.start()
@@ -42,7 +42,7 @@ def grounds(root: None, engine: str, tmp_path: Path) -> Iterator[tuple[Site, Lab
 
 
 def lost(site: Site, pair: str) -> dict[str, int]:
-    """Give what a pair has lost until now, by reason."""
+    """Return what a pair has lost until now, by reason."""
     stats = [one for one in site.daemon.request("GET", "/v1/stats")[1] if one["pair"] == pair]
     assert len(stats) == 2
     return {reason: count for one in stats for reason, count in one["drops"].items() if count}

@@ -32,7 +32,7 @@ Run = Callable[[Callable[[], Awaitable[T]]], T]
 
 @pytest.fixture(params=["asyncio", "uvloop"])
 def run(request: pytest.FixtureRequest) -> Run[None]:
-    """Give what runs a coroutine function on a loop of that kind, with proof that it leaves no task and no thread."""
+    """Return what runs a coroutine function on a loop of that kind, with proof that it leaves no task and no thread."""
     factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
 
     def runner(body: Callable[[], Awaitable[None]]) -> None:

@@ -57,14 +57,14 @@ class Room:
         shutil.copy(CUSTOM, self.custom)
 
     def mn(self, *args: str, vethd_ip: bool = False, commands: str = "", socket: Path | None = None) -> str:
-        """Run mn to its end, commands of its CLI after its tests, and give what it said."""
+        """Run mn to its end, commands of its CLI after its tests, and return what it said."""
         script = self.site.directory / "commands"
         script.write_text(commands)
         post = ["--post", str(script)] if commands else []
         return self.run("mn", *BRIDGES, *args, *post, vethd_ip=vethd_ip, socket=socket)
 
     def run(self, *args: str, vethd_ip: bool = False, socket: Path | None = None) -> str:
-        """Run a program to its end and give what it said."""
+        """Run a program to its end and return what it said."""
         path = os.environ["PATH"]
         if vethd_ip:
             install(self.bin)
@@ -87,7 +87,7 @@ class Room:
             raise AssertionError(f"{' '.join(args)}: not within {RUN_S} s\n{child.communicate()[0]}") from None
 
     def links(self, *options: str) -> list[str]:
-        """Give the arguments by which Mininet makes the links of our file."""
+        """Return the arguments by which Mininet makes the links of our file."""
         return ["--custom", str(self.custom), "--link", ",".join(options)]
 
 
@@ -115,7 +115,7 @@ net.stop()
 
 
 def errors(said: str) -> list[str]:
-    """Give Mininet's complaints, but for the limits that the box keeps from it, and what HTB tells everybody."""
+    """Return Mininet's complaints, but for the limits that the box keeps from it, and what HTB tells everybody."""
     lines = re.findall(r"\*\*\* Error.*|.*Exception.*|.*Error:.*", said)
     return [line for line in lines if "setting resource limits" not in line and "quantum of class" not in line]
 

@@ -21,7 +21,7 @@ from vethd.pairs.workers import Workers
 
 @pytest.fixture
 def mover(house: House, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Tap, Net]]:
-    """Give a device that moves away, once, when it is asked for by its ifindex, and where it goes."""
+    """Yield a device that moves away, once, when it is asked for by its ifindex, and where it goes."""
     there, away = house.net(), house.net()
     with closing(Nursery()) as nursery:
         tap, _ = nursery.birth(LinkSpec(name="va"), there.fd)

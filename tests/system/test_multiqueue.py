@@ -56,7 +56,7 @@ def pair_of(lab: Lab, near: int = QUEUES, far: int = QUEUES) -> tuple[Wire, tupl
 
 @contextmanager
 def flows_of(wire: Wire, addresses: tuple[str, str]) -> Iterator[Flows]:
-    """Give the sockets of many flows, each of which has been used once in both directions."""
+    """Yield the sockets of many flows, each of which has been used once in both directions."""
     with ExitStack() as stack:
         flows = [
             stack.enter_context(udp_pair(wire.a.netns, addresses[0], wire.b.netns, addresses[1])) for _ in range(FLOWS)
@@ -67,7 +67,7 @@ def flows_of(wire: Wire, addresses: tuple[str, str]) -> Iterator[Flows]:
 
 
 def numbered_rounds(flows: Flows) -> list[list[int]]:
-    """Send numbered datagrams both ways on all flows, interleaved; give the numbers that each socket received."""
+    """Send numbered datagrams both ways on all flows, interleaved; return the numbers that each socket received."""
     got: list[list[int]] = [[] for _ in range(2 * len(flows))]
     ends = [end for flow in flows for end in flow]
     for first in range(0, ROUNDS * EACH, EACH):
@@ -164,7 +164,7 @@ def test_declared(place: Place) -> None:
 
 
 def output(end: End, *argv: str) -> str:
-    """Run a program where the end is, and give what it prints."""
+    """Run a program where the end is, and return what it prints."""
     done = end.netns.run(subprocess.run, argv, capture_output=True, text=True, check=True)
     return str(done.stdout)
 

@@ -63,7 +63,7 @@ MTU = {"plain": 1500, "full": 4096, "odd": 2048}
 
 
 def links(box: SystemdBox, netns: str = "") -> dict[str, Any]:
-    """Give the links of the files, by name; those of THERE, or networkd's in the box's own namespace."""
+    """Return the links of the files, by name; those of THERE, or networkd's in the box's own namespace."""
     said = box.output("ip", *(["-n", netns] if netns else []), "-json", "-details", "link")
     found = {link["ifname"]: link for link in json.loads(said)}
     return {name: found[name] for name in found if name[:-1] in FILES}

@@ -64,7 +64,7 @@ def test_a_name_without_its_namespace_is_no_namespace() -> None:
 
 
 def identity(name: str) -> tuple[int, int]:
-    """Give inode and cookie of a namespace."""
+    """Return inode and cookie of a namespace."""
     fd = open_ref(name)
     try:
         with netns.inside(fd), Rtnl() as there:

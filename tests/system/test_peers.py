@@ -40,7 +40,7 @@ def site(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]
 
 @pytest.fixture
 def user(site: Site, lab: Lab) -> Iterator[Callable[..., Other]]:  # noqa: ARG001 - they end before it does
-    """Give a function that starts another user."""
+    """Yield a function that starts another user."""
     with ExitStack() as stack:
         yield lambda *args, **more: stack.enter_context(Other(site.socket, *args, **more))
 

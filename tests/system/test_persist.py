@@ -34,13 +34,13 @@ IFF_MULTI_QUEUE = 0x100
 
 @pytest.fixture
 def place(root: None, engine: str, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - the check that we may
-    """Give a pair of every engine that forwards and is persistent; deleted in the end, it must leave nothing."""
+    """Yield a pair of every engine that forwards and is persistent; deleted in the end, it must leave nothing."""
     yield from prepared(tmp_path, engine)
 
 
 @pytest.fixture
 def whichever(root: None, tmp_path: Path) -> Iterator[Place]:  # noqa: ARG001 - as above
-    """Give such a pair where the engine is none of the matter."""
+    """Yield such a pair where the engine is none of the matter."""
     yield from prepared(tmp_path, ENGINE)
 
 
@@ -84,7 +84,7 @@ def file_of(site: Site) -> Path:
 
 
 def spots(site: Site) -> set[tuple[str, str, int]]:
-    """Give what is written down."""
+    """Return what is written down."""
     try:
         _, record, places = read_back(file_of(site).read_bytes())
     except FileNotFoundError:
@@ -101,7 +101,7 @@ def settled(site: Site, *ends: End) -> None:
 
 
 def again(site: Site) -> dict[str, int]:
-    """Start, and give what the start came to."""
+    """Start, and return what the start came to."""
     site.start()
     return site.reconciled()
 
@@ -125,7 +125,7 @@ def squatter(end: End, more: int = 0) -> Tap:
 
 
 def kept(end: End) -> dict[str, Any]:
-    """Give what must stay."""
+    """Return what must stay."""
     ip = partial(end.netns.command, "ip", "-j")
     (address,) = json.loads(ip("addr", "show", "dev", end.name))
     routes = [

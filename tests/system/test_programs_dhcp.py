@@ -31,14 +31,14 @@ esac
 
 
 def dnsmasq(directory: Path, *args: str) -> list[str]:
-    """Give the command of a server that touches nothing of the machine's own."""
+    """Return the command of a server that touches nothing of the machine's own."""
     common = ["--no-daemon", "--conf-file=/dev/null", "--no-resolv", "--no-hosts", "--port=0", "--user=root"]
     files = [f"--pid-file={directory}/pid", f"--dhcp-leasefile={directory}/leases"]
     return ["dnsmasq", *common, *files, "--interface=va", "--bind-interfaces", *args]
 
 
 def addresses(end: End, family: str) -> list[Any]:
-    """Give an end's addresses, as `ip` tells them."""
+    """Return an end's addresses, as `ip` tells them."""
     found = json.loads(end.netns.command("ip", "-j", family, "addr", "show", "dev", end.name))
     return [info for link in found for info in link.get("addr_info", [])]
 
@@ -117,14 +117,14 @@ def test_neighbour_discovery(wire: Wire) -> None:
 
 
 def neighbour(netns: Netns, address: str) -> str:
-    """Give the MAC that a namespace knows for an address."""
+    """Return the MAC that a namespace knows for an address."""
     found = json.loads(netns.command("ip", "-j", "neigh", "show", "to", address))
     assert len(found) == 1, found
     return str(found[0].get("lladdr"))
 
 
 def eui64(prefix: str, mac: str) -> str:
-    """Give the address that a MAC makes in a prefix of 64 bits (RFC 4291, appendix A)."""
+    """Return the address that a MAC makes in a prefix of 64 bits (RFC 4291, appendix A)."""
     raw = bytes.fromhex(mac.replace(":", ""))
     host = bytes([raw[0] ^ 2]) + raw[1:3] + b"\xff\xfe" + raw[3:]
     return str(ipaddress.IPv6Address(int(ipaddress.IPv6Address(prefix)) | int.from_bytes(host, "big")))

@@ -45,7 +45,7 @@ def assert_nothing_lost(bench: Lab, wire: Wire) -> None:
 
 
 def booked(daemon: Daemon, wire: Wire) -> bool:
-    """Tell whether the daemon read what the kernel says was sent. Raises AssertionError for any frame dropped."""
+    """Return whether the daemon read what the kernel says was sent. Raises AssertionError for any frame dropped."""
     status, stats = daemon.request("GET", "/v1/stats")
     assert status == 200
     ours = [link for link in stats if link["netns"] in (wire.a.netns.name, wire.b.netns.name)]
@@ -57,7 +57,7 @@ def booked(daemon: Daemon, wire: Wire) -> bool:
 
 
 def transferred(end: Any, key: str = "sum_received") -> int:
-    """Give the bytes that iperf3 counts."""
+    """Return the bytes that iperf3 counts."""
     return int(end[key]["bytes"])
 
 

@@ -27,7 +27,7 @@ ICMP6_ECHO_REQUEST, ICMP6_ECHO_REPLY = 128, 129
 
 
 def room(far: str, mtu: int = MTU) -> int:
-    """Give the longest payload of an echo request that needs no fragments."""
+    """Return the longest payload of an echo request that needs no fragments."""
     return mtu - ICMP_HLEN - (IP6_HLEN if ":" in far else IP_HLEN)
 
 
@@ -111,12 +111,12 @@ def test_every_size_of_udp(wire: Wire, far: str) -> None:
 
 
 def pattern(size: int) -> bytes:
-    """Give size bytes that tell their size and place."""
+    """Return size bytes that tell their size and place."""
     return bytes((size * 7 + n) & 0xFF for n in range(size))
 
 
 def echo(kind: int, size: int) -> bytes:
-    """Give an echo request whose sequence number is its size; ICMPv6's checksum is the kernel's to fill in."""
+    """Return an echo request whose sequence number is its size; ICMPv6's checksum is the kernel's to fill in."""
     message = struct.pack("!BBHHH", kind, 0, 0, 0x7E57, size) + pattern(size)
     if kind != ICMP_ECHO:
         return message

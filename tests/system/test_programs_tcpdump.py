@@ -65,7 +65,7 @@ class Transport(NamedTuple):
 
 
 def transport(frame: bytes) -> Transport | None:
-    """Give the upper half of an unfragmented IP packet; None for anything else."""
+    """Return the upper half of an unfragmented IP packet; None for anything else."""
     ethertype, packet = int.from_bytes(frame[12:14], "big"), frame[ETH_HLEN:]
     if ethertype == ETH_P_IP and not int.from_bytes(packet[6:8], "big") & 0x3FFF:
         packet = packet[: int.from_bytes(packet[2:4], "big")]
@@ -79,7 +79,7 @@ def transport(frame: bytes) -> Transport | None:
 
 
 def checksum_ok(frame: bytes) -> bool:
-    """Tell whether a checksum is right: whole, or, being left for a receiver to complete, its pseudo header's."""
+    """Return whether a checksum is right: whole, or, being left for a receiver to complete, its pseudo header's."""
     found = transport(frame)
     if found is None or found.proto not in CSUM_AT:
         return True
@@ -129,14 +129,14 @@ def mark(wire: Wire, word: bytes) -> None:
 
 
 def between_marks(seen: list[bytes], end: End) -> list[bytes]:
-    """Give what an end sent between its marks."""
+    """Return what an end sent between its marks."""
     sent = [frame for frame in seen if frame[6:12] == mac(end.link.address)]
     begin, stop = (sent.index(ether(word, src=end.link.address)) for word in (BEGIN, END))
     return sent[begin:stop]
 
 
 def payload(frame: bytes) -> bytes:
-    """Give what a TCP segment carries."""
+    """Return what a TCP segment carries."""
     found = transport(frame)
     return found.segment[(found.segment[12] >> 4) * 4 :] if found is not None and found.proto == TCP else b""
 

@@ -34,7 +34,7 @@ TRANSFER_S = 60.0
 
 @pytest.fixture(scope="session")
 def gib() -> Iterator[tuple[IO[bytes], str]]:
-    """Give a file of 1 GiB, no two megabytes of which are alike, and its SHA-256."""
+    """Yield a file of 1 GiB, no two megabytes of which are alike, and its SHA-256."""
     block = random.Random(1).randbytes(BLOCK)
     digest = hashlib.sha256()
     with tempfile.TemporaryFile() as file:
@@ -68,7 +68,7 @@ class Receiver(threading.Thread):
 
 
 def send_file(file: IO[bytes], sender: Netns, receiver: Netns, address: str) -> Receiver:
-    """Send a file by sendfile() and give what became of it."""
+    """Send a file by sendfile() and return what became of it."""
     with receiver.run(socket.create_server, (address, 0)) as listener:
         listener.settimeout(TRANSFER_S)
         thread = Receiver(listener)

@@ -16,7 +16,7 @@ from vethd.model.spec import LinkSpec
 
 @pytest.fixture
 def born(house: House) -> Iterator[tuple[Nursery, Tap]]:
-    """Give a nursery and a device that it bore."""
+    """Yield a nursery and a device that it bore."""
     with closing(Nursery()) as nursery:
         tap, _ = nursery.birth(LinkSpec(name="va"), house.net().fd)
         with closing(tap):

@@ -40,7 +40,7 @@ def grounds(root: None, tmp_path: Path) -> Iterator[tuple[Killer, Lab]]:  # noqa
 
 
 def reconciled(site: Site) -> dict[str, int]:
-    """Wait until the start is over, and give what it came to; the log must say the same."""
+    """Wait until the start is over, and return what it came to; the log must say the same."""
     found = site.reconciled()
     lines = [msgspec.json.decode(line) for line in site.daemon.log.read_text().splitlines() if line.startswith("{")]
     (said,) = [line for line in lines if line["event"] == "reconciled"]

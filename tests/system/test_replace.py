@@ -67,7 +67,7 @@ def forwards(wire: Wire) -> None:
 
 
 def replace(site: Site) -> str:
-    """Replace the site's daemon, and give the old one's log."""
+    """Replace the site's daemon, and return the old one's log."""
     old = site.daemon.process
     with successor(site) as new:
         code = old.wait(END_S)
@@ -93,7 +93,7 @@ def settled(site: Site) -> list[Any]:
 
 
 def marks(site: Site, wire: Wire) -> list[Any]:
-    """Give what must not move."""
+    """Return what must not move."""
     ends = [(end.link.ifindex, end.link.address, end.link.mtu, end.link.up) for end in (wire.a, wire.b)]
     return [
         *ends,
@@ -220,7 +220,7 @@ def test_one_that_dies_when_it_forwards_already(place: tuple[Site, Wire]) -> Non
 
 @contextmanager
 def asked(site: Site) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-    """Give a process of its own that asked for everything, got it, holds it, and does what it is told by a line."""
+    """Yield a process of its own that asked for everything, got it, holds it, and does what it is told by a line."""
     script = """
 import json, os, socket, sys
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)

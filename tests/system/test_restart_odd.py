@@ -75,7 +75,7 @@ def store(root: None) -> Iterator[Store]:  # noqa: ARG001 - the check that we ma
 
 @contextmanager
 def started(store: Store, directory: Path) -> Iterator[tuple[list[dict[str, Any]], list[Any]]]:
-    """Start vethd with what is in the store; give what it logged until it was ready, and its pairs."""
+    """Start vethd with what is in the store; yield what it logged until it was ready, and its pairs."""
     argv = [*PROGRAM, "--socket", str(directory / "sock"), "--engine", ENGINE]
     launcher = [sys.executable, "-c", LAUNCHER, json.dumps(store.fds), *argv]
     fds = [fd for _, fd in store.fds]

@@ -82,7 +82,7 @@ def test_storm(site: Site, lab: Lab) -> None:
     assert {200, 201, 404} <= {status for _, status, _ in answers}
 
     def consistent() -> bool:
-        """Tell whether the API and the namespaces speak of the same devices."""
+        """Return whether the API and the namespaces speak of the same devices."""
         links = site.daemon.request("GET", "/v1/links")[1]
         told = sorted((link["netns"], link["name"]) for link in links)
         return told == sorted((place.name, name) for place in places for name in place.names())

@@ -17,7 +17,7 @@ STRANGERS = 5
 
 @pytest.fixture
 def born(house: House) -> Iterator[tuple[Nursery, list[Tap], set[str]]]:
-    """Give a nursery, devices that it bore in one namespace, and the names of strangers' beside them."""
+    """Yield a nursery, devices that it bore in one namespace, and the names of strangers' beside them."""
     with ExitStack() as stack:
         net = house.net()
         nursery = stack.enter_context(closing(Nursery()))

@@ -56,7 +56,7 @@ def test_datagrams_pass_alone_where_the_kernel_takes_no_super_frame(house: House
     spec = PairSpec(name="va", netns=str(wire.a.netns.path), up=True, peer=peer)
 
     async def coalesces(pair: OpenPair, segment: Segment, bursts: int) -> bool:
-        """Tell whether any of so many bursts came in fewer frames: a thread may have seen each frame alone."""
+        """Return whether any of so many bursts came in fewer frames: a thread may have seen each frame alone."""
         for _ in range(bursts):
             forwarded, received = await burst(pair, wire, segment)
             if received != forwarded:

@@ -9,7 +9,7 @@ from tests.lib.engines import FLAVOURS, need
 
 @pytest.fixture(scope="session", params=FLAVOURS)
 def engine(request: pytest.FixtureRequest) -> str:
-    """Give the name of every engine in turn, the native one twice; or of the one that VETHD_ENGINE names."""
+    """Return the name of every engine in turn, the native one twice; or of the one that VETHD_ENGINE names."""
     name: str = request.param
     need(name)
     return name

@@ -75,7 +75,7 @@ class StubDaemon:
     link_path = Daemon.link_path
 
     def request(self, method: str, path: str) -> tuple[int, dict[str, Any]]:
-        """Give the next answer."""
+        """Return the next answer."""
         assert (method, "/stats" in path) == ("GET", True)
         return 200, self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
@@ -106,7 +106,7 @@ def test_counters_that_do_not_add_up_fail(off: dict[str, Any]) -> None:
 
 
 def a_run(**samples: list[float]) -> Run:
-    """Give a run of tcp1 alone, a round after the other."""
+    """Return a run of tcp1 alone, a round after the other."""
     run = Run(command="here", started="now", rounds=3, quick=False, load_before=0.5, machine=describe())
     run.figures = [Figure(key="tcp1", title="TCP")]
     for name, values in samples.items():
@@ -118,7 +118,7 @@ def a_run(**samples: list[float]) -> Run:
 
 
 def stage(pairs: int, costs: dict[str, float]) -> dict[str, Any]:
-    """Give a stage of the scale benchmark."""
+    """Return a stage of the scale benchmark."""
     busy = {"tcp1": [1.0, 2.0, 3.0], "udp64": [200.0], "rr": [20.0]}
     idle = {"idle_cpu_s": 0.001} if costs else {}
     return {"pairs": pairs, "added": pairs - 1, "added_s": 2.0 * (pairs > 1), **busy, **costs, **idle}

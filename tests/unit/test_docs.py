@@ -13,7 +13,7 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 
 def broken(page: Path) -> list[str]:
-    """Give the relative links of a page that lead nowhere."""
+    """Return the relative links of a page that lead nowhere."""
     targets = [target.partition("#")[0] for target in _LINK.findall(page.read_text(encoding="utf-8"))]
     local = [target for target in targets if target and not re.match(r"[a-z]+:", target)]
     return [target for target in local if not (page.parent / target).exists()]

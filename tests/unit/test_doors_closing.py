@@ -29,7 +29,7 @@ async def answered(_call: Call, _method: str, _path: str, _body: bytes) -> Reply
 
 @asynccontextmanager
 async def let_in(kind: str, path: Path) -> AsyncIterator[tuple[HttpDoor | FdDoor, socket.socket]]:
-    """Give a door with nothing behind it, and who is in and has said nothing."""
+    """Yield a door with nothing behind it, and who is in and has said nothing."""
     api = cast("Api", SimpleNamespace(policy=Policy(), room=Room()))
     sort = socket.SOCK_STREAM if kind == "http" else socket.SOCK_SEQPACKET
     with socket.socket(socket.AF_UNIX, sort) as listener, socket.socket(socket.AF_UNIX, sort) as client:

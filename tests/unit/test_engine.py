@@ -97,7 +97,7 @@ class Oracle:
 
 @pytest.fixture(scope="module")
 def shared(engine: str) -> Iterator[Bench]:
-    """Give sockets and an engine that many examples use, each with a wire of its own."""
+    """Yield sockets and an engine that many examples use, each with a wire of its own."""
     with bench(engine=engine) as it:
         yield it
 
@@ -170,7 +170,7 @@ class Witness:
         self.roads.append(road)
 
     def explains(self, out: list[bytes], drops: list[int]) -> bool:
-        """Tell whether out, and so many drops, can have come of what was sent; begin anew."""
+        """Return whether out, and so many drops, can have come of what was sent; begin anew."""
         # which road the last frame met, how many were forwarded, the drops
         states = {(0, 0, (0,) * DROPS)}
         for data, first, last in self.sent:

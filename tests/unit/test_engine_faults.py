@@ -57,7 +57,7 @@ def test_receiver_that_hung_up_is_a_write_error_with_its_errno(factory: LoopFact
 
 @pytest.fixture
 def tun() -> Iterator[int]:
-    """Give a tun file without a device: whatever is asked of it, it answers EBADFD, like one whose device is gone."""
+    """Yield a tun file without a device: whatever is asked of it, it answers EBADFD, like one whose device is gone."""
     fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     yield fd
     os.close(fd)
@@ -134,7 +134,7 @@ class Faults:
 
 @pytest.fixture
 def faults(monkeypatch: pytest.MonkeyPatch) -> Faults:
-    """Give the faults of all wires that are made from now on."""
+    """Return the faults of all wires that are made from now on."""
     faults = Faults()
 
     class Faulty(FileIO):

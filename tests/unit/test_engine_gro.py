@@ -24,7 +24,7 @@ from vethd.model.verdict import Road, forward_limit, verdict
 
 @pytest.fixture(scope="module")
 def shared(engine: str) -> Iterator[Bench]:
-    """Give sockets and an engine that many examples use, each with a wire of its own."""
+    """Yield sockets and an engine that many examples use, each with a wire of its own."""
     with bench(engine=engine) as it:
         yield it
 

@@ -16,18 +16,18 @@ from vethd.model.verdict import Road, forward_limit
 
 @pytest.fixture(scope="module")
 def shared(engine: str) -> Iterator[Bench]:
-    """Give sockets and an engine that many examples use, each with a wire of its own."""
+    """Yield sockets and an engine that many examples use, each with a wire of its own."""
     with bench(engine=engine) as it:
         yield it
 
 
 def u4(ip_id: int, size: int = 100, said: int = 0) -> bytes:
-    """Give a datagram by its id; said is a size for GSO in a virtio_net_hdr that has none."""
+    """Return a datagram by its id; said is a size for GSO in a virtio_net_hdr that has none."""
     return Vnet(1, 0, 0, said, 34, 6).pack() + U4.but(ip_id=ip_id, payload=bytes(size)).frame()
 
 
 def t6(place: int, size: int = 100, flags: int = ACK) -> bytes:
-    """Give a segment by its place in a stream of full ones."""
+    """Return a segment by its place in a stream of full ones."""
     return T6.but(seq=place * 100, payload=bytes(size), flags=flags).data()
 
 

@@ -133,7 +133,7 @@ def test_header_cut_off_behind_the_ports(first: Segment) -> None:
 
 
 def barriers() -> dict[str, bytes]:
-    """Give frames that have no flow."""
+    """Return frames that have no flow."""
     options = Segment().frame()
     hop_by_hop = bytearray(U6.frame())
     hop_by_hop[20] = 0

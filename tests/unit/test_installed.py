@@ -30,7 +30,7 @@ def put(root: Path, files: dict[str, str]) -> Path:
 
 
 def content(root: Path) -> dict[str, str]:
-    """Give the text of every file, and "/" for every directory that is empty."""
+    """Return the text of every file, and "/" for every directory that is empty."""
     found = {str(path.relative_to(root)): path for path in root.rglob("*")}
     return {
         name: path.read_text() if path.is_file() else "/"

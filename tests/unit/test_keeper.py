@@ -76,7 +76,7 @@ def test_room_is_that_of_the_unit() -> None:
 
 @pytest.fixture
 def notify(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Notify, socket.socket]]:
-    """Give what tells the service manager, and the service manager."""
+    """Yield what tells the service manager, and the service manager."""
     path = tmp_path / "notify"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
         manager.bind(str(path))

@@ -33,7 +33,7 @@ NLA_F_NESTED = 0x8000
 
 
 def messages() -> dict[str, bytes]:
-    """Give real messages: those of the corpus, and every link of this namespace."""
+    """Return real messages: those of the corpus, and every link of this namespace."""
     found = {
         f"{file.name}-{n}": message
         for file in CORPUS.glob("link-*")
@@ -89,12 +89,12 @@ def test_real_messages_read_as_pyroute2_does(data: bytes) -> None:
 
 
 def attr(kind: int, value: bytes) -> bytes:
-    """Give an attribute, padded."""
+    """Return an attribute, padded."""
     return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
 
 
 def message(*attrs: bytes, kind: int = RTM_NEWLINK, family: int = 0) -> bytes:
-    """Give a message about link 7."""
+    """Return a message about link 7."""
     body = struct.pack("=BxHiII", family, 1, 7, 1, 0) + b"".join(attrs)
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 

@@ -32,7 +32,7 @@ def native() -> ModuleType:
 
 
 def judged(native: ModuleType, data: bytes, road: Road) -> tuple[Drop | None, bytes]:
-    """Give what the native verdict says, as the model would."""
+    """Return what the native verdict says, as the model would."""
     drop, written = native.verdict(data, road.vnet_hdr_len, road.limit, road.trust)
     return None if drop == FORWARD else Drop(drop), written
 

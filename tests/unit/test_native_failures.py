@@ -101,14 +101,14 @@ def test_ring_that_fails_amid_traffic_loses_no_count(yard: Yard) -> None:
 
 
 def ring_that_takes_nothing(yard: Yard) -> int:
-    """Give a ring of our own: whoever takes it for his submits nothing, and hears of no error."""
+    """Return a ring of our own: whoever takes it for his submits nothing, and hears of no error."""
     fd = ctypes.CDLL(None, use_errno=True).syscall(IO_URING_SETUP, 1, ctypes.create_string_buffer(120))
     assert fd >= 0, os.strerror(ctypes.get_errno())
     return yard.own(int(fd))
 
 
 def sleeps(thread: threading.Thread) -> bool:
-    """Tell whether a thread waits, or is done."""
+    """Return whether a thread waits, or is done."""
     try:
         return "\nState:\tS" in Path(f"/proc/self/task/{thread.native_id}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):

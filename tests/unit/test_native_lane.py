@@ -36,7 +36,7 @@ def yard(request: pytest.FixtureRequest) -> Iterator[Yard]:
 
 
 def lengths(yard: Yard, *waiting: list[int]) -> list[int]:
-    """Let frames of these lengths wait in a queue each, begin, and give the order in which they are written."""
+    """Let frames of these lengths wait in a queue each, begin, and return the order in which they are written."""
     end, sink = yard.pair()
     for queue in waiting:
         device, src = yard.pair()
@@ -56,7 +56,7 @@ def lengths(yard: Yard, *waiting: list[int]) -> list[int]:
 
 
 def longest_run(order: list[int], of: int, until: int) -> int:
-    """Give how many frames of one length came in a row, at most, before the last one of the other length."""
+    """Return how many frames of one length came in a row, at most, before the last one of the other length."""
     last = max(at for at, length in enumerate(order) if length == until)
     return max(map(len, "".join("x" if length == of else " " for length in order[:last]).split(" ")))
 

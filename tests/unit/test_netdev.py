@@ -28,7 +28,7 @@ def read(text: str) -> PairSpec:
 
 
 def with_(line: str, section: str = "NetDev") -> str:
-    """Give the plain file with one more line, the second or the fifth."""
+    """Return the plain file with one more line, the second or the fifth."""
     return PLAIN.replace(f"[{section}]\n", f"[{section}]\n{line}\n")
 
 

@@ -28,7 +28,7 @@ def document() -> Any:
 
 
 def walk(node: Any) -> Iterator[tuple[str, Any]]:
-    """Give every (key, value) of the document."""
+    """Yield every (key, value) of the document."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield key, value
@@ -43,7 +43,7 @@ def operations(document: Any) -> set[tuple[str, str]]:
 
 
 def documented() -> set[tuple[str, str]]:
-    """Give the requests in the table of docs/api.md."""
+    """Return the requests in the table of docs/api.md."""
     lines = (REPO / "docs" / "api.md").read_text().splitlines()
     rows = [re.match(r"\| (GET|POST|PATCH|DELETE|PUT) (/[^ ?|]+)", line) for line in lines]
     return {(row[1], row[2]) for row in rows if row}

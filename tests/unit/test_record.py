@@ -48,7 +48,7 @@ def written(*pairs: PairRecord, seq: int = 1) -> bytes:
 
 
 def altered(data: bytes, **fields: Any) -> bytes:
-    """Give the record with other fields, as another version might have written it."""
+    """Return the record with other fields, as another version might have written it."""
     return framed(json.dumps(json.loads(data[HEAD:]) | fields).encode())
 
 

@@ -34,7 +34,7 @@ IMPURE_CALLS = frozenset({"open", "print", "input", "__import__", "exec", "eval"
 
 
 def imports(source: str, package: str) -> Iterator[str]:
-    """Give every module that source imports, at any depth, under its full name.
+    """Yield every module that source imports, at any depth, under its full name.
 
     package is the one that source's module is in. Of `from vethd.kernel import probe` it gives vethd.kernel.probe:
     the name may be a module's, and an attribute's does no harm. importlib.import_module("...") counts as well.
@@ -133,12 +133,12 @@ def impurities(source: str, stem: str) -> list[str]:
 
 
 def lines_over(source: str) -> int:
-    """Give by how many lines a module is too long."""
+    """Return by how many lines a module is too long."""
     return max(len(source.splitlines()) - LINES_MAX, 0)
 
 
 def room_of(path: Path) -> str:
-    """Give the room that a module is in, "" for the house itself."""
+    """Return the room that a module is in, "" for the house itself."""
     parts = path.relative_to(PACKAGE).parts
     return parts[0] if len(parts) > 1 else ""
 

@@ -152,7 +152,7 @@ class TestKills:
 
 
 def end(**more: Any) -> dict[str, Any]:
-    """Give an end whose books are in order."""
+    """Return an end whose books are in order."""
     kernel = {"rx_packets": 90, "rx_bytes": 9000, "tx_packets": 100, "tx_bytes": 9999, "rx_dropped": 0, "tx_dropped": 7}
     drops = dict.fromkeys([*ENGINE_DROPS, *KERNEL_DROPS], 0) | {"peer_down": 4, "write_error": 1, "kernel_oversize": 7}
     return {
@@ -174,7 +174,7 @@ def end(**more: Any) -> dict[str, Any]:
 
 
 def reading(*ends: dict[str, Any], killed: bool = False, steady: frozenset[str] = frozenset({"p1"})) -> Reading:
-    """Give a reading in which the kernel says the same."""
+    """Return a reading in which the kernel says the same."""
     kernel = {(one["netns"], one["ifindex"]): {name: one[name] for name in set(BETWEEN.values())} for one in ends}
     return Reading(ends, kernel, kernel, killed, steady)
 

@@ -30,7 +30,7 @@ NUMBER_FIELDS = ("mtu", "txqueuelen", "queues", "index", "group", "gso_max_size"
 
 
 def refusal(link: LinkSpec) -> VethError | None:
-    """Give the refusal, None where there is none."""
+    """Return the refusal, None where there is none."""
     try:
         if isinstance(link, PairSpec):
             validate_pair(link)
@@ -42,7 +42,7 @@ def refusal(link: LinkSpec) -> VethError | None:
 
 
 def answer(link: LinkSpec) -> int:
-    """Give the errno of the refusal, OK where there is none."""
+    """Return the errno of the refusal, OK where there is none."""
     error = refusal(link)
     if error is None:
         return OK

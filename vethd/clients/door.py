@@ -80,7 +80,7 @@ def _hear(sock: _socket.socket, patience_s: float) -> bytes:
 
 
 def _worked(sock: _socket.socket) -> bytes:
-    """Give what the listener's main thread has had of a CPU so far, and waited for one; b"" where nobody tells.
+    """Return what the listener's main thread has had of a CPU so far, and waited for one; b"" where nobody tells.
 
     Where systemd listens it is systemd's: then a daemon that does nothing is its watchdog's affair.
     """

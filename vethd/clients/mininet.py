@@ -84,7 +84,7 @@ def _netns(node: Node | None) -> int:
 
 
 def _ask(method: str, path: str, body: object, fds: list[int]) -> tuple[int, dict[str, str]]:
-    """Make one request of the daemon; give the reply's status and body. Raises VethdError where none answers."""
+    """Make one request of the daemon; return the reply's status and body. Raises VethdError where none answers."""
     where = f"{os.environ.get('VETHD_SOCKET') or _SOCKET}.fd"
     request = {"method": method, "path": path} | ({} if body is None else {"body": body})
     try:

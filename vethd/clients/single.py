@@ -26,7 +26,7 @@ def head_of(path: Path) -> bytes:
 
 
 def interpreter() -> str:
-    """Give the absolute path of the interpreter that runs this, for a script's first line. Raises InstallError."""
+    """Return the absolute path of the interpreter that runs this, for a script's first line. Raises InstallError."""
     python = os.path.realpath(sys.executable)
     if any(char.isspace() for char in python):
         raise InstallError(f"{python}: a path with a blank cannot begin a script")

@@ -62,7 +62,7 @@ def apply(ctx: click.Context, file: str, *, dry_run: bool, prune: bool) -> None:
 
 
 def steps(client: Client, todo: Plan, current: Sequence[PairInfo]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Give the plan's steps in order: what to print, and what to do."""
+    """Yield the plan's steps in order: what to print, and what to do."""
     titles = {info.id: title(info) for info in current}
     for id_ in todo.deletes:
         yield f"delete {titles[id_]}", partial(client.delete, id_)
@@ -90,7 +90,7 @@ def _read(file: str) -> tuple[str, str]:
 
 
 def _canonical(current: Sequence[PairInfo], home: int) -> Callable[[str | None], str]:
-    """Give the function that spells a namespace as the daemon's LinkInfo.netns does, by looking at its inode."""
+    """Return the function that spells a namespace as the daemon's LinkInfo.netns does, by looking at its inode."""
     known = {link.netns_inode: link.netns for info in current for link in info.links}
     known[home] = ""
 

@@ -69,7 +69,7 @@ class Vethctl(click.Group):
 
 
 def client_of(ctx: click.Context) -> Client:
-    """Give the client that the group's --socket made."""
+    """Return the client that the group's --socket made."""
     return ctx.ensure_object(Client)
 
 

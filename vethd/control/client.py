@@ -65,11 +65,11 @@ class Client:
         self._transport = Transport(self.socket, timeout_s)
 
     def pairs(self) -> list[PairInfo]:
-        """Give all pairs, waiting ones included."""
+        """Return all pairs, waiting ones included."""
         return self._ask(list[PairInfo], Request("GET", "/v1/pairs"))
 
     def pair(self, id: str) -> PairInfo:  # noqa: A002  the API's own word
-        """Give one pair. Raises VethError ENOENT."""
+        """Return one pair. Raises VethError ENOENT."""
         return self._ask(PairInfo, Request("GET", f"/v1/pairs/{segment(id)}"))
 
     def create(self, spec: PairSpec) -> PairInfo:
@@ -111,7 +111,7 @@ class Client:
         self._transport.send(Request("DELETE", f"/v1/pairs/{segment(id)}"))
 
     def links(self) -> list[LinkInfo]:
-        """Give every living link, two a pair."""
+        """Return every living link, two a pair."""
         return self._ask(list[LinkInfo], Request("GET", "/v1/links"))
 
     def link(self, name: str, netns: str | None = None) -> LinkInfo:
@@ -131,11 +131,11 @@ class Client:
         self._on_link("DELETE", name, netns=netns)
 
     def stats(self) -> list[LinkStats]:
-        """Give the counters of every living link."""
+        """Return the counters of every living link."""
         return self._ask(list[LinkStats], Request("GET", "/v1/stats"))
 
     def link_stats(self, name: str, netns: str | None = None) -> LinkStats:
-        """Give the counters of one link, found as by link(). Raises VethError ENODEV, ENOTUNIQ."""
+        """Return the counters of one link, found as by link(). Raises VethError ENODEV, ENOTUNIQ."""
         return self._decode(LinkStats, self._on_link("GET", name, "/stats", netns=netns))
 
     def save(self) -> Saved:
@@ -159,15 +159,15 @@ class Client:
         return self._ask(Health, Request("GET", "/v1/health"))
 
     def metrics(self) -> str:
-        """Give the metrics in Prometheus' text format."""
+        """Return the metrics in Prometheus' text format."""
         return self._transport.send(Request("GET", "/metrics")).decode()
 
     def openapi(self) -> dict[str, Any]:
-        """Give the API's OpenAPI document."""
+        """Return the API's OpenAPI document."""
         return self._ask(dict[str, Any], Request("GET", "/v1/openapi.json"))
 
     def events(self) -> Generator[PairEvent, None, None]:
-        """Give events as they happen, from now on; ends when the daemon stops.
+        """Yield events as they happen, from now on; ends when the daemon stops.
 
         The iterator owns a connection: exhaust it or close() it.
         """
@@ -208,7 +208,7 @@ class Client:
         return _by_name_or_fd({"GET": "getlink", "DELETE": "dellink"}.get(method, "changelink"), name, send)
 
     def _is_home(self) -> bool:
-        """Tell whether caller and daemon are in one network namespace."""
+        """Return whether caller and daemon are in one network namespace."""
         return self.health().netns_inode == own_inode()
 
     def _own_netns(self, spec: PairSpec, fds: NetnsFds) -> PairSpec:

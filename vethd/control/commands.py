@@ -162,5 +162,5 @@ def reload(ctx: click.Context) -> None:
 
 
 def asked_names(info: PairInfo) -> set[str]:
-    """Give the names that a pair's ends were asked to have."""
+    """Return the names that a pair's ends were asked to have."""
     return {name for name in (info.spec.name, info.spec.far_end().name) if name}

@@ -86,7 +86,7 @@ def event_line(event: PairEvent) -> str:
 
 
 def rate_tables(client: Client, interval_s: float, rounds: int | None) -> Iterator[Table]:
-    """Give a table of rates every interval_s seconds, rounds times or for ever. Sleeps in between."""
+    """Yield a table of rates every interval_s seconds, rounds times or for ever. Sleeps in between."""
     before = _sample(client)
     done = 0
     while rounds is None or done < rounds:

@@ -21,17 +21,17 @@ FD_PREFIX = "fd:"
 
 
 def own_inode() -> int:
-    """Give the inode of the caller's own network namespace, as the calling thread sees it."""
+    """Return the inode of the caller's own network namespace, as the calling thread sees it."""
     return Path(OWN).stat().st_ino
 
 
 def is_pid(netns: str) -> bool:
-    """Tell whether the word is a PID: digits, and no namespace has that name. Names win, as in iproute2."""
+    """Return whether the word is a PID: digits, and no namespace has that name. Names win, as in iproute2."""
     return netns.isascii() and netns.isdigit() and not (NAMES / netns).exists()
 
 
 def path_of(netns: str) -> str:
-    """Give the file that a word for a namespace means here, whether it exists or not."""
+    """Return the file that a word for a namespace means here, whether it exists or not."""
     if netns.startswith(FD_PREFIX):
         return f"/proc/self/fd/{netns.removeprefix(FD_PREFIX)}"
     if is_pid(netns):
@@ -40,7 +40,7 @@ def path_of(netns: str) -> str:
 
 
 def inode_of(netns: str) -> int | None:
-    """Give the inode of the namespace that the word means here; None where there is none to be seen."""
+    """Return the inode of the namespace that the word means here; None where there is none to be seen."""
     try:
         return Path(path_of(netns)).stat().st_ino
     except (OSError, ValueError):  # ValueError: a NUL byte
@@ -70,7 +70,7 @@ class NetnsFds:
             os.close(self._opened.pop())
 
     def resolve(self, netns: str) -> str:
-        """Give the word to send: a name or path as it is, "fd:N" for a PID or one of the caller's own fds.
+        """Return the word to send: a name or path as it is, "fd:N" for a PID or one of the caller's own fds.
 
         Raises VethError ESRCH (no such process, or name to open), EBADF (no such fd), EACCES.
         """
@@ -84,7 +84,7 @@ class NetnsFds:
         return netns
 
     def own(self) -> str:
-        """Give the word for the caller's own namespace."""
+        """Return the word for the caller's own namespace."""
         return self._send(self._open(OWN, "no /proc here"))
 
     def _send(self, fd: int) -> str:

@@ -66,7 +66,7 @@ def link_options(end: str, *, without: Collection[str] = ()) -> list[click.Param
 
 
 def said(ctx: click.Context, end: str) -> dict[str, Any]:
-    """Give what the command line says of an end: field of LinkSpec to value."""
+    """Return what the command line says of an end: field of LinkSpec to value."""
     values: dict[str, Any] = ctx.meta.get(_meta_key(end), {})
     return values
 
@@ -108,7 +108,7 @@ def _meta_key(end: str) -> str:
 
 
 def _field_type(struct: type[msgspec.Struct], name: str) -> Any:
-    """Give a field's type without its None; a Literal stays one."""
+    """Return a field's type without its None; a Literal stays one."""
     kind = _field_types(struct)[name]
     return next((choice for choice in get_args(kind) if choice is not NoneType), kind)
 

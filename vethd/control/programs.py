@@ -131,12 +131,12 @@ def qemu() -> Check:
 
 
 def _on_path(*names: str) -> Iterator[str]:
-    """Give the paths of those programs that PATH has."""
+    """Yield the paths of those programs that PATH has."""
     yield from filter(None, map(shutil.which, names))
 
 
 def _configurations() -> Iterator[Path]:
-    """Give the networks that name our plugin."""
+    """Yield the networks that name our plugin."""
     for path in sorted(CNI_CONFIG.glob("*.conf*")):
         try:
             if f'"{_CNI}"' in path.read_text(encoding="utf-8", errors="replace"):
@@ -146,7 +146,7 @@ def _configurations() -> Iterator[Path]:
 
 
 def _interpreter(head: bytes) -> str:
-    """Give the program that a script's first line names."""
+    """Return the program that a script's first line names."""
     words = head.partition(b"\n")[0].removeprefix(b"#!").split()
     return os.fsdecode(words[0]) if words else ""
 

@@ -109,7 +109,7 @@ def stats_table(counters: list[LinkStats], *, exact: bool) -> Table:
 
 
 def drop_cells(link: LinkStats) -> tuple[str, ...]:
-    """Give the reasons that have a count, "oversize=3"; a write_error is split by its errno."""
+    """Return the reasons that have a count, "oversize=3"; a write_error is split by its errno."""
     counts = {reason: number for reason, number in link.drops.items() if number}
     if link.write_errors:
         split = {f"{Drop.WRITE_ERROR.label}:{symbol}": number for symbol, number in link.write_errors.items() if number}
@@ -121,7 +121,7 @@ def drop_cells(link: LinkStats) -> tuple[str, ...]:
 
 
 def link_state(link: LinkInfo) -> str:
-    """Give one word for admin state and carrier."""
+    """Return one word for admin state and carrier."""
     if not link.up:
         return "down"
     return "up" if link.carrier else "no-carrier"

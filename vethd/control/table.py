@@ -31,7 +31,7 @@ class Table:
         self.rows.append(cells)
 
     def plain(self) -> str:
-        """Give the table as lines: two spaces between columns, "-" for an empty cell, nothing cut."""
+        """Return the table as lines: two spaces between columns, "-" for an empty cell, nothing cut."""
         heads = [name.removeprefix(">") for name in self.columns]
         lines = [heads, *([_one_cell(cell, ",") for cell in row] for row in self.rows)]
         widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
@@ -44,7 +44,7 @@ class Table:
         )
 
     def rich(self) -> rich.table.Table:
-        """Give the table for rich, which fits it to a terminal; long cells are folded, not cut."""
+        """Return the table for rich, which fits it to a terminal; long cells are folded, not cut."""
         from rich.table import Table as RichTable  # noqa: PLC0415  50 ms that a pipe does without
         from rich.text import Text  # noqa: PLC0415
 
@@ -59,7 +59,7 @@ class Table:
 
 
 def is_terminal() -> bool:
-    """Tell whether stdout is a terminal."""
+    """Return whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 

@@ -68,7 +68,7 @@ class Transport:
         self.timeout_s = timeout_s
 
     def send(self, request: Request) -> bytes:
-        """Carry the request out and give the reply's body. Blocks.
+        """Carry the request out and return the reply's body. Blocks.
 
         Raises VethError as the daemon refuses, DaemonDown where none answers.
         """
@@ -78,7 +78,7 @@ class Transport:
             return response.read()
 
     def stream(self, request: Request) -> Iterator[bytes]:
-        """Give the reply's lines as they come; ends when the daemon ends the stream. Closing it hangs up."""
+        """Yield the reply's lines as they come; ends when the daemon ends the stream. Closing it hangs up."""
         with self._http(request, endless=True) as response:
             for line in response:
                 yield line.rstrip(b"\n")

@@ -37,7 +37,7 @@ class Early:
     after_ms: float = 0.0  # since the process began, when the last wire did
 
     def loop_factory(self) -> Callable[[], Loop]:
-        """Give what makes the daemon's loop, or gives the one that runs the wires."""
+        """Return what makes the daemon's loop, or gives the one that runs the wires."""
         loop = self.loop
         if loop is not None:
             return lambda: loop
@@ -93,7 +93,7 @@ def _forward(early: Early) -> None:
 
 
 def passed_fds() -> dict[str, int]:
-    """Give the fds that systemd passed, by name, close-on-exec, and take the variables out of the environment.
+    """Return the fds that systemd passed, by name, close-on-exec, and take the variables out of the environment.
 
     Sockets come as "control" and "fdpass", what was put into the fd store as it was named then. One without a name,
     or with that of another, is called after its number: nobody takes it, and it is found when the rest is cleared.
@@ -115,7 +115,7 @@ def passed_fds() -> dict[str, int]:
 
 
 def since_start_ms() -> float:
-    """Give the age of this process: exec is some 1 ms younger, and the kernel tells its birth in ticks of 10 ms."""
+    """Return the age of this process: exec is some 1 ms younger, and the kernel tells its birth in ticks of 10 ms."""
     with open("/proc/self/stat", encoding="ascii") as stat:  # noqa: PTH123 - pathlib takes 10 ms to import
         ticks = int(stat.read().rpartition(")")[2].split()[19])
     return round((time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")) * 1000, 1)

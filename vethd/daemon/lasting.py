@@ -34,7 +34,7 @@ class Lasting:
             log.warning("persist is ignored: systemd's fd store keeps the devices, and loses nothing")
 
     async def memory(self, early: Early) -> Memory | None:
-        """Give the memory of pairs that outlive us, or that outlived another: persistent devices are attached to."""
+        """Return the memory of pairs that outlive us, or that outlived another: persistent devices are attached to."""
         if not any(name in early.passed for name in COPIES):
             early.passed |= await asyncio.to_thread(regain, self._file)
         if self._notify.fd_store or self._persist or early.passed:

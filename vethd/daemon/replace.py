@@ -47,7 +47,7 @@ _PEERCRED = struct.Struct("3i")
 
 
 async def take_over(config: Config, notify: Notify, early: Early) -> tuple[Early, Callable[[], None]]:
-    """Forward what the daemon that runs has given us, and give what tells it in the end that it may go.
+    """Forward what the daemon that runs has given us, and return what tells it in the end that it may go.
 
     Where none runs, early is as it was, and nobody is told. Raises VethError, and then that one goes on.
     """

@@ -133,7 +133,7 @@ def _on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 
 def _engine(config: Config, early: Early, loop: asyncio.AbstractEventLoop) -> Picked:
-    """Give the engine that forwards already, where the config wants that one; else another."""
+    """Return the engine that forwards already, where the config wants that one; else another."""
     picked = keep_or_pick(early.engine, config.engine, loop, config.workers, config.spin_us)
     if picked.engine is not early.engine:
         early.let_go()

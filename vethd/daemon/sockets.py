@@ -25,7 +25,7 @@ class Sockets:
     _paths: tuple[str, ...] = ()
 
     def fds(self) -> dict[str, int]:
-        """Give what a successor is to have, by name."""
+        """Return what a successor is to have, by name."""
         lock = {"lock": self._lock} if self._lock >= 0 else {}
         return {"control": self.control.fileno(), "fdpass": self.fdpass.fileno()} | lock
 
@@ -46,7 +46,7 @@ class Sockets:
 
 
 def listen(path: str, mode: int, group: str | None, passed: dict[str, int]) -> Sockets:
-    """Give the sockets for path and path + ".fd": those passed under their names, which are taken, else new ones.
+    """Return the sockets for path and path + ".fd": those passed under their names, which are taken, else new ones.
 
     Raises VethError EADDRINUSE where another daemon serves path, or what binding answers.
     """

@@ -72,7 +72,7 @@ class _Direction:
         self.gro = Coalescer(self.buffers.whole, self.buffers.views, self.vnet_hdr_len, udp=udp) if gro else None
 
     def pump(self, readinto: Readinto, write: Write) -> bool:
-        """Move one batch; tell whether its source was dry. The loop's callback: must not raise."""
+        """Move one batch; return whether its source was dry. The loop's callback: must not raise."""
         lengths: list[int] = []
         budget = BATCH_BYTES
         dry = False
@@ -118,14 +118,14 @@ class _Direction:
         self.forwarded_bytes += forwarded_bytes
 
     def _passed(self, lengths: list[int]) -> Iterator[tuple[memoryview, int, int]]:
-        """Give what passes the verdict: data, 1 for one frame, and its bytes."""
+        """Yield what passes the verdict: data, 1 for one frame, and its bytes."""
         buffers = self.buffers
         for buffer, view, length in zip(buffers.whole, buffers.views, lengths, strict=False):
             if not self._refused(buffer, length):
                 yield view[:length], 1, length - self.vnet_hdr_len
 
     def _merged(self, lengths: list[int], gro: Coalescer) -> Iterator[tuple[bytes | memoryview, int, int]]:
-        """Give what passes the verdict, coalesced: data, how many frames it is, and their bytes."""
+        """Return what passes the verdict, coalesced: data, how many frames it is, and their bytes."""
         gro.begin(lengths, self.limit)
         number = gro.follow(0)
         while number < len(lengths):
@@ -155,7 +155,7 @@ class _Direction:
         return False
 
     def _forgiven(self, buffer: bytearray, length: int) -> bool:
-        """Tell whether only the outer VLAN tag is too much; see model.verdict."""
+        """Return whether only the outer VLAN tag is too much; see model.verdict."""
         at = self.vnet_hdr_len + 12
         tagged = buffer[at : at + 2] in (ETH_P_8021Q, ETH_P_8021AD)
         return tagged and length <= self.limit + self.vnet_hdr_len + VLAN_HLEN

@@ -74,7 +74,7 @@ class Flow:
         self.expected = header + self.step if self.wraps else NONE
 
     def run(self, whole: Sequence[bytearray], lengths: Sequence[int], number: int) -> int:
-        """Take full segments from frame number on; give the first that is none, or finds no room."""
+        """Take full segments from frame number on; return the first that is none, or finds no room."""
         length, end, expected, step = self.length, self.end, self.expected, self.step
         stop = min(number + min(self.room, self.wraps), len(lengths))
         at = number
@@ -120,7 +120,7 @@ class Super:
         return True
 
     def packed(self, views: Sequence[memoryview]) -> tuple[bytes | memoryview, int, int]:
-        """Give what to write, how many frames it is, and how many bytes those had without a virtio_net_hdr."""
+        """Return what to write, how many frames it is, and how many bytes those had without a virtio_net_hdr."""
         flow, members = self.flow, self.members
         vnet, end, full = flow.vnet, flow.end, flow.length
         count = len(members)
@@ -135,7 +135,7 @@ class Super:
         return b"".join((fields, header[HDR_LEN:], *parts)), count, count * (end - vnet) + payload
 
     def _header(self, nth: int, size: int, *, push: bool) -> int:
-        """Give the header of the nth segment with a payload of size bytes; 0 and all of it: the super-frame's."""
+        """Return the header of the nth segment with a payload of size bytes; 0 and all of it: the super-frame's."""
         flow = self.flow
         first = header = self.first
         grown = size - flow.gso_size
@@ -183,7 +183,7 @@ def parsed(buffer: bytearray, vnet: int, length: int) -> Parsed | None:
 
 
 def _payload(buffer: bytearray, vnet: int, l4: int, length: int, proto: int) -> int:
-    """Give where the payload begins of UDP or TCP that may coalesce, 0 where it may not."""
+    """Return where the payload begins of UDP or TCP that may coalesce, 0 where it may not."""
     if proto == _UDP:
         fine = _csum(buffer, 6) == (l4 - vnet, 6) and length > l4 + 8 and _u16(buffer, l4 + 4)[0] == length - l4
         return l4 + 8 if fine else 0

@@ -69,7 +69,7 @@ class Coalescer:
             self.last = None
 
     def follow(self, number: int) -> int:
-        """Take frames from number on as long as their headers tell all; give the first that is not taken.
+        """Take frames from number on as long as their headers tell all; return the first that is not taken.
 
         What is taken here passes the verdict, as what it follows did.
         """
@@ -141,7 +141,7 @@ class Coalescer:
         self._open(flow, header, number)
 
     def written(self) -> Iterator[tuple[bytes | memoryview, int, int]]:
-        """Give what to write, how many frames each is, and how many bytes those had without a virtio_net_hdr."""
+        """Yield what to write, how many frames each is, and how many bytes those had without a virtio_net_hdr."""
         for item in self.out:
             if isinstance(item, memoryview):
                 yield item, 1, len(item) - self.vnet
@@ -170,7 +170,7 @@ class Coalescer:
         self.table.clear()
 
     def _flow(self, header: int, length: int, known: Parsed) -> Flow:
-        """Give the flow of a candidate.
+        """Return the flow of a candidate.
 
         What it expects is worked out for the second segment of a size: of many flows, and of sizes at random, most
         have none.

@@ -79,7 +79,7 @@ class Wire(Protocol):
         """Read the counters of what side sent."""
 
     def dry(self, side: int) -> bool:
-        """Read what side has queued, up to a budget; tell whether nothing is left."""
+        """Read what side has queued, up to a budget; return whether nothing is left."""
 
     def close(self) -> None:
         """Stop reading. After it returned no frame is touched, and nobody hears of a death. Twice is once."""

@@ -72,7 +72,7 @@ def keep_or_pick(
 
 
 def automatic_workers() -> int:
-    """Give how many workers suit this machine: half the CPUs that we may use, for senders and receivers need some."""
+    """Return how many workers suit this machine: half the CPUs that we may use, for senders and receivers need some."""
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 

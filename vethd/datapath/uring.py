@@ -46,7 +46,7 @@ class Obstacle(NamedTuple):
     built: bool = True
 
     def __str__(self) -> str:
-        """Give the sentence."""
+        """Return the sentence."""
         return self.reason
 
 
@@ -156,7 +156,7 @@ class UringWire:
         self._engine.close_wires([self])
 
     def begin_close(self) -> list[_uring.Lane]:
-        """Close what can be closed at once; give the lanes that wait for their worker."""
+        """Close what can be closed at once; return the lanes that wait for their worker."""
         if self._closed:
             return []
         self._closed = True

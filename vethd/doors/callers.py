@@ -77,7 +77,7 @@ class Policy:
 
 
 def cost(spec: PairSpec) -> int:
-    """Give what a pair counts against a quota: its queues."""
+    """Return what a pair counts against a quota: its queues."""
     return max(spec.near_end().queues or 1, spec.far_end().queues or 1)
 
 

@@ -136,7 +136,7 @@ class FdDoor:
 
 
 def _close_namespaces(fds: list[int]) -> list[int]:
-    """Close those that are namespaces, which is done at once; give the others."""
+    """Close those that are namespaces, which is done at once; return the others."""
     strange = [fd for fd in fds if not is_namespace(fd)]
     for fd in set(fds).difference(strange):
         os.close(fd)

@@ -60,7 +60,7 @@ class _Done(msgspec.Struct):
 
 
 def is_asked(data: bytes) -> bool:
-    """Tell whether a request is for a handover. Any version will do: the messages stay, the record says its own."""
+    """Return whether a request is for a handover. Any version will do: the messages stay, the record says its own."""
     try:
         ask = msgspec.json.decode(data, type=_Ask)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

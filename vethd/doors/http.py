@@ -79,7 +79,7 @@ class HttpDoor:
             del self._callers[handler]
 
     def _caller(self, request: web.Request) -> Caller:
-        """Give who made a request. Raises ConnectionResetError where he has hung up."""
+        """Return who made a request. Raises ConnectionResetError where he has hung up."""
         found = self._callers.get(request.protocol)
         if found is None or self._entrance is None:
             raise ConnectionResetError
@@ -163,14 +163,14 @@ class _Connection(asyncio.Protocol):
 
 
 def _refusal() -> bytes:
-    """Give the whole answer to whom there is no room for: nothing that he says is read."""
+    """Return the whole answer to whom there is no room for: nothing that he says is read."""
     body = msgspec.json.encode(FULL)
     head = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nConnection: close\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _our_fault(record: logging.LogRecord) -> bool:
-    """Tell whether an error is worth the log: a caller that speaks no HTTP, or hangs up, is no error of ours."""
+    """Return whether an error is worth the log: a caller that speaks no HTTP, or hangs up, is no error of ours."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, (HttpProcessingError, web.RequestPayloadError, ConnectionError))
 

@@ -31,7 +31,7 @@ _COUNTERS = (
 
 
 def exposition(links: Sequence[LinkInfo], stats: Sequence[LinkStats], api: Api) -> bytes:
-    """Give the text that /metrics answers."""
+    """Return the text that /metrics answers."""
     registry = CollectorRegistry()
     registry.register(_Snapshot(links, stats, api))
     return generate_latest(registry)
@@ -44,7 +44,7 @@ class _Snapshot(Collector):
         self._api = api
 
     def collect(self) -> Iterator[Metric]:
-        """Give every family."""
+        """Yield every family."""
         manager = self._api.manager
         entries = manager.entries.values()
         yield _gauge("vethd_pairs", "Living pairs", sum(1 for entry in entries if entry.live))

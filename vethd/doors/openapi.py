@@ -16,7 +16,7 @@ _REF = "#/components/schemas/{name}"
 
 
 def schema() -> dict[str, Any]:
-    """Give the OpenAPI 3.1 document."""
+    """Return the OpenAPI 3.1 document."""
     types = [kind for route in ROUTES for kind in (route.body, route.reply) if kind is not None]
     _, components = msgspec.json.schema_components([*types, ErrorBody, PairEvent], ref_template=_REF)
     paths: dict[str, dict[str, Any]] = {}

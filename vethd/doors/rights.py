@@ -39,7 +39,7 @@ def need_admin(caller: Caller, op: str) -> None:
 
 
 def owned(caller: Caller, entry: Entry) -> bool:
-    """Tell whether the pair is the caller's, or the caller may do anything."""
+    """Return whether the pair is the caller's, or the caller may do anything."""
     return caller.admin or entry.owner == caller.owner
 
 
@@ -84,7 +84,7 @@ def check_quota(call: Call, spec: PairSpec) -> None:
 
 
 def pair_shown(caller: Caller, info: PairInfo) -> PairInfo:
-    """Give what the caller is shown of a pair."""
+    """Return what the caller is shown of a pair."""
     if _shown_whole(caller, info.owner):
         return info
     links = [_without_details(link) for link in info.links]
@@ -92,12 +92,12 @@ def pair_shown(caller: Caller, info: PairInfo) -> PairInfo:
 
 
 def links_shown(api: Api, caller: Caller, links: Sequence[LinkInfo]) -> list[LinkInfo]:
-    """Give what the caller is shown of links."""
+    """Return what the caller is shown of links."""
     return [link if _shown_whole(caller, _owner(api, link.pair)) else _without_details(link) for link in links]
 
 
 def event_shown(api: Api, caller: Caller, event: PairEvent) -> PairEvent:
-    """Give what the caller is shown of an event: details are for whom the pair is, while it is."""
+    """Return what the caller is shown of an event: details are for whom the pair is, while it is."""
     if not event.detail or not event.pair or _shown_whole(caller, _owner(api, event.pair)):
         return event
     return msgspec.structs.replace(event, detail="")

@@ -72,7 +72,7 @@ class _Seen(NamedTuple):
 
 
 def attach(spot: Spot, queues: int) -> tuple[int, ...]:
-    """Give fds, the caller's, non-blocking, of the device at spot: one a queue. For a worker thread.
+    """Return fds, the caller's, non-blocking, of the device at spot: one a queue. For a worker thread.
 
     Raises VethError: ENOENT (no such namespace), ENODEV (no such device there, or another in its place), EBUSY
     (somebody else has attached to it), and then it is as it was.

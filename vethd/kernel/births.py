@@ -164,7 +164,7 @@ class Nursery:
                 here.rtnl.set_link(here.ifindex, LinkSpec(alias=alias[0]))
 
     def name_of(self, tap: Tap, ifindex: int) -> str:
-        """Give the name of another link in tap's namespace, as of its master; "" for ifindex 0. Raises VethError."""
+        """Return the name of another link in tap's namespace, as of its master; "" for ifindex 0. Raises VethError."""
         with self._at(tap) as here:
             return here.rtnl.link(ifindex).name if ifindex else ""
 

@@ -35,7 +35,7 @@ class Bridges(L3):
     """An rtnetlink socket that knows of bridges."""
 
     def ensure(self, bridge: BridgeSpec) -> int:
-        """Make the bridge where there is none, down, and see that it is one; give its ifindex.
+        """Make the bridge where there is none, down, and see that it is one; return its ifindex.
 
         The MAC of a new bridge, and of one that is a gateway, is set: otherwise it would change with the ports. Raises
         VethError EEXIST (another kind of link has that name), EOPNOTSUPP (a kernel without VLAN filtering).
@@ -68,7 +68,7 @@ class Bridges(L3):
             raise VethError(errno.EEXIST, "newlink", bridge.name, reason)
 
     def _own(self, ifindex: int, attribute: str, bridge: BridgeSpec) -> int:
-        """Give an attribute of a bridge, 0 where it has none such. Raises VethError EEXIST where it is no bridge."""
+        """Return an attribute of a bridge, 0 where it has none such. Raises VethError EEXIST where it is no bridge."""
         message = ifinfmsg()
         message["index"] = ifindex
         for reply in self._request(message, RTM_GETLINK, 0, "getlink", bridge.name):
@@ -152,7 +152,7 @@ class Bridges(L3):
 
 
 def vlan_entries(bridge: BridgeSpec) -> list[dict[str, int]]:
-    """Give the VLANs of a port: tagged ones, then the one of untagged frames, which wins where it is among them."""
+    """Return the VLANs of a port: tagged ones, then the one of untagged frames, which wins where it is among them."""
     entries = []
     for first, last in bridge.trunk:
         if first == last:
@@ -165,7 +165,7 @@ def vlan_entries(bridge: BridgeSpec) -> list[dict[str, int]]:
 
 
 def vlan_message(ifindex: int, entries: list[dict[str, int]], *, of_bridge: bool = False) -> ifinfmsg:
-    """Give the request that adds VLANs to a port, or removes them, or (of_bridge) does so to the bridge itself."""
+    """Return the request that adds VLANs to a port, or removes them, or (of_bridge) does so to the bridge itself."""
     message = ifinfmsg()
     message["family"] = AF_BRIDGE
     message["index"] = ifindex

@@ -113,7 +113,7 @@ _HEAD = struct.Struct("=IHHIIBxHiII")  # struct nlmsghdr, struct ifinfomsg
 
 
 def peek(data: bytes) -> tuple[int, int]:
-    """Give (message type, ifindex) of a link's message without decoding it; (0, 0) where it is none.
+    """Return (message type, ifindex) of a link's message without decoding it; (0, 0) where it is none.
 
     A bridge tells of its ports in messages of the same types and another family; a port that leaves is no
     device that dies.
@@ -142,7 +142,7 @@ _STATS64 = struct.Struct("=4Q16x2Q")  # struct rtnl_link_stats64, between its rx
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give type and value of each attribute. Raises ValueError where one does not end where it may."""
+    """Yield type and value of each attribute. Raises ValueError where one does not end where it may."""
     at = 0
     while at + _HEAD_ATTR.size <= len(data):
         size, kind = _HEAD_ATTR.unpack_from(data, at)
@@ -183,11 +183,11 @@ def _state(deleted: bool, ifindex: int, flags: int, attrs: dict[int, bytes]) -> 
 
 
 def _text(value: bytes) -> str:
-    """Give a string, which need be no UTF-8: the kernel does not mind."""
+    """Return a string, which need be no UTF-8: the kernel does not mind."""
     return value.split(b"\0")[0].decode(errors="backslashreplace")
 
 
 def _addrgenmode(inet6: bytes) -> str | None:
-    """Give IPv6's way to make a link-local address here; None where the link has no IPv6 (MTU below 1280)."""
+    """Return IPv6's way to make a link-local address here; None where the link has no IPv6 (MTU below 1280)."""
     mode = dict(_attributes(inet6)).get(IFLA_INET6_ADDR_GEN_MODE)
     return next((name for name, value in ADDR_GEN_MODES.items() if mode == bytes([value])), None)

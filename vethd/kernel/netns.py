@@ -73,7 +73,7 @@ def _go_home(home: int) -> None:
 
 
 def open_own() -> int:
-    """Give an fd, the caller's to close, on the calling thread's namespace. Raises VethError, as EMFILE."""
+    """Return an fd, the caller's to close, on the calling thread's namespace. Raises VethError, as EMFILE."""
     try:
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -81,7 +81,7 @@ def open_own() -> int:
 
 
 def new_anonymous() -> int:
-    """Give an fd, the caller's to close, on a new namespace that nothing else holds.
+    """Return an fd, the caller's to close, on a new namespace that nothing else holds.
 
     Raises VethError EPERM without CAP_SYS_ADMIN.
     """
@@ -132,7 +132,7 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
 
 
 def is_namespace(fd: int) -> bool:
-    """Tell whether fd is a namespace, of whatever kind: all are of one file system, nsfs.
+    """Return whether fd is a namespace, of whatever kind: all are of one file system, nsfs.
 
     Of a stranger's fd nothing else may be asked first: an ioctl, fstat or close goes to whatever is behind it, a FUSE
     server of his perhaps, which may never answer. statx() answers from memory where it is told not to ask.
@@ -141,7 +141,7 @@ def is_namespace(fd: int) -> bool:
 
 
 def _device(fd: int) -> bytes:
-    """Give the number of the device that a file is on; b"" where fd is not open."""
+    """Return the number of the device that a file is on; b"" where fd is not open."""
     statx = ctypes.create_string_buffer(_STATX_BYTES)
     if _libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, statx) != 0:
         return b""
@@ -158,7 +158,7 @@ def _nsfs() -> bytes:
 
 
 def inode(netns_fd: int) -> int:
-    """Give the namespace's inode: its identity while it lives. Raises VethError."""
+    """Return the namespace's inode: its identity while it lives. Raises VethError."""
     try:
         return os.fstat(netns_fd).st_ino
     except OSError as error:
@@ -166,7 +166,7 @@ def inode(netns_fd: int) -> int:
 
 
 def cookie(sock: socket.socket) -> int:
-    """Give the number that the namespace of a socket has and none before it had; 0 before Linux 5.14.
+    """Return the number that the namespace of a socket has and none before it had; 0 before Linux 5.14.
 
     Inodes are used again: a namespace that is made anew often has the one of its predecessor. Raises VethError.
     """
@@ -179,7 +179,7 @@ def cookie(sock: socket.socket) -> int:
 
 
 def label(netns_inode: int, own_inode: int) -> str:
-    """Give the name that `ip netns` knows, "" for the daemon's own, or "net:[INODE]" where there is none.
+    """Return the name that `ip netns` knows, "" for the daemon's own, or "net:[INODE]" where there is none.
 
     Raises VethError where it could not look.
     """
@@ -202,7 +202,7 @@ def label(netns_inode: int, own_inode: int) -> str:
 
 
 def names() -> dict[int, str]:
-    """Give the names that `ip netns` knows, by the namespaces' inodes. Raises VethError where it could not look."""
+    """Return the names that `ip netns` knows, by the namespaces' inodes. Raises VethError where it could not look."""
     found: dict[int, str] = {}
     try:
         with os.scandir(RUN_NETNS) as entries:
@@ -232,7 +232,7 @@ def _open_pid(pid: str) -> int:
 
 
 def given(ref: str, fds: Sequence[int] | None) -> int:
-    """Give the fd that "fd:N" names, the N-th of fds, which stays its owner's. Raises VethError EBADF."""
+    """Return the fd that "fd:N" names, the N-th of fds, which stays its owner's. Raises VethError EBADF."""
     digits = ref[3:]
     if fds is None:
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r} needs the fd-passing socket, or an inherited fd")

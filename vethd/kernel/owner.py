@@ -50,7 +50,7 @@ def peer(sock: socket.socket) -> Peer:
 
 
 def owns(uid: int, netns_fd: int) -> bool:
-    """Tell whether the network namespace is uid's: of a user namespace that uid made, or of one nested in it."""
+    """Return whether the network namespace is uid's: of a user namespace that uid made, or of one nested in it."""
     try:
         fd = fcntl.ioctl(netns_fd, NS_GET_USERNS)
         while True:
@@ -72,7 +72,7 @@ def _maker(userns_fd: int) -> int:
 
 
 def _groups(sock_fd: int) -> list[int]:
-    """Give the supplementary groups; Python's own getsockopt() would stop at 256 of them."""
+    """Return the supplementary groups; Python's own getsockopt() would stop at 256 of them."""
     count = _GROUPS
     while True:
         gids = (ctypes.c_uint32 * count)()
@@ -87,7 +87,7 @@ def _groups(sock_fd: int) -> list[int]:
 
 @cache
 def _stranger(kind: str) -> int:
-    """Give the id that stands for all that our user namespace does not map; NOBODY where it maps every one."""
+    """Return the id that stands for all that our user namespace does not map; NOBODY where it maps every one."""
     if Path(f"/proc/self/{kind}_map").read_text(encoding="ascii").split() == _WHOLE_MAP:
         return NOBODY
     return int(Path(f"/proc/sys/kernel/overflow{kind}").read_text(encoding="ascii"))

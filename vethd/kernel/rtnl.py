@@ -154,7 +154,7 @@ class Rtnl:
         self._request(message, RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, "noqueue", "")
 
     def chosen_qdisc(self, ifindex: int) -> bool:
-        """Tell whether somebody chose the link's qdisc: the kernel's own choice has no handle."""
+        """Return whether somebody chose the link's qdisc: the kernel's own choice has no handle."""
         (message := tcmsg()).update(index=ifindex, parent=TC_H_ROOT)
         with suppress(VethError):  # it was never up and has none, or is gone
             replies = self._request(message, RTM_GETQDISC, NLM_F_ACK | NLM_F_ECHO, "getqdisc", "")
@@ -178,7 +178,7 @@ class Rtnl:
         return self._getlink(message, "getlink", "")
 
     def ifindex(self, name: str, op: str = "getlink") -> int:
-        """Give the ifindex of a name, or of an altname, in the socket's namespace. Raises VethError ENODEV.
+        """Return the ifindex of a name, or of an altname, in the socket's namespace. Raises VethError ENODEV.
 
         By an ioctl, as a name need not be UTF-8, which the codec insists on, and as if_nametoindex() takes another fd.
         """
@@ -207,7 +207,7 @@ class Rtnl:
                 yield state
 
     def nsid(self, netns_fd: int) -> int:
-        """Give the id by which this socket's namespace knows that of netns_fd, assigning one where there is none.
+        """Return the id by which this socket's namespace knows that of netns_fd, assigning one where there is none.
 
         Without an id nothing that happens there is heard (NETLINK_LISTEN_ALL_NSID). It dies with either.
         """
@@ -224,7 +224,7 @@ class Rtnl:
         return self.known_nsid(netns_fd)
 
     def known_nsid(self, netns_fd: int) -> int:
-        """Give the id that the namespace of netns_fd has here, or NSID_NOT_ASSIGNED."""
+        """Return the id that the namespace of netns_fd has here, or NSID_NOT_ASSIGNED."""
         message = nsidmsg()
         message["attrs"] = [("NETNSA_FD", netns_fd)]
         for data in self._request(message, RTM_GETNSID, 0, "getnsid", ""):
@@ -285,7 +285,7 @@ def split(buffer: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _flags(spec: LinkSpec, skip: tuple[str, ...]) -> tuple[int, int]:
-    """Give (flags, mask) for the interface flags that spec says."""
+    """Return (flags, mask) for the interface flags that spec says."""
     flags = change = 0
     if spec.up is not None and "up" not in skip:
         change |= IFF_UP

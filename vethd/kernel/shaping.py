@@ -44,7 +44,7 @@ class Shaper(Rtnl):
             raise
 
     def shaped(self, ifindex: int) -> int | None:
-        """Give the rate to which the link's bucket holds it, in bytes a second; None where it has none."""
+        """Return the rate to which the link's bucket holds it, in bytes a second; None where it has none."""
         for data in self._request(tcmsg(), RTM_GETQDISC, NLM_F_DUMP, "getqdisc", ""):
             found = tcmsg(data)
             found.decode()

@@ -55,7 +55,7 @@ class Sysctls:
             raise VethError(error.errno or errno.EIO, "sysctl", reason=f"/proc: {error.strerror}") from error
 
     def ensure(self, wanted: Iterable[Sysctl]) -> list[str]:
-        """Set, in this order, what is not set yet; give a line of text for each refusal.
+        """Set, in this order, what is not set yet; return a line of text for each refusal.
 
         A sysctl that does not exist is skipped: the kernel has no IPv6, or the link has none (its MTU is below 1280).
         Raises VethError.
@@ -124,7 +124,7 @@ def _is_proc(fd: int) -> bool:
 
 
 def _mount(fd: int) -> bytes:
-    """Give the id of the mount that a file was opened through. Raises OSError."""
+    """Return the id of the mount that a file was opened through. Raises OSError."""
     info = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(info, 1024).partition(b"mnt_id:")[2].split(None, 1)[0]

@@ -130,7 +130,7 @@ class Tap:
             return False
 
     def netns_fd(self) -> int:
-        """Give an fd, the caller's to close, on the namespace where the device is now.
+        """Return an fd, the caller's to close, on the namespace where the device is now.
 
         Raises VethError ENODEV once the device is gone. Kernel: 5.2.
         """
@@ -144,7 +144,7 @@ class Tap:
             raise VethError(code, "TUNGETDEVNETNS") from error
 
     def netns_inode(self) -> int:
-        """Give the inode of the namespace where the device is now. Raises VethError ENODEV."""
+        """Return the inode of the namespace where the device is now. Raises VethError ENODEV."""
         with self.lock:
             fd = self.netns_fd()
         try:
@@ -173,7 +173,7 @@ class Tap:
                     raise VethError(error.errno or errno.EIO, "TUNSETPERSIST") from error
 
     def pinned_inode(self) -> int:
-        """Give the inode of the namespace where /dev/net/tun was opened, which the fd keeps alive. Blocks (RTNL).
+        """Return the inode of the namespace where /dev/net/tun was opened, which the fd keeps alive. Blocks (RTNL).
 
         Raises VethError ENODEV once the device is gone.
         """
@@ -221,7 +221,7 @@ def _attach(name: str, flags: int) -> int:
 
 
 def set_offload(fd: int, name: str) -> tuple[int, int]:
-    """Set the best offload word that the kernel takes; give the header length that goes with it, and the word.
+    """Set the best offload word that the kernel takes; return the header length that goes with it, and the word.
 
     Once only: a second TUNSETOFFLOAD would override what a user said by `ethtool -K`.
     """

@@ -103,7 +103,7 @@ class Watcher:
             self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _RCVBUF)
 
     def _readable(self) -> bool:
-        """Deliver up to _BUDGET messages; tell whether there may be more."""
+        """Deliver up to _BUDGET messages; return whether there may be more."""
         for _ in range(_BUDGET):
             try:
                 data, ancillary, _, _ = self._sock.recvmsg(1 << 16, 64)
@@ -138,7 +138,7 @@ class Watcher:
 
 
 def _read_own_nsid(known: int) -> int:
-    """Give our own namespace's id in itself, which it rarely has: NSID_NOT_ASSIGNED. Where it cannot be read: known."""
+    """Return our own namespace's id in itself, NSID_NOT_ASSIGNED where it has none, known where it cannot be read."""
     try:
         own = netns.open_own()
         try:

@@ -98,7 +98,7 @@ class Memory:
         return self._inherited
 
     def keep(self, fds: tuple[int, ...]) -> list[str]:
-        """Have fds kept, all of them or none; give the names under which they are.
+        """Have fds kept, all of them or none; return the names under which they are.
 
         Raises VethError: what is not kept would be gone after the next restart, and nobody would have been told.
         """
@@ -125,7 +125,7 @@ class Memory:
         self._kept.difference_update(names)
 
     def take(self, names: list[str]) -> tuple[int, ...]:
-        """Give the inherited fds of those names, the caller's from now on. Raises KeyError where one is missing."""
+        """Return the inherited fds of those names, the caller's from now on. Raises KeyError where one is missing."""
         found = {name: self._inherited[name] for name in names}
         for name in names:
             del self._inherited[name]
@@ -147,7 +147,7 @@ class Memory:
         return len(rest)
 
     def knows(self, pair_id: str) -> bool:
-        """Tell whether a pair is in the latest record."""
+        """Return whether a pair is in the latest record."""
         return pair_id in self._pairs
 
     def put(self, pairs: Iterable[PairRecord], last_id: int, engine: EngineRecord) -> None:

@@ -27,12 +27,12 @@ _PAUSE_S = 0.02
 
 
 def boot_id() -> str:
-    """Give the kernel's name for this run of it: no device outlives that."""
+    """Return the kernel's name for this run of it: no device outlives that."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def regain(file: Path) -> dict[str, int]:
-    """Give the fds, the caller's, of the devices that file tells of, as a keeper would; for a worker thread.
+    """Return the fds, the caller's, of the devices that file tells of, as a keeper would; for a worker thread.
 
     Nothing where there is no file, or one of before a reboot. One that cannot be read is told, and kept as FILE.bad:
     its devices are nobody's. What is not what was written down is not touched, and told.

@@ -9,7 +9,7 @@ from vethd.model.record import EndRecord
 
 
 def resumed_counters(record: EndRecord, sender: Glance, receiver: Glance) -> Counters:
-    """Give the counters of what sender sent, as a predecessor left them; both as they were when we began to read.
+    """Return the counters of what sender sent, as a predecessor left them; both as they were when we began to read.
 
     The kernel counts a frame as sent when it is read: after a kill, too. What the receiver counted is no measure of
     what was forwarded, as coalesced frames are one there; it is what was read and not dropped. What a killed process
@@ -36,7 +36,7 @@ def resumed_counters(record: EndRecord, sender: Glance, receiver: Glance) -> Cou
 
 
 def caught_up(base: Counters, sender: Glance) -> Counters:
-    """Give counters that another process may have counted past: it read what the kernel counts and base does not.
+    """Return counters that another process may have counted past: it read what the kernel counts and base does not.
 
     What it dropped of that nobody knows: all of it counts as forwarded.
     """

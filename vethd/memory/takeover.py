@@ -81,7 +81,7 @@ def read_record(fds: Mapping[str, int]) -> tuple[Record | None, list[str]]:
 
 
 def device(end: EndRecord, fds: tuple[int, ...]) -> Tap:
-    """Give the device of an end, its queues' fds inherited. Raises VethError where they are not one living TAP."""
+    """Return the device of an end, its queues' fds inherited. Raises VethError where they are not one living TAP."""
     if len({(queue.ifname, queue.netns_inode()) for queue in (Tap.adopt((fd,)) for fd in fds)}) > 1:
         raise VethError(errno.EINVAL, "adopt", reason="the queues of one end are of several devices")
     return Tap.adopt(fds, uso=end.uso)

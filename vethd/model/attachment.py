@@ -37,7 +37,7 @@ class Key(msgspec.Struct, frozen=True):
     ifname: str
 
     def label(self) -> str:
-        """Give the alias of the host's end."""
+        """Return the alias of the host's end."""
         return f"{_MARK} {self.network} {self.container} {self.ifname}"
 
 
@@ -127,7 +127,7 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         return Key(self.network, self.container, self.ifname)
 
     def pair(self) -> PairSpec:
-        """Give the pair, the host's end first. Neither end is up: their sysctls come first."""
+        """Return the pair, the host's end first. Neither end is up: their sysctls come first."""
         far = LinkSpec(name=self.ifname, netns=self.netns, address=self.address, mtu=self.mtu)
         return PairSpec(
             netns=self.host_netns,

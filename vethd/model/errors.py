@@ -7,7 +7,7 @@ import os
 
 
 def symbol(errno: int) -> str:
-    """Give an errno's symbol in the kernel's spelling, e.g. "EEXIST"; for EOPNOTSUPP Python's table says ENOTSUP."""
+    """Return an errno's symbol in the kernel's spelling, e.g. "EEXIST"; for EOPNOTSUPP Python's table says ENOTSUP."""
     return "EOPNOTSUPP" if errno == errnos.EOPNOTSUPP else errnos.errorcode.get(errno, f"E{errno}")
 
 

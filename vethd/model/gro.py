@@ -56,7 +56,7 @@ class _Segment(NamedTuple):
 
     @property
     def l4_len(self) -> int:
-        """Give the length of UDP or TCP with its payload: what the pseudo-header sums up."""
+        """Return the length of UDP or TCP with its payload: what the pseudo-header sums up."""
         return len(self.header) - self.l4 + len(self.payload)
 
 
@@ -69,7 +69,7 @@ class _Super:
         self.length = len(segment.header) + len(segment.payload)
 
     def takes(self, segment: _Segment) -> bool:
-        """Tell whether cutting the super-frame would give segment back as its next."""
+        """Return whether cutting the super-frame would give segment back as its next."""
         first, count = self.first, len(self.segments)
         sent = count * len(first.payload)  # all but the last are full, and a shorter one would have closed it
         return (
@@ -84,13 +84,13 @@ class _Super:
         )
 
     def join(self, segment: _Segment) -> bool:
-        """Add a segment that it takes; tell whether more may follow."""
+        """Add a segment that it takes; return whether more may follow."""
         self.segments.append(segment)
         self.length += len(segment.payload)
         return len(segment.payload) == len(self.first.payload) and not segment.push
 
     def pack(self) -> bytes:
-        """Give the super-frame, of two segments or more."""
+        """Return the super-frame, of two segments or more."""
         first, last = self.first, self.segments[-1]
         header = bytearray(first.header)
         total = self.length - ETH_HLEN  # of the IP packet
@@ -114,7 +114,7 @@ class _Super:
 
 
 def coalesce(batch: Sequence[bytes], vnet_hdr_len: int, *, udp: bool = True) -> list[Coalesced]:
-    """Give what to write for a batch of frames, each behind its virtio_net_hdr of vnet_hdr_len bytes.
+    """Return what to write for a batch of frames, each behind its virtio_net_hdr of vnet_hdr_len bytes.
 
     udp False is for kernels whose TAPs take no gso_type UDP_L4 (before Linux 6.2): a datagram is of its flow, and
     passes alone.
@@ -152,7 +152,7 @@ def coalesce(batch: Sequence[bytes], vnet_hdr_len: int, *, udp: bool = True) -> 
 
 
 def flow_of(frame: bytes) -> bytes | None:
-    """Give protocol, addresses and ports of a whole TCP or UDP packet without options; None where there is none.
+    """Return protocol, addresses and ports of a whole TCP or UDP packet without options; None where there is none.
 
     Fragments, IP options, extension headers, VLAN tags, ARP, ICMP: None.
     """
@@ -167,7 +167,7 @@ def flow_of(frame: bytes) -> bytes | None:
 
 
 def adjusted(check: int, old_len: int, new_len: int) -> int:
-    """Give a pseudo-header sum of 16 bits for another length.
+    """Return a pseudo-header sum of 16 bits for another length.
 
     check + new_len + (0xFFFF - old_len), then the high half added to the low one until there is none: a sum in
     one's complement that is never 0, as the kernel's never is. Where the lengths are the same, check stays as it
@@ -179,7 +179,7 @@ def adjusted(check: int, old_len: int, new_len: int) -> int:
 
 
 def ip_check(header: bytes | bytearray) -> int:
-    """Give the checksum of an IPv4 header of 20 bytes, whatever stands in its place now."""
+    """Return the checksum of an IPv4 header of 20 bytes, whatever stands in its place now."""
     words: tuple[int, ...] = struct.unpack("!10H", header)
     return _folded(sum(words) - words[5]) ^ 0xFFFF
 

@@ -50,7 +50,7 @@ class KernelDrops:
             self._by_epoch(sample)
 
     def by_reason(self) -> dict[str, int]:
-        """Give the four counts under their stable names."""
+        """Return the four counts under their stable names."""
         return {
             KernelDrop.OVERSIZE.value: self.oversize,
             KernelDrop.NO_CARRIER.value: self.no_carrier,

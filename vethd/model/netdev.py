@@ -59,7 +59,7 @@ def read_netdev(text: str, file: str) -> PairSpec:
 
 
 def _settings(text: str, file: str) -> dict[tuple[str, str], tuple[int, str]]:
-    """Give what is said of each (section, key): its line's number, and its value."""
+    """Return what is said of each (section, key): its line's number, and its value."""
     said: dict[tuple[str, str], tuple[int, str]] = {}
     section: str | None = None
     for number, line in _lines(text):
@@ -86,7 +86,7 @@ def _settings(text: str, file: str) -> dict[tuple[str, str], tuple[int, str]]:
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:
-    r"""Give each line that says something, without its blanks, and the number of its first.
+    r"""Yield each line that says something, without its blanks, and the number of its first.
 
     A line that ends in a backslash goes on in the next, comments between them left out; "\\" is no such end.
     """
@@ -108,7 +108,7 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _link(section: str, said: dict[tuple[str, str], tuple[int, str]], file: str) -> LinkSpec:
-    """Give one end, each attribute checked as its line is read."""
+    """Return one end, each attribute checked as its line is read."""
     values: dict[str, str | int] = {}
     for key, name, read in (("Name", "name", _name), ("MACAddress", "address", _mac), ("MTUBytes", "mtu", _size)):
         number, text = said.get((section, key), (0, ""))
@@ -138,7 +138,7 @@ def _size(text: str) -> int:
 
 
 def _mac(text: str) -> str:
-    """Give a MAC address as ip(8) writes it, from any of the three spellings that systemd takes."""
+    """Return a MAC address as ip(8) writes it, from any of the three spellings that systemd takes."""
     if _WORDS.match(text):
         return ":".join(f"{byte:02x}" for word in text.split(".") for byte in divmod(int(word, 16), 256))
     if not _BYTES.match(text):

@@ -110,7 +110,7 @@ def _plain(what: str, inner: Any) -> str:
 
 
 def _type_at(type_: Any, path: str) -> Any:
-    """Give the type that msgspec's path leads to, without its None; None where the path is not understood."""
+    """Return the type that msgspec's path leads to, without its None; None where the path is not understood."""
     here = _not_none(type_)
     for field, _index in _STEP.findall(path):
         if field:

@@ -34,12 +34,12 @@ class Whereabouts(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def write_down(record: bytes, places: Whereabouts) -> bytes:
-    """Give the file's bytes."""
+    """Return the file's bytes."""
     return record + framed(msgspec.json.encode(places))
 
 
 def read_back(data: bytes) -> tuple[bytes, Record, Whereabouts]:
-    """Give the record, as it was written and as it reads, and where its ends are. Raises ValueError."""
+    """Return the record, as it was written and as it reads, and where its ends are. Raises ValueError."""
     record = decode(data)
     _, rest = unframed(data)
     body, _ = unframed(rest)

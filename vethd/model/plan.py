@@ -62,7 +62,7 @@ class Plan:
 
 
 def canonical_netns(netns: str | None) -> str:
-    """Give a namespace's one spelling, as LinkInfo.netns has it, as far as its text says.
+    """Return a namespace's one spelling, as LinkInfo.netns has it, as far as its text says.
 
     None is "", the daemon's own; /run/netns/NAME is NAME. Other paths, PIDs and fds stay as they are.
     """
@@ -110,7 +110,7 @@ def plan(
 
 
 def diff(info: PairInfo, spec: PairSpec, canonical: Canonical = canonical_netns) -> PairChange:
-    """Give what must change for the pair to be as spec says; PairChange() where nothing must."""
+    """Return what must change for the pair to be as spec says; PairChange() where nothing must."""
     near_live, far_live = info.links or (None, None)
     near = _diff_link(info.spec.near_end(), near_live, spec.near_end(), canonical)
     far = _diff_link(info.spec.far_end(), far_live, spec.far_end(), canonical)
@@ -147,7 +147,7 @@ def _diff_link(old: LinkSpec, live: LinkInfo | None, new: LinkSpec, canonical: C
 
 
 def _wanted(name: str, link: LinkSpec) -> Any:
-    """Give what link says, or the default of what it does not say."""
+    """Return what link says, or the default of what it does not say."""
     value = getattr(link, name)
     if value is None:
         return "" if name == "netns" else DEFAULTS.get(name)
@@ -155,7 +155,7 @@ def _wanted(name: str, link: LinkSpec) -> Any:
 
 
 def _unlike_live(name: str, want: Any, live: LinkInfo) -> bool:
-    """Tell whether the living link shows another value.
+    """Return whether the living link shows another value.
 
     What it does not show agrees with any, and so does the alias of an end that shall have none: vethd writes
     the peer there.
@@ -174,7 +174,7 @@ def _mac(text: str) -> str:
 
 
 def _must_recreate(info: PairInfo, spec: PairSpec) -> bool:
-    """Tell whether queues or index differ, by the spec alone: a move may change a living link's ifindex."""
+    """Return whether queues or index differ, by the spec alone: a move may change a living link's ifindex."""
     near_live, far_live = info.links or (None, None)
     near = (info.spec.near_end(), near_live, spec.near_end())
     far = (info.spec.far_end(), far_live, spec.far_end())
@@ -240,7 +240,7 @@ def _current_keys(info: PairInfo, side: int, canonical: Canonical, *, live: bool
 
 
 def _spec_key(spec: PairSpec, side: int, canonical: Canonical) -> Key | None:
-    """Give the identity of one end: (netns, name), or, where the kernel was left to name it, both ends' words."""
+    """Return the identity of one end: (netns, name), or, where the kernel was left to name it, both ends' words."""
     far: LinkSpec = spec if spec.peer is None else spec.peer  # a peer never named has the near end's namespace
     far_name = None if spec.peer is None else far.name
     name, netns = (far_name, far.netns) if side else (spec.name, spec.netns)

@@ -108,14 +108,14 @@ class _CorePair(msgspec.Struct):
 
 
 def encode_pair(pair: PairRecord) -> msgspec.Raw:
-    """Give one pair's part of a record: a thousand of them are not encoded anew because one changed."""
+    """Return one pair's part of a record: a thousand of them are not encoded anew because one changed."""
     return msgspec.Raw(msgspec.json.encode(pair))
 
 
 def encode(
     seq: int, last_id: int, last_fd: int, pairs: Iterable[msgspec.Raw], engine: EngineRecord | None = None
 ) -> bytes:
-    """Give the bytes of a Record with those fields."""
+    """Return the bytes of a Record with those fields."""
     fields = {"version": VERSION, "seq": seq, "last_id": last_id, "last_fd": last_fd, "engine": engine}
     return framed(msgspec.json.encode(fields | {"pairs": list(pairs)}))
 
@@ -126,7 +126,7 @@ def framed(body: bytes) -> bytes:
 
 
 def unframed(data: bytes) -> tuple[bytes, bytes]:
-    """Give the JSON behind a head, and what follows it. Raises ValueError where it is cut short or damaged."""
+    """Return the JSON behind a head, and what follows it. Raises ValueError where it is cut short or damaged."""
     if len(data) < _HEAD.size:
         raise ValueError("it is cut short")
     magic, length, crc = _HEAD.unpack_from(data)
@@ -168,7 +168,7 @@ def decode(data: bytes) -> Record:
 
 
 def newest(copies: Iterable[bytes]) -> tuple[Record | None, list[str]]:
-    """Give the readable copy with the greatest number, None where there is none; and why others are not readable."""
+    """Return the readable copy with the greatest number, None where there is none; and why others are not readable."""
     found: list[Record] = []
     reasons: list[str] = []
     for data in copies:

@@ -66,7 +66,7 @@ class LinkSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     gro_max_size: int | None = None
 
     def attributes(self) -> dict[str, Any]:
-        """Give the attributes of an end, said or not, by name; what a pair has besides is left out."""
+        """Return the attributes of an end, said or not, by name; what a pair has besides is left out."""
         return {name: getattr(self, name) for name in LinkSpec.__struct_fields__}
 
 
@@ -82,15 +82,15 @@ class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     gro: bool | None = None
 
     def own(self) -> dict[str, Any]:
-        """Give what the pair has besides its ends, said or not, by name."""
+        """Return what the pair has besides its ends, said or not, by name."""
         return {name: getattr(self, name) for name in OWN}
 
     def near_end(self) -> LinkSpec:
-        """Give the near end's attributes alone."""
+        """Return the near end's attributes alone."""
         return LinkSpec(**self.attributes())
 
     def far_end(self) -> LinkSpec:
-        """Give the peer's attributes, inherited ones included.
+        """Return the peer's attributes, inherited ones included.
 
         Kernel: veth_newlink() reuses the near end's table where no peer was described, and
         rtnl_create_link() reads MTU, txqueuelen, queues, group and the GSO limits from it; never the MAC.
@@ -106,7 +106,7 @@ CREATE_ONLY = ("queues", "index")  # the kernel, too, refuses to change these
 
 
 def parse_mac(text: str, op: str, ifname: str = "") -> bytes:
-    """Give the 6 bytes of a MAC address, unicast and non-zero.
+    """Return the 6 bytes of a MAC address, unicast and non-zero.
 
     Raises VethError EINVAL (not 6 bytes) or EADDRNOTAVAIL. Kernel: veth_validate(), is_valid_ether_addr().
     """
@@ -131,7 +131,7 @@ def check_name(name: str, op: str, *, pattern: bool = True) -> None:
 
 
 def _length(text: str, key: str, op: str, ifname: str) -> int:
-    """Give the length in bytes. Raises VethError EINVAL where text is none that UTF-8 can hold (a lone surrogate)."""
+    """Return the length in bytes. Raises VethError EINVAL where text is none that UTF-8 can hold (a lone surrogate)."""
     try:
         return len(text.encode())
     except UnicodeEncodeError as error:

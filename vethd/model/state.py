@@ -129,7 +129,7 @@ class PairState:
         return self.ends[Side.NEAR] is End.UP and self.ends[Side.FAR] is End.UP
 
     def gate(self, side: Side) -> Drop | None:
-        """Give what the frames of the end at side are dropped as; None forwards them."""
+        """Return what the frames of the end at side are dropped as; None forwards them."""
         return GATES[self.ends[side], self.ends[side.other]]
 
     def feed(self, event: Event) -> list[Effect]:

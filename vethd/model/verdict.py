@@ -18,7 +18,7 @@ ETH_P_8021AD = b"\x88\xa8"
 
 
 def forward_limit(mtu: int) -> int:
-    """Give the longest frame in bytes, Ethernet header included, that a receiver of that MTU takes."""
+    """Return the longest frame in bytes, Ethernet header included, that a receiver of that MTU takes."""
     return mtu + ETH_HLEN + VLAN_HLEN
 
 

@@ -50,7 +50,7 @@ class VnetHdr(NamedTuple):
         return cls(*FIELDS.unpack_from(data))
 
     def pack(self, length: int = HDR_LEN) -> bytes:
-        """Give the header as length bytes, the tail zero."""
+        """Return the header as length bytes, the tail zero."""
         return FIELDS.pack(*self).ljust(length, b"\0")
 
     def acceptable(self, frame_len: int) -> bool:
@@ -59,7 +59,7 @@ class VnetHdr(NamedTuple):
 
 
 def acceptable(data: bytes | bytearray | memoryview, frame_len: int) -> bool:
-    """Tell whether a TAP takes the header at the start of data in front of frame_len bytes (Ethernet counted).
+    """Return whether a TAP takes the header at the start of data in front of frame_len bytes (Ethernet counted).
 
     Refused, as virtio_net_hdr_to_skb() does: an unknown gso_type, gso without a size, and lengths or checksum
     places beyond the frame. On the frame's road: hence a function over bytes, without an object.

@@ -38,7 +38,7 @@ class Adopter(Context[LivePair], Protocol):
 
 
 async def adopt_pairs(manager: Adopter, memory: Memory) -> int:
-    """Take over the pairs that a predecessor left in the memory; give the last number that was given to any."""
+    """Take over the pairs that a predecessor left in the memory; return the last number that was given to any."""
     workers = manager.workers
     for complaint in memory.complaints:
         log.warning("the predecessor's record", reason=complaint)
@@ -153,7 +153,7 @@ def _link(nursery: Nursery, end: EndRecord, fds: tuple[int, ...]) -> Link:
 
 
 def _as_they_are(links: tuple[Link, Link]) -> PairSpec:
-    """Give a spec that says what the devices show, for a pair of which nobody can tell what was asked for."""
+    """Return a spec that says what the devices show, for a pair of which nobody can tell what was asked for."""
     near, far = (
         LinkSpec(
             name=link.state.name,

@@ -48,7 +48,7 @@ def in_netns(ref: str | None, fds: Sequence[int] | None, act: Callable[[Bridges]
 
 
 def set_up_bridge(asked: Attachment, bridge: BridgeSpec, fds: Sequence[int] | None) -> list[str]:
-    """Make the bridge where there is none, and bring it up; give the sysctls that were refused. Raises VethError."""
+    """Make the bridge where there is none, and bring it up; return the sysctls that were refused. Raises VethError."""
 
     def act(here: Bridges) -> list[str]:
         ifindex = here.ensure(bridge)
@@ -61,7 +61,7 @@ def set_up_bridge(asked: Attachment, bridge: BridgeSpec, fds: Sequence[int] | No
 
 
 def set_up(asked: Attachment, host: str, fds: Sequence[int] | None) -> list[str]:
-    """Bring both ends up, with their sysctls and addresses; give the sysctls that were refused. Raises VethError.
+    """Bring both ends up, with their sysctls and addresses; return the sysctls that were refused. Raises VethError.
 
     host is the name of the host's end. What the attachment has already is no error: this is called again for dhcp.
     """
@@ -88,7 +88,7 @@ def complete(asked: Attachment, fds: Sequence[int] | None) -> None:
 
 
 def settled(asked: Attachment, fds: Sequence[int] | None) -> bool:
-    """Tell whether duplicate address detection of the container's addresses is over.
+    """Return whether duplicate address detection of the container's addresses is over.
 
     Raises VethError EADDRINUSE where it found another host with such an address.
     """
@@ -148,7 +148,7 @@ def _set_up_host(asked: Attachment, name: str, here: Bridges, tunables: Sysctls)
 
 
 def _set_up_gateways(asked: Attachment, bridge: BridgeSpec, here: Bridges, tunables: Sysctls) -> list[str]:
-    """Give the bridge, or its VLAN device, the gateways' addresses."""
+    """Return the bridge, or its VLAN device, the gateways' addresses."""
     refused: list[str] = []
     ifindex = here.ifindex(bridge.name, "attach")
     if bridge.vlan_device is not None and bridge.vlan is not None:
@@ -188,7 +188,7 @@ def _add_routes(asked: Attachment, ifindex: int, here: L3) -> None:
 
 
 def _of_container(asked: Attachment) -> Iterator[Sysctl]:
-    """Give the sysctls of the container's end, those of IPv6 only as far as they matter."""
+    """Yield the sysctls of the container's end, those of IPv6 only as far as they matter."""
     own = f"ipv6/conf/{asked.ifname}"
     if any(interface(ip.address).version == 6 for ip in asked.ips):  # a container may have it off by default
         yield Sysctl("ipv6/conf/lo/disable_ipv6", "0", needed=True)
@@ -219,7 +219,7 @@ def _check_container(asked: Attachment, here: L3) -> None:
 
 
 def _first_gateway(ips: Sequence[IPSpec], version: int) -> IPAddress | None:
-    """Give the first gateway of a family; None where there is none, and what is routed is on the link."""
+    """Return the first gateway of a family; None where there is none, and what is routed is on the link."""
     for ip in ips:
         own = interface(ip.address)
         if own.version == version and ip.gateway is not None:

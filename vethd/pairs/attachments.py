@@ -59,7 +59,7 @@ async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None)
 
 
 async def address(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """Bring an attachment that is there up, and give it its addresses and routes. Raises VethError."""
+    """Bring an attachment that is there up, and return it its addresses and routes. Raises VethError."""
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
     refused = await _set_up(manager, entry, asked, fds)
@@ -67,7 +67,7 @@ async def address(manager: Manager, asked: Attachment, fds: Sequence[int] | None
 
 
 async def _set_up(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> list[str]:
-    """Bring the ends up and wait until the addresses can be used; give the sysctls that were refused."""
+    """Bring the ends up and wait until the addresses can be used; return the sysctls that were refused."""
     host = _links(manager, entry, asked)[Side.NEAR].name
     refused = await manager.workers.chore(attaching.set_up, asked, host, fds)
     if asked.up:
@@ -103,7 +103,7 @@ def attachment(entry: Entry, key: Key) -> AttachmentInfo:
 
 
 async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """See that an attachment is as asked for, and give it. Raises VethError ENOENT, or ESTALE and what differs."""
+    """See that an attachment is as asked for, and return it. Raises VethError ENOENT, or ESTALE and what differs."""
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
     await manager.workers.chore(attaching.check, asked, fds)
@@ -120,7 +120,7 @@ async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) 
 
 
 def the_one(manager: Manager, key: Key) -> Entry:
-    """Give an attachment's pair. Raises VethError ENOENT."""
+    """Return an attachment's pair. Raises VethError ENOENT."""
     for entry in find(manager, key):
         return entry
     raise VethError(errno.ENOENT, "attach", key.ifname, f"container {key.container} is not attached")

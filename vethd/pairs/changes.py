@@ -64,12 +64,12 @@ def _put_back(nursery: Nursery, link: Link, old: LinkSpec, home: int | None) -> 
 
 
 def _own_altname(link: Link, place: Place) -> str:
-    """Give the user's altname; ours, that names the peer, does not count."""
+    """Return the user's altname; ours, that names the peer, does not count."""
     return next((name for name in place.state.altnames if name != link.altname), "")
 
 
 def _inverse(nursery: Nursery, link: Link, change: LinkSpec, before: Place) -> LinkSpec:
-    """Give the present values of what change says."""
+    """Return the present values of what change says."""
     state = before.state
     values = {
         "name": state.name,

@@ -155,7 +155,7 @@ class Declared:
         self._mounts.close()
 
     def _canonical(self, config: Sequence[PairSpec]) -> Callable[[str | None], str]:
-        """Give a function that spells a namespace as LinkInfo does; looks them up, for a worker thread."""
+        """Return a function that spells a namespace as LinkInfo does; looks them up, for a worker thread."""
         own = self._manager.workers.nursery.own_inode
         known: dict[str | None, str] = {}
         for ref in {end.netns for spec in config for end in (spec.near_end(), spec.far_end()) if end.netns}:
@@ -166,7 +166,7 @@ class Declared:
         return lambda ref: known[ref] if ref in known else canonical_netns(ref)
 
     def _adopt(self, config: Sequence[PairSpec], canonical: Callable[[str | None], str]) -> bool:
-        """Mark as the config's the pairs that it names, and give them its words; tell whether one was saved."""
+        """Mark as the config's the pairs that it names, and return them its words; return whether one was saved."""
         saved = False
         for spec, info in zip(config, match(self._infos(), config, canonical), strict=True):
             if info is not None:
@@ -218,7 +218,7 @@ class Declared:
 
 
 def _as_is(manager: Manager, entry: Entry) -> PairSpec:
-    """Give the spec of a living pair with the names, places and states that its ends have now."""
+    """Return the spec of a living pair with the names, places and states that its ends have now."""
     links = manager.info(entry).links
 
     def now(spec: LinkSpec, side: Side) -> dict[str, object]:

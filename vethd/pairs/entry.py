@@ -64,7 +64,7 @@ def find_link(entries: Iterable[Entry], name: str, label: str | None = None, own
 
 
 def still_there(entry: Entry, pair: LivePair) -> bool:
-    """Tell whether both namespaces of a pair that lost an end are what they were: then somebody deleted a device.
+    """Return whether both namespaces of a pair that lost an end are what they were: then somebody deleted a device.
 
     A namespace that was made again meanwhile may well have the inode of the one that died.
     """

@@ -55,7 +55,7 @@ class EventHub:
         self._seq = 0
 
     def listen(self) -> Listener:
-        """Give a new listener; the caller closes it."""
+        """Return a new listener; the caller closes it."""
         listener = Listener(self)
         self._listeners.add(listener)
         return listener

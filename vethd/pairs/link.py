@@ -49,7 +49,7 @@ class Link:
         self.place = self.place._replace(state=state)
 
     def filter_counts(self) -> FilterCounts | None:
-        """Give what the filter refused and passed since the device was born, None without a filter."""
+        """Return what the filter refused and passed since the device was born, None without a filter."""
         if self.filter is None:
             return None
         counts = self.filter.counts()

@@ -116,7 +116,7 @@ class LivePair:
         return plus(self._base[side], self.wire.counters(side)) if self.wire is not None else self._base[side]
 
     def dry(self, side: Side) -> bool:
-        """Forward what the end at side has queued; tell whether nothing is left."""
+        """Forward what the end at side has queued; return whether nothing is left."""
         return self.wire.dry(side) if self.wire is not None and not self._ending else True
 
     def tune(self, spec: PairSpec) -> None:

@@ -64,7 +64,7 @@ class Pins:
 
 
 def _find(pairs: list[LivePair], own_inode: int) -> list[_Pin]:
-    """Give the pins; for a worker thread."""
+    """Return the pins; for a worker thread."""
     found = []
     for pair in pairs:
         for link in pair.links:
@@ -76,7 +76,7 @@ def _find(pairs: list[LivePair], own_inode: int) -> list[_Pin]:
 
 
 def _nameless(pins: list[_Pin]) -> list[_Pin]:
-    """Give the pins of devices that are still in their namespace, and whose namespace has no name; for a thread."""
+    """Return the pins of devices that are still in their namespace, and whose namespace has no name; for a thread."""
     names = netns.names()
     found = []
     for pin in pins:

@@ -24,11 +24,11 @@ class Tuning:
         self._gro = gro
 
     def rx_checksum(self, spec: PairSpec) -> RxChecksum:
-        """Give what holds for a pair."""
+        """Return what holds for a pair."""
         return spec.rx_checksum or "verify"
 
     def gro(self, spec: PairSpec) -> bool:
-        """Tell whether a pair's frames are coalesced."""
+        """Return whether a pair's frames are coalesced."""
         return self._gro if spec.gro is None else spec.gro
 
     def tune(self, wire: Wire, spec: PairSpec, *, uso: bool) -> None:
@@ -48,7 +48,7 @@ class Tuning:
         )
 
     def change(self, change: EngineChange) -> list[str]:
-        """Take what is said, all of it or nothing, and give what is another now, in words; the wires are not tuned.
+        """Take what is said, all of it or nothing, and return what is another now, in words; the wires are not tuned.
 
         Raises VethError EOPNOTSUPP for a spin where the engine has none.
         """

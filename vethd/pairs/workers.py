@@ -170,7 +170,7 @@ class Workers:
 
 
 def _pool(threads: int, name: str) -> ThreadPoolExecutor:
-    """Give a pool whose threads run already: nothing that is under way ever needs one that cannot be had.
+    """Return a pool whose threads run already: nothing that is under way ever needs one that cannot be had.
 
     Raises VethError EAGAIN.
     """
@@ -209,7 +209,7 @@ def _unwanted(birth: Future[tuple[Link, Link]]) -> None:
 
 
 def _with_mac(link: LinkSpec) -> LinkSpec:
-    """Give the link a random MAC where it says none, as eth_random_addr() would, but set: so udev leaves it alone."""
+    """Return the link a random MAC where it says none, as eth_random_addr() would, but set: so udev leaves it alone."""
     if link.address is not None:
         return link
     mac = bytearray(os.urandom(6))

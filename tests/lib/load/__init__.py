@@ -76,7 +76,7 @@ class Load(Generic[T]):
         self._process.stdin = None
 
     def stop(self) -> T:
-        """Let it end, and give what it tells. Raises AssertionError where it failed."""
+        """Let it end, and return what it tells. Raises AssertionError where it failed."""
         out, _ = self._process.communicate(timeout=END_S)
         assert self._process.returncode == 0, f"{self._process.args!r} ended with {self._process.returncode}"
         return msgspec.json.decode(out, type=self._kind)

@@ -28,13 +28,13 @@ class Subnet:
         self.ip = ip
 
     def first(self) -> str:
-        """Give the first address that a host of the subnet may have."""
+        """Return the first address that a host of the subnet may have."""
         host_bits = self.bits - self.prefix
         number = (int.from_bytes(self.packed, "big") >> host_bits << host_bits) + 1
         return self._text(number % (1 << self.bits))
 
     def network(self) -> str:
-        """Give the subnet: "10.88.0.0/16"."""
+        """Return the subnet: "10.88.0.0/16"."""
         host_bits = self.bits - self.prefix
         return f"{self._text(int.from_bytes(self.packed, 'big') >> host_bits << host_bits)}/{self.prefix}"
 

@@ -23,7 +23,7 @@ _SAID = {
 
 
 def add(conf: Conf, env: Env) -> dict[str, Any]:
-    """Hold the attachment to its rates; give the result of the plugins before. Raises CniError."""
+    """Hold the attachment to its rates; return the result of the plugins before. Raises CniError."""
     if conf.prev is None:
         raise CniError(BAD_CONFIG, "prevResult is missing: mode bandwidth is chained after the attachment")
     _limit(conf, env, PATH + "/bandwidth", REFUSED)

@@ -123,7 +123,7 @@ class Conf:
             raise CniError(BAD_CONFIG, "ipam: mode ptp needs addresses")
 
     def mac(self) -> str | None:
-        """Give the MAC that the container's end shall have; the more specific word wins. Raises CniError."""
+        """Return the MAC that the container's end shall have; the more specific word wins. Raises CniError."""
         args = typed(typed(self.raw, "args", dict, {}), "cni", dict, {})
         runtime = typed(self.raw, "runtimeConfig", dict, {})
         said = dict(pair.partition("=")[::2] for pair in get("CNI_ARGS").split(";") if pair)
@@ -131,12 +131,12 @@ class Conf:
 
 
 def get(key: str) -> str:
-    """Give a variable of the environment, "" where it is not there."""
+    """Return a variable of the environment, "" where it is not there."""
     return posix.environ.get(key.encode(), b"").decode("utf-8", "surrogateescape")
 
 
 def is_word(word: str) -> bool:
-    """Tell whether word is what CNI lets networks and containers be called."""
+    """Return whether word is what CNI lets networks and containers be called."""
     return bool(word) and word[0] not in "_.-" and _WORD.issuperset(word)
 
 
@@ -165,7 +165,7 @@ def read(data: bytes) -> dict[str, Any]:
 
 
 def version_of(raw: dict[str, Any]) -> str:
-    """Give the configuration's version of the specification. Raises CniError 1."""
+    """Return the configuration's version of the specification. Raises CniError 1."""
     said = raw.get("cniVersion")
     if said not in VERSIONS:
         ours = text.encode(list(VERSIONS))
@@ -175,7 +175,7 @@ def version_of(raw: dict[str, Any]) -> str:
 
 
 def typed(raw: dict[str, Any], key: str, kind: type, default: Any) -> Any:
-    """Give a field, default where it is absent or null. Raises CniError 7 where it is of another type."""
+    """Return a field, default where it is absent or null. Raises CniError 7 where it is of another type."""
     value = raw.get(key)
     if value is None:
         return default
@@ -192,7 +192,7 @@ def typed(raw: dict[str, Any], key: str, kind: type, default: Any) -> Any:
 
 
 def _trunk(item: Any) -> list[tuple[int, int]]:
-    """Give the ranges, first and last, of one item of vlanTrunk: a range, one VLAN, or both. Raises CniError 7."""
+    """Return the ranges, first and last, of one item of vlanTrunk: a range, one VLAN, or both. Raises CniError 7."""
     if not isinstance(item, dict):
         raise CniError(BAD_CONFIG, f"vlanTrunk: {text.encode(item)} is not an object")
     first, last, one = (typed(item, key, int, None) for key in ("minID", "maxID", "id"))

@@ -27,7 +27,7 @@ class CniError(Exception):
         super().__init__(msg)
 
     def body(self, version: str) -> dict[str, object]:
-        """Give the error's JSON."""
+        """Return the error's JSON."""
         said: dict[str, object] = {"cniVersion": version, "code": self.code, "msg": self.msg}
         return said | ({"details": self.details} if self.details else {})
 

@@ -64,12 +64,12 @@ posix._exit(sys.modules["vethd.clients.cni.plugin"].main())
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether a file is one that install() wrote."""
+    """Return whether a file is one that install() wrote."""
     return MARK.encode() in head_of(path)
 
 
 def contents(python: str) -> bytes:
-    """Give the file: source, with bytecode for the interpreter that runs this."""
+    """Return the file: source, with bytecode for the interpreter that runs this."""
     room = Path(__file__).parents[1]
     codes = []
     for name in MODULES:

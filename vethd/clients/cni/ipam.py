@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def call(conf: Conf, command: str) -> dict[str, Any]:
-    """Run the IPAM plugin and give its result, {} where it has none. Raises CniError, its own where it has one."""
+    """Run the IPAM plugin and return its result, {} where it has none. Raises CniError, its own where it has one."""
     if "/" in conf.ipam:
         raise CniError(BAD_CONFIG, f"ipam: type {conf.ipam!r} is no plugin's name")
     path = get("CNI_PATH")

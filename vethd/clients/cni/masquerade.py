@@ -81,7 +81,7 @@ class Masquerade:
         return nft.made(self._table, "postrouting { type nat hook postrouting priority srcnat; }", rules)
 
     def chain(self) -> str:
-        """Give the chain's name, of which iptables allows 28 letters."""
+        """Return the chain's name, of which iptables allows 28 letters."""
         import hashlib  # noqa: PLC0415 - 3 ms, where there is no nft
 
         return "VETHD-" + hashlib.sha256(self._name.encode("utf-8", "surrogateescape")).hexdigest()[:22]
@@ -95,7 +95,7 @@ class Masquerade:
         return "\n".join([*lines, "COMMIT", ""])
 
     def _forget_chain(self, version: int) -> str:
-        """Take a family's chain away, where it is there; give what went wrong."""
+        """Take a family's chain away, where it is there; return what went wrong."""
         tool = _tool(_TOOLS[version])
         if not tool:
             return ""

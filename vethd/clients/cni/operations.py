@@ -46,7 +46,7 @@ _REFUSED_FROM = 400
 
 
 def add(conf: Conf, env: Env) -> dict[str, Any]:
-    """Attach the container; give the result in the configuration's version. Raises CniError, and nothing is left."""
+    """Attach the container; return the result in the configuration's version. Raises CniError, and nothing is left."""
     undo: list[Callable[[], object]] = []
     fds = _open_host_and_container(env)
     try:
@@ -172,13 +172,13 @@ def _lease(conf: Conf, undo: list[Callable[[], object]]) -> Addressing:
 
 
 def _ends(conf: Conf, one: dict[str, str]) -> list[Callable[[], object]]:
-    """Give what ends an attachment that the daemon listed."""
+    """Return what ends an attachment that the daemon listed."""
     words = (one["network"], one["container"], one["ifname"])
     return [lambda: _detach(*words), *_rules_end(conf, one["container"], one["ifname"])]
 
 
 def _rules_end(conf: Conf, container: str, ifname: str) -> list[Callable[[], object]]:
-    """Give what takes away an attachment's firewall rules."""
+    """Return what takes away an attachment's firewall rules."""
     acts: list[Callable[[], object]] = []
     if conf.flags["macspoofchk"]:
         acts.append(SpoofCheck(conf.name, container, ifname).take_down)
@@ -188,7 +188,7 @@ def _rules_end(conf: Conf, container: str, ifname: str) -> list[Callable[[], obj
 
 
 def _all(acts: list[Callable[[], object]]) -> list[CniError]:
-    """Do all of it, whatever fails; give what did."""
+    """Do all of it, whatever fails; return what did."""
     failed = []
     for act in acts:
         try:
@@ -199,7 +199,7 @@ def _all(acts: list[Callable[[], object]]) -> list[CniError]:
 
 
 def _body(conf: Conf, env: Env) -> dict[str, Any]:
-    """Give what the daemon is asked for, without addresses."""
+    """Return what the daemon is asked for, without addresses."""
     body: dict[str, Any] = {"network": conf.name, "container": env.container, "ifname": env.ifname}
     body |= {"netns": "fd:0", "host_netns": "fd:1", "sysctls": "fd:2", "address": conf.mac(), "mtu": conf.mtu or None}
     body |= {"dad": conf.flags["enabledad"], "up": not conf.flags["disableContainerInterface"]}
@@ -221,7 +221,7 @@ def _addressed(conf: Conf, body: dict[str, Any], addressing: Addressing) -> dict
 def _ask(
     made: dict[str, Any] | None, conf: Conf, body: dict[str, Any], fds: list[int], undo: list[Callable[[], object]]
 ) -> dict[str, Any]:
-    """Have the daemon make the attachment, or complete what it made; give what it is now. Raises CniError."""
+    """Have the daemon make the attachment, or complete what it made; return what it is now. Raises CniError."""
     now: dict[str, Any] = daemon(post("PATCH" if made else "POST", PATH, body), fds)
     if made is None:
         undo.append(lambda: _detach(conf.name, body["container"], body["ifname"]))
@@ -244,7 +244,7 @@ def post(method: str, path: str, body: dict[str, Any]) -> bytes:
 
 
 def daemon(asked: bytes, fds: list[int] | None = None, code: int = REFUSED) -> Any:
-    """Make one request and give the reply's body. Raises CniError: 50 where nobody answers, else code."""
+    """Make one request and return the reply's body. Raises CniError: 50 where nobody answers, else code."""
     try:
         reply = ask(asked, fds or [])
     except DownError as error:

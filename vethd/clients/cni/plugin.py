@@ -15,7 +15,7 @@ from vethd.clients.cni.errors import IO_FAILURE, REFUSED, CniError, log
 
 
 def main() -> int:
-    """Carry out the call that the environment describes; give the exit status."""
+    """Carry out the call that the environment describes; return the exit status."""
     version = VERSIONS[-1]
     try:
         env = Env()

@@ -55,7 +55,7 @@ class Addressing:
 
 
 def compose(conf: Conf, env: Env, made: dict[str, Any], addressing: Addressing | None) -> dict[str, Any]:
-    """Give the whole result: what the daemon made, with its addresses, after what plugins before us did."""
+    """Return the whole result: what the daemon made, with its addresses, after what plugins before us did."""
     before = conf.prev or {}
     interfaces, ips, routes = before_us(conf)
     for key in ("bridge", "host", "container", "vlan"):
@@ -73,7 +73,7 @@ def compose(conf: Conf, env: Env, made: dict[str, Any], addressing: Addressing |
 
 
 def before_us(conf: Conf) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Give interfaces, ips and routes of the prevResult. Raises CniError 7."""
+    """Return interfaces, ips and routes of the prevResult. Raises CniError 7."""
     try:
         found = [list(_objects(conf.prev or {}, key)) for key in ("interfaces", "ips", "routes")]
     except AddressError as error:
@@ -82,7 +82,7 @@ def before_us(conf: Conf) -> tuple[list[dict[str, Any]], list[dict[str, Any]], l
 
 
 def shaped(result: dict[str, Any], version: str) -> dict[str, Any]:
-    """Give a result as that version of the specification has it."""
+    """Return a result as that version of the specification has it."""
     interfaces, routes, ips = result["interfaces"], result["routes"], result["ips"]
     if version != "1.1.0":
         interfaces = [_without(one, ("mtu", "socketPath", "pciID")) for one in interfaces]
@@ -96,7 +96,7 @@ def shaped(result: dict[str, Any], version: str) -> dict[str, Any]:
 
 
 def previous(conf: Conf, env: Env) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give of the prevResult the container's interface, and what is addressed to it. Raises CniError 7."""
+    """Return of the prevResult the container's interface, and what is addressed to it. Raises CniError 7."""
     if conf.prev is None:
         raise CniError(BAD_CONFIG, "prevResult is missing")
     interfaces, ips, routes = before_us(conf)
@@ -107,7 +107,7 @@ def previous(conf: Conf, env: Env) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def interface_of(conf: Conf, name: str) -> dict[str, Any] | None:
-    """Give of the prevResult the host's interface of that name, None where it has none."""
+    """Return of the prevResult the host's interface of that name, None where it has none."""
     for one in (conf.prev or {}).get("interfaces") or []:
         if one.get("name") == name and not one.get("sandbox"):
             return dict(one)

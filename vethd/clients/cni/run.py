@@ -18,7 +18,7 @@ class Ran:
         self.err = err
 
     def words(self) -> str:
-        """Give what it says of a failure: the end of stderr, else of stdout."""
+        """Return what it says of a failure: the end of stderr, else of stdout."""
         said = (self.err.strip() or self.out.strip()).decode("utf-8", "replace")
         return said[-500:] or f"status {self.status}"
 
@@ -53,7 +53,7 @@ class Running:
             raise
 
     def wait(self) -> Ran:
-        """Give its end."""
+        """Return its end."""
         status = posix.waitstatus_to_exitcode(posix.waitpid(self._pid, 0)[1])
         written = [_content(fd) for fd in self._files[1:]]
         self._close()

@@ -56,7 +56,7 @@ class Namespaces:
         self._line = line
 
     def fd(self, inode: int) -> int:
-        """Give the descriptor of one of them by its inode, or -1."""
+        """Return the descriptor of one of them by its inode, or -1."""
         return next((fd for fd in self.fds if posix.fstat(fd).st_ino == inode), -1)
 
     def __enter__(self) -> Namespaces:  # noqa: PYI034 - typing costs 4 ms
@@ -67,14 +67,14 @@ class Namespaces:
             posix.close(self.fds.pop())
 
     def own(self) -> str:
-        """Give the API's word for the namespace that the line is for. Raises UsageError where it cannot be entered."""
+        """Return the API's word for the line's namespace. Raises UsageError where it cannot be entered."""
         try:
             return self._add(own_netns(self._line.netns))
         except OSError:
             raise UsageError("netns") from None
 
     def named(self, word: str) -> str:
-        """Give the API's word for a name, a path or a PID. Raises UsageError, RefusedError (no such process)."""
+        """Return the API's word for a name, a path or a PID. Raises UsageError, RefusedError (no such process)."""
         try:
             return self._add(open_netns(word))
         except OSError:
@@ -85,7 +85,7 @@ class Namespaces:
             raise RefusedError(answer(errno.ESRCH)) from None
 
     def linked(self, word: str, real: str) -> str:
-        """Give the API's word for link-netns, a name, or link-netnsid, "id N". Raises UsageError, RefusedError."""
+        """Return the API's word for link-netns, a name, or link-netnsid, "id N". Raises UsageError, RefusedError."""
         if word.startswith("id "):
             ran = real_ip.run(real, ["-json", *self._line.again("netns", "list-id")], catch="oe")
             rows = json.loads(ran.out or b"[]")
@@ -104,7 +104,7 @@ class Namespaces:
 
 
 def pair_of(near: End, peer: End | None, netnses: Namespaces, real: str) -> str:
-    """Give a pair's JSON. Raises UsageError, RefusedError."""
+    """Return a pair's JSON. Raises UsageError, RefusedError."""
     own = netnses.own()
     body = _end(near)
     body["netns"] = netnses.named(near.netns) if near.netns is not None else own
@@ -126,7 +126,7 @@ def pair_of(near: End, peer: End | None, netnses: Namespaces, real: str) -> str:
 
 
 def finish(real: str, made: Reply, near: End, peer: End | None, netnses: Namespaces) -> real_ip.Ran:
-    """Have the real ip do to a new pair's ends what the daemon cannot, the peer first; give how that ended.
+    """Have the real ip do to a new pair's ends what the daemon cannot, the peer first; return how that ended.
 
     Where it fails the pair is deleted. Raises DownError where it could not be.
     """
@@ -171,13 +171,13 @@ def _told(real: str, words: list[str], netns: int) -> real_ip.Ran:
 
 
 def _inherited(later: list[str]) -> list[str]:
-    """Give of what is said later what holds for a peer that was not described, too."""
+    """Return of what is said later what holds for a peer that was not described, too."""
     pairs = zip(later[::2], later[1::2], strict=True)
     return [word for option, value in pairs if option not in _OWN for word in (option, value)]
 
 
 def _end(end: End) -> dict[str, object]:
-    """Give an end's attributes. Of two numbers of queues a TAP has the larger for both."""
+    """Return an end's attributes. Of two numbers of queues a TAP has the larger for both."""
     said = dict(end.said)
     queues = [number for key in _QUEUES if isinstance(number := said.pop(key, None), int)]
     if queues:

@@ -63,7 +63,7 @@ class Batch:
             self._became(self._give(text, self._first), told=True)
 
     def _ours(self, words: list[str], text: bytes, before: int) -> bool:
-        """Carry out a line that may be ours; tell whether it was. What was said before it comes before it."""
+        """Carry out a line that may be ours; return whether it was. What was said before it comes before it."""
         self.flush()
         try:
             self._became(carry_out(self._real, self._line, words), told=False)
@@ -94,7 +94,7 @@ class Batch:
 
 
 def run_batch(real: str, line: Line, name: str) -> int:
-    """Carry out a batch and give its status."""
+    """Carry out a batch and return its status."""
     try:
         fd = 0 if name == "-" else posix.open(name, posix.O_RDONLY | posix.O_CLOEXEC)
     except OSError:
@@ -129,7 +129,7 @@ def split(text: bytes) -> list[str] | None:
 
 
 def lines(fd: int) -> Iterator[bytes]:
-    """Give the lines of a file as they come, each with those that continue it; b"" where one would have to wait."""
+    """Yield the lines of a file as they come, each with those that continue it; b"" where one would have to wait."""
     pending = b""
     while chunk := posix.read(fd, _CHUNK):
         pending += chunk
@@ -146,5 +146,5 @@ def lines(fd: int) -> Iterator[bytes]:
 
 
 def continued(line: bytes) -> bool:
-    r"""Tell whether a line ends in a \ that no comment takes away."""
+    r"""Return whether a line ends in a \ that no comment takes away."""
     return line.endswith(b"\\") and b"#" not in line

@@ -26,7 +26,7 @@ FAILED = 1
 
 
 def main(real: str, unpack: "Callable[[], None]") -> int:
-    """Run the command line of this process and give its status; unpack makes the room's other modules importable."""
+    """Run the command line of this process and return its status; unpack makes the room's other modules importable."""
     line = split(sys.argv[1:])
     what = verb(line.words) if line is not None else ""
     if line is None or not (line.batch is not None or what):

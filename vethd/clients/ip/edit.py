@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def write_links(real: str, line: Line, asked: Selection, netns: int, told: bytes) -> int:
-    """Write what was asked for of the namespace netns, and give the status; told is what the daemon says of links."""
+    """Write what was asked for of the namespace netns, and return the status; told is what the daemon says of links."""
     found = json.loads(told)
     inode = posix.fstat(netns).st_ino
     ours: list[Row] = [link for link in ([found] if asked.dev else found) if link["netns_inode"] == inode]
@@ -50,7 +50,7 @@ def _rows(real: str, line: Line, *words: str) -> list[Row]:
 
 
 def _colours(line: Line) -> list[str]:
-    """Give the option that keeps colours which the terminal would have had."""
+    """Return the option that keeps colours which the terminal would have had."""
     auto = any(option.endswith("=auto") for option in line.options)
     return ["-color=always"] if auto and posix.isatty(1) else []
 
@@ -62,7 +62,7 @@ def _json(rows: list[Row], ours: list[Row], veths: list[Row] | None, *, details:
 
 
 def _as_veth(row: Row, links: dict[str, Row], *, details: bool) -> Row:
-    """Give a row as a veth has it, with what is new where iproute2 has it: after the ifindex."""
+    """Return a row as a veth has it, with what is new where iproute2 has it: after the ifindex."""
     link = links.get(row.get("ifname", ""))
     if link is None:
         return row
@@ -122,6 +122,6 @@ def _renamed(line: bytes, start: int, link: Row, form: bytes) -> bytes:
 
 
 def _matched(line: bytes, start: int) -> int:
-    """Give the place behind a colour's escape, if there is one."""
+    """Return the place behind a colour's escape, if there is one."""
     colour = _COLOR.match(line, start)
     return colour.end() if colour else start

@@ -76,7 +76,7 @@ class End:
         self.seen: set[str] = set()
 
     def known_as(self) -> str | None:
-        """Give the name that the line gives it. Raises UsageError where it gives two."""
+        """Return the name that the line gives it. Raises UsageError where it gives two."""
         if self.name is not None and self.dev is not None and self.name != self.dev:
             raise UsageError(self.name)
         return self.name if self.name is not None else self.dev
@@ -137,7 +137,7 @@ def read_add(words: list[str]) -> tuple[End, End | None]:
 
 
 def read_delete(words: list[str]) -> str:
-    """Give the device that `link delete` names. Raises UsageError where it says anything else but a type."""
+    """Return the device that `link delete` names. Raises UsageError where it says anything else but a type."""
     if words and words[0] in ("dev", "name"):
         words = words[1:]
     if not words or (words[1:] and not (len(words) == 3 and _find(words[1]) == "type")):
@@ -160,7 +160,7 @@ def _find(word: str) -> str:
 
 
 def _past(end: End, word: str, words: list[str], at: int) -> int:
-    """Give the place of the last word that belongs to the one at at."""
+    """Return the place of the last word that belongs to the one at at."""
     if word == "protodown_reason":
         return at + 2
     if word == "vf":

@@ -61,7 +61,7 @@ posix._exit(module.main({real!r}, unpack))
 
 
 def is_ours(path: Path) -> bool:
-    """Tell whether a file is one that install() wrote, or this program itself."""
+    """Return whether a file is one that install() wrote, or this program itself."""
     head = head_of(path)
     if not head:  # resolve() fails on a link to itself
         return False
@@ -80,7 +80,7 @@ def find_real(not_in: Path | None = None) -> str:
 
 
 def contents(real: str, python: str) -> bytes:
-    """Give the file: source with two pieces of bytecode, for the interpreter that runs this."""
+    """Yield the file: source with two pieces of bytecode, for the interpreter that runs this."""
     room = Path(__file__).parents[1]
 
     def compiled(names: tuple[str, ...]) -> Iterator[tuple[str, CodeType]]:

@@ -28,12 +28,12 @@ class Line:
         self.words: list[str] = []
 
     def again(self, *words: str) -> list[str]:
-        """Give the arguments that say words with this line's options."""
+        """Return the arguments that say words with this line's options."""
         return [*self.options, *(["-netns", self.netns] if self.netns is not None else []), *words]
 
 
 def abbreviates(word: str, whole: str) -> bool:
-    """Tell whether word is whole, or its beginning, as iproute2 lets words be cut."""
+    """Return whether word is whole, or its beginning, as iproute2 lets words be cut."""
     return bool(word) and whole.startswith(word)
 
 

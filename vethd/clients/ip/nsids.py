@@ -35,7 +35,7 @@ def add_nsids(rows: list[dict[str, Any]], links: list[dict[str, Any]], netns: in
 
 
 def _nsid_of(label: str) -> int:
-    """Give the id of a namespace as the daemon names it; -1, as the kernel has it, where it cannot be found."""
+    """Return the id of a namespace as the daemon names it; -1, as the kernel has it, where it cannot be found."""
     fd = _open(label)
     if fd < 0:
         return NONE
@@ -70,7 +70,7 @@ def _open(label: str) -> int:
 
 
 def _request(sock: socket.socket, kind: int, *attrs: tuple[int, int]) -> int:
-    """Make one request and give the id in its answer, -1 where there is none."""
+    """Make one request and return the id in its answer, -1 where there is none."""
     flags = NLM_F_REQUEST | (NLM_F_ACK if kind == RTM_NEWNSID else 0)
     body = b"".join(_ATTR.pack(_ATTR.size, name, value) for name, value in attrs)
     sock.send(_HEAD.pack(_HEAD.size + len(body), kind, flags, 1, 0, 0) + body)

@@ -41,7 +41,7 @@ def restore_signals() -> None:
 
 
 def environment() -> dict[bytes, bytes]:
-    """Give the environment as it came: in the C locale Python adds an LC_CTYPE, which is not for programs behind it."""
+    """Return the environment as it came: in the C locale Python adds an LC_CTYPE, which other programs must not see."""
     if posix.environ.get(b"LC_CTYPE") == b"C.UTF-8":
         with open("/proc/self/environ", "rb") as file:  # noqa: PTH123 - pathlib costs 5 ms
             if b"\0LC_CTYPE=" not in b"\0" + file.read():

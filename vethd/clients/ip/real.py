@@ -63,7 +63,7 @@ def run(
 
 
 def objection(real: str, args: list[str]) -> Ran | None:
-    """Ask the real ip, which may change nothing, whether it takes the line; give what it says where it does not."""
+    """Ask the real ip, which may change nothing, whether it takes the line; return what it says where it does not."""
     ran = run(real, args, catch="oe", first=give_up_rights)
     return None if ran.status == REFUSED and _DENIED in ran.err else ran
 
@@ -75,7 +75,7 @@ def complain(real: str, args: list[str]) -> int:
 
 
 def replay(ran: Ran) -> int:
-    """Write what a program wrote, and give its status."""
+    """Write what a program wrote, and return its status."""
     write(1, ran.out)
     write(2, ran.err)
     return ran.status

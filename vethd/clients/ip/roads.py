@@ -30,7 +30,7 @@ class MistakeError(Exception):
 
 
 def run(real: str, line: Line) -> int:
-    """Carry out this process's command line and give its status; the real ip may take the process over."""
+    """Carry out this process's command line and return its status; the real ip may take the process over."""
     try:
         return carry_out(real, line, line.words)
     except ElsewhereError:
@@ -40,7 +40,7 @@ def run(real: str, line: Line) -> int:
 
 
 def carry_out(real: str, line: Line, words: list[str]) -> int:
-    """Carry out words with line's options; give the status. Raises ElsewhereError, MistakeError."""
+    """Carry out words with line's options; return the status. Raises ElsewhereError, MistakeError."""
     what = verb(words)
     if what in ("add", "replace"):
         return _add(real, line, words, replace=what == "replace")

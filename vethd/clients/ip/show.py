@@ -13,7 +13,7 @@ OK = 200
 
 
 def show(real: str, line: Line, words: list[str]) -> int | None:
-    """Show links and give the status; None where none of them is vethd's, and the real ip can say it all."""
+    """Show links and return the status; None where none of them is vethd's, and the real ip can say it all."""
     asked = Selection(words)
     if asked.kind not in ("", "veth") or any(abbreviates(word, "help") for word in asked.words):
         return None

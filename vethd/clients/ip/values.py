@@ -38,7 +38,7 @@ def leading(text: str) -> int:
 
 
 def lladdr(text: str) -> str:
-    """Give a link-layer address as "xx:xx:...": of any length, or of an IPv4 address. Raises UsageError."""
+    """Return a link-layer address as "xx:xx:...": of any length, or of an IPv4 address. Raises UsageError."""
     if "." in text:
         parts = [integer(part, 0, 255) for part in text.split(".")]
         parts += [0] * (4 - len(parts))
@@ -57,7 +57,7 @@ def on_off(text: str) -> bool:
 
 
 def group(text: str) -> int:
-    """Give the number of a device group, which may have a name in iproute2's files. Raises UsageError."""
+    """Return the number of a device group, which may have a name in iproute2's files. Raises UsageError."""
     if text == "default":
         return 0
     for path in GROUP_FILES:
@@ -97,7 +97,7 @@ def _strtol(text: str) -> int | None:
 
 
 def _while(text: str, base: int) -> str:
-    """Give the digits that text begins with."""
+    """Return the digits that text begins with."""
     end = 0
     while end < len(text) and text[end].lower() in _DIGITS[:base]:
         end += 1
