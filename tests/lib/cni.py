@@ -126,6 +126,19 @@ def routes(netns: Netns, name: str) -> list[tuple[Any, ...]]:
     return sorted((tuple(route.get(key) for key in keys) for route in found if route["dst"] != "fe80::/64"), key=repr)
 
 
+def sysctls(netns: Netns, name: str) -> dict[str, str]:
+    """Return the sysctls of a link that a plugin may set; of IPv6 none where the link has none."""
+    keys = [f"ipv4/conf/{name}/{key}" for key in ("arp_notify", "proxy_arp", "route_localnet", "forwarding")]
+    own = ("accept_ra", "accept_dad", "enhanced_dad", "disable_ipv6", "keep_addr_on_down", "ndisc_notify", "forwarding")
+    keys += [f"ipv6/conf/{name}/{key}" for key in own]
+
+    def read() -> dict[str, str]:
+        paths = [path for key in keys if (path := Path("/proc/sys/net", key)).exists()]
+        return {f"{path.parts[4]}/{path.name}": path.read_text().strip() for path in paths}  # "ipv6/accept_ra"
+
+    return netns.run(read)
+
+
 def port(netns: Netns, name: str) -> dict[str, Any]:
     """Return what is a bridge port's own."""
     info = ip_json(netns, "-details", "link", "show", "dev", name)[0]["linkinfo"]["info_slave_data"]

@@ -1,12 +1,15 @@
-"""A virtual machine: Debian's cloud kernel and busybox under QEMU, without KVM, with one virtio NIC on a TAP of ours.
+"""A virtual machine: Debian's cloud kernel and busybox under QEMU, without KVM.
 
-The guest is told what to do through its serial line. tools/packages unpacks the kernel into build/unpacked.
+The guest is told what to do through its serial line. tools/packages unpacks the kernel into build/unpacked. guest() has
+one virtio NIC, on a TAP of ours. twin() has this machine's files instead, and another kernel: for tests that need what
+this machine's kernel may lack.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.lib.netns import Netns
-from tests.lib.wait import readable
+from tests.lib.wait import readable, wait_until
 
 REPO = Path(__file__).resolve().parents[2]
 KERNEL = REPO / "build" / "unpacked" / "linux-image-cloud-amd64"
@@ -22,16 +25,29 @@ BOOT_S = 100.0  # 3 s on an idle machine, as QEMU interprets every instruction
 COMMAND_S = 60.0
 
 # in the order in which they need each other
-MODULES = (
+_VIRTIO = (
     "drivers/virtio/virtio_ring",
     "drivers/virtio/virtio",
     "drivers/virtio/virtio_pci_modern_dev",
     "drivers/virtio/virtio_pci_legacy_dev",
     "drivers/virtio/virtio_pci",
-    "net/core/failover",
-    "drivers/net/net_failover",
-    "drivers/net/virtio_net",
 )
+_NIC = (*_VIRTIO, "net/core/failover", "drivers/net/net_failover", "drivers/net/virtio_net")
+_SHARE = ("fs/fuse/fuse", *_VIRTIO, "fs/fuse/virtiofs")
+_LINKS = (
+    "net/llc/llc",
+    "net/802/stp",
+    "net/802/garp",
+    "net/802/mrp",
+    "net/bridge/bridge",
+    "net/8021q/8021q",
+    "drivers/net/tun",
+    "drivers/net/veth",
+)
+_NFT = ("lib/libcrc32c", "net/netfilter/nfnetlink", "net/netfilter/nf_tables")
+VIRTIOFSD = "/usr/lib/qemu/virtiofsd"
+MEMORY = "1G"
+TWIN = "/twin"
 _INIT = """\
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -41,24 +57,35 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs dev /dev
 while read -r module; do insmod "/lib/$module.ko"; done </lib/order
 ip link set lo up
-ip link set eth0 up
+{more}
 stty -echo
 echo the guest is up
 exec sh
 """
+_UP = "ip link set eth0 up"
+_MOUNTS = f"""\
+mount -t virtiofs -o ro twin {TWIN}
+mount -t proc proc {TWIN}/proc
+mount -t sysfs sysfs {TWIN}/sys
+mount -t devtmpfs dev {TWIN}/dev
+mount -t tmpfs run {TWIN}/run
+mkdir {TWIN}/run/netns"""
 
 
-def initramfs(directory: Path) -> Path:
-    """Pack what the guest's kernel unpacks as its root: busybox, a few modules, and an /init. Give the file."""
+def initramfs(directory: Path, modules: Sequence[str], more: str) -> Path:
+    """Pack what the guest's kernel unpacks as its root: busybox, modules, and an /init that ends with more.
+
+    Give the file.
+    """
     root = directory / "root"
-    for name in ("bin", "dev", "lib", "proc", "sys"):
+    for name in ("bin", "dev", "lib", "proc", "sys", TWIN.strip("/")):
         (root / name).mkdir(parents=True)
     (root / "bin" / "busybox").write_bytes(Path("/bin/busybox").read_bytes())
-    modules = next((KERNEL / "lib" / "modules").iterdir()) / "kernel"
-    for module in MODULES:
-        (root / "lib" / Path(f"{module}.ko").name).write_bytes((modules / f"{module}.ko").read_bytes())
-    (root / "lib" / "order").write_text("".join(f"{Path(module).name}\n" for module in MODULES))
-    (root / "init").write_text(_INIT)
+    kernel = next((KERNEL / "lib" / "modules").iterdir()) / "kernel"
+    for module in modules:
+        (root / "lib" / Path(f"{module}.ko").name).write_bytes((kernel / f"{module}.ko").read_bytes())
+    (root / "lib" / "order").write_text("".join(f"{Path(module).name}\n" for module in modules))
+    (root / "init").write_text(_INIT.format(more=more))
     for path in (root / "init", root / "bin" / "busybox"):
         path.chmod(0o755)
     names = "".join(f"{path.relative_to(root)}\n" for path in sorted(root.rglob("*")))
@@ -74,15 +101,13 @@ def initramfs(directory: Path) -> Path:
     return image
 
 
-def command_line(image: Path, tap: str, address: str) -> list[str]:
-    """Return QEMU's command line for a guest whose NIC has that MAC address and is the TAP."""
+def command_line(image: Path, machine: str = "", memory: str = "256M") -> list[str]:
+    """Return QEMU's command line for a guest that boots image, without devices."""
     kernel = next((KERNEL / "boot").glob("vmlinuz-*"))
     return [
-        *"qemu-system-x86_64 -machine q35,accel=tcg -cpu max -m 256".split(),  # noqa: SIM905 - as one would type it
-        *"-nodefaults -nographic -no-reboot -serial stdio -monitor none".split(),  # noqa: SIM905 - as above
+        *f"qemu-system-x86_64 -machine q35,accel=tcg{machine} -cpu max -m {memory}".split(),
+        *"-nodefaults -nographic -no-reboot -serial stdio -monitor none".split(),  # noqa: SIM905 - as one would type it
         *("-kernel", str(kernel), "-initrd", str(image), "-append", "console=ttyS0 quiet panic=-1"),
-        *("-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no"),
-        *("-device", f"virtio-net-pci,netdev=net,mac={address},romfile="),
     ]
 
 
@@ -137,9 +162,46 @@ class Guest:
 
 @contextmanager
 def guest(directory: Path, netns: Netns, tap: str, address: str) -> Iterator[Guest]:
-    """Yield a guest on a TAP that is there, and end it."""
-    it = Guest(netns, command_line(initramfs(directory), tap, address))
+    """Yield a guest whose NIC has that MAC address and is a TAP that is there; end it."""
+    nic = ["-netdev", f"tap,id=net,ifname={tap},script=no,downscript=no"]
+    nic += ["-device", f"virtio-net-pci,netdev=net,mac={address},romfile="]
+    it = Guest(netns, [*command_line(initramfs(directory, _NIC, _UP)), *nic])
     try:
         yield it
     finally:
         it.end()
+
+
+class Twin:
+    """A guest that has this machine's files, read-only, and a /run of its own."""
+
+    def __init__(self, machine: Guest) -> None:
+        self._machine = machine
+
+    def run(self, command: str, *, deadline_s: float = COMMAND_S) -> str:
+        """Run a shell's command in the repository, and return what it printed. Raises AssertionError if it fails."""
+        environ = "env PATH=/usr/sbin:/usr/bin:/sbin:/bin TMPDIR=/run PYTHONDONTWRITEBYTECODE=1"
+        inside = shlex.quote(f"cd {shlex.quote(str(REPO))} && {command}")
+        return self._machine.run(f"chroot {TWIN} {environ} sh -c {inside}", deadline_s=deadline_s)
+
+
+@contextmanager
+def twin(directory: Path) -> Iterator[Twin]:
+    """Yield a twin of this machine, and end it."""
+    path = directory / "virtiofs.sock"
+    server = [VIRTIOFSD, f"--socket-path={path}", "-o", "source=/", "-o", "sandbox=chroot", "-o", "cache=always"]
+    memory = ["-object", f"memory-backend-memfd,id=mem,size={MEMORY},share=on"]
+    share = ["-chardev", f"socket,id=twin,path={path}", "-device", "vhost-user-fs-pci,chardev=twin,tag=twin"]
+    image = initramfs(directory, (*_SHARE, *_LINKS, *_NFT), _MOUNTS)
+    with (directory / "virtiofsd.log").open("wb") as log:
+        files = subprocess.Popen(server, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        wait_until(path.exists, what="virtiofsd's socket")
+        machine = Guest(Netns(""), [*command_line(image, ",memory-backend=mem", MEMORY), *memory, *share])
+        try:
+            yield Twin(machine)
+        finally:
+            machine.end()
+    finally:
+        files.kill()
+        files.wait()

@@ -32,10 +32,10 @@ STATIC = {
 
 
 def plain(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a result without what is drawn by lot, and the host's empty sandbox, which may be left out."""
+    """Return a result without what is drawn by lot."""
 
-    def link(one: dict[str, Any]) -> tuple[str, bool, bool]:
-        return one["name"].rstrip("0123456789abcdef"), bool(one["mac"]), bool(one.get("sandbox"))
+    def link(one: dict[str, Any]) -> tuple[str, bool, set[str]]:
+        return one["name"].rstrip("0123456789abcdef"), bool(one["mac"]), set(one)
 
     return result | {"interfaces": [link(one) for one in result["interfaces"]]}
 
@@ -205,8 +205,15 @@ def test_bridge_that_is_there(case: Case) -> None:
 MAPPING = {"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}
 CHAINED: list[dict[str, Any]] = [
     {"type": "portmap", "runtimeConfig": {"portMappings": [MAPPING]}},
-    {"type": "firewall"},
-    {"type": "tuning", "mac": "02:00:00:00:00:99", "mtu": 1300, "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"}},
+    {"type": "firewall", "ingressPolicy": "same-bridge"},
+    {
+        "type": "tuning",
+        "mac": "02:00:00:00:00:99",
+        "mtu": 1300,
+        "promisc": True,
+        "allmulti": True,
+        "sysctl": {"net.ipv4.conf.eth0.arp_filter": "1"},
+    },
 ]
 
 
@@ -221,14 +228,17 @@ def add_chain(container: Container, chain: list[dict[str, Any]]) -> dict[str, An
 def test_chain_of_plugins(case: Case) -> None:
     """What portmap, firewall and tuning do works on what ADD gave; CHECK says what it says after the reference."""
     head = case.conf(cniVersion="0.4.0", isGateway=True, ipMasq=True)
-    checked = []
+    checked, tuned = [], []
     for host in (case.theirs, case.ours):
         base = {"cniVersion": "0.4.0", "name": "net"}
         chain = [case.own(head, host), *(base | conf for conf in CHAINED)]
         container = case.container(host)
         result = add_chain(container, chain)
         assert result["interfaces"][2]["mac"] == "02:00:00:00:00:99"
+        link = ip_json(container.netns, "link", "show", "dev", "eth0")[0]
+        tuned.append((link["mtu"], link["address"], {"PROMISC", "ALLMULTI"} <= set(link["flags"])))
         checked.append([container.call("CHECK", conf | {"prevResult": result}).body.get("code", 0) for conf in chain])
+    assert tuned == [(1300, "02:00:00:00:00:99", True)] * 2
     assert checked[0] == checked[1]
     assert checked[1][0] == 0
     outside = case.lab.netns("outside")

@@ -46,7 +46,10 @@ def call(box: SystemdBox, command: str, **more: Any) -> Any:
 
 
 def test_attachment_by_the_service(systemd_box: SystemdBox) -> None:
-    """It needs no more rights than the service has, and outlives a restart and a kill."""
+    """It needs no more rights than the service has, and outlives a restart and a kill.
+
+    The service's own /proc/sys is read-only: sysctls are set through the plugin's.
+    """
     box = systemd_box
     service = Service(box)
     service.start()
@@ -55,6 +58,10 @@ def test_attachment_by_the_service(systemd_box: SystemdBox) -> None:
     box.output("ip", "netns", "add", "red")
     box.output("ip", "netns", "exec", "red", "sysctl", "-qw", "net.ipv6.conf.default.disable_ipv6=1")
     result = call(box, "ADD")
+    names = [link["name"] for link in result["interfaces"] if "sandbox" not in link]
+    assert [box.output("cat", f"/proc/sys/net/ipv6/conf/{name}/accept_ra") for name in names] == ["0\n"] * 2
+    notify = box.output("ip", "netns", "exec", "red", "cat", "/proc/sys/net/ipv4/conf/eth0/arp_notify")
+    assert notify == "1\n"
     for kill in (("systemctl", "restart", "vethd.service"), ("systemctl", "kill", "-sKILL", "vethd.service")):
         for address in ("10.80.0.2", "fd80::2"):
             box.output("ping", "-c1", "-W20", address)

@@ -25,7 +25,7 @@ from vethd.clients.cni.install import install, is_ours
 from vethd.clients.cni.masquerade import Masquerade
 from vethd.clients.cni.result import Addressing, compose, shaped
 from vethd.clients.single import InstallError
-from vethd.kernel.bridge import vlan_message
+from vethd.kernel.bridge import vlan_entries, vlan_message
 from vethd.model.api import AttachmentKey
 from vethd.model.attachment import Attachment, BridgeSpec, IPSpec, RouteSpec, validate_attachment
 from vethd.model.errors import VethError
@@ -94,6 +94,14 @@ class TestConf:
     def test_default_gateway_is_a_gateway(self) -> None:
         assert conf(isDefaultGateway=True).flags["isGateway"]
 
+    def test_trunk(self) -> None:
+        items = [{"minID": 10, "maxID": 20, "id": 5}, {"id": 7}, {}]
+        assert conf(vlanTrunk=items).trunk == [(10, 20), (5, 5), (7, 7)]
+
+    def test_mode_ptp_leaves_a_bridges_options_alone(self) -> None:
+        said: dict[str, Any] = {"macspoofchk": True, "portIsolation": True, "disableContainerInterface": True}
+        assert not any(conf(mode="ptp", **said).flags.values())
+
     @pytest.mark.parametrize("command", ["STATUS", "GC"])
     def test_what_came_later_is_not_for_older_versions(self, command: str) -> None:
         with pytest.raises(CniError) as caught:
@@ -127,6 +135,7 @@ MADE = {
     "bridge": {"name": "cni0", "address": "02:00:00:00:00:01", "mtu": 1500},
     "host": {"name": "veth0", "address": "02:00:00:00:00:02", "mtu": 1500},
     "container": {"name": "eth0", "address": "02:00:00:00:00:03", "mtu": 1500},
+    "vlan": None,
 }
 
 
@@ -149,7 +158,7 @@ class TestResult:
     def test_1_0(self) -> None:
         given = {"ips": [{"version": "4", "address": "10.0.0.2/8"}], "routes": [{"dst": "0.0.0.0/0", "mtu": 1400}]}
         told = self.result(conf(), given)
-        assert told["interfaces"][0] == {"name": "cni0", "mac": "02:00:00:00:00:01", "sandbox": ""}
+        assert told["interfaces"][0] == {"name": "cni0", "mac": "02:00:00:00:00:01"}
         assert told["ips"] == [{"interface": 2, "address": "10.0.0.2/8"}]
         assert told["routes"] == [{"dst": "0.0.0.0/0"}]
 
@@ -159,6 +168,12 @@ class TestResult:
         told = self.result(conf(cniVersion=version), given)
         assert [ip["version"] for ip in told["ips"]] == ["4", "6"]
         assert "routes" not in told
+
+    def test_vlan_device_comes_last(self) -> None:
+        device = {"name": "cni0.5", "address": "02:00:00:00:00:04", "mtu": 1500}
+        told = self.result(conf(vlan=5, isGateway=True), {"ips": [{"address": "10.0.0.2/8"}]}, MADE | {"vlan": device})
+        assert [link["name"] for link in told["interfaces"]] == ["cni0", "veth0", "eth0", "cni0.5"]
+        assert told["ips"][0]["interface"] == 2
 
     def test_routed_has_no_bridge(self) -> None:
         told = self.result(
@@ -267,7 +282,7 @@ class TestAttachment:
 
     def test_pair(self) -> None:
         pair = attachment(host_netns="fd:1", address="02:00:00:00:00:01", mtu=1400, bridge=BridgeSpec(name="br")).pair()
-        assert (pair.netns, pair.master, pair.up, pair.mtu, pair.address) == ("fd:1", "br", True, 1400, None)
+        assert (pair.netns, pair.master, pair.up, pair.mtu, pair.address) == ("fd:1", "br", None, 1400, None)
         assert pair.peer is not None
         assert (pair.peer.name, pair.peer.address, pair.peer.mtu) == ("eth0", "02:00:00:00:00:01", 1400)
 
@@ -282,6 +297,10 @@ class TestAttachment:
             {"bridge": BridgeSpec(name="a/b")},
             {"bridge": BridgeSpec(name="br", vlan=0)},
             {"bridge": BridgeSpec(name="br", vlan=4095)},
+            {"bridge": BridgeSpec(name="br", trunk=[(0, 1)])},
+            {"bridge": BridgeSpec(name="br", trunk=[(9, 8)])},
+            {"bridge": BridgeSpec(name="b" * 12, vlan=100, gateways=["10.0.0.1/8"])},
+            {"ips": [IPSpec(address="10.0.0.1/8", gateway="10.0.0.2")], "up": False},
             {"bridge": BridgeSpec(name="br", gateways=["10.0.0.1"])},
             {"bridge": BridgeSpec(name="br", gateways=["10.0.0.1/8"] * 65)},
             {"ips": [IPSpec(address="10.0.0.1/8")]},
@@ -299,14 +318,24 @@ class TestAttachment:
         with pytest.raises(VethError):
             validate_attachment(msgspec.structs.replace(attachment(), **said))
 
-    def test_vlan_request(self) -> None:
-        """What `bridge vlan add dev X vid 7 pvid untagged` sends; struct ifinfomsg, then IFLA_AF_SPEC."""
-        message = vlan_message(5, 7)
+    @pytest.mark.parametrize(
+        ("said", "entries"),
+        [
+            ({"vlan": 7}, [(0x2 | 0x4, 7)]),
+            ({"trunk": [(3, 3), (10, 20)]}, [(0, 3), (0x8, 10), (0x10, 20), (0x2 | 0x4, 1)]),
+            ({"vlan": 7, "trunk": [(7, 7)]}, [(0, 7), (0x2 | 0x4, 7)]),
+        ],
+    )
+    def test_vlan_request(self, said: dict[str, Any], entries: list[tuple[int, int]]) -> None:
+        """What `bridge vlan add` sends: struct ifinfomsg, then IFLA_AF_SPEC. The VLAN of untagged frames comes last."""
+        message = vlan_message(5, vlan_entries(BridgeSpec(name="br", **said)))
         message.encode()
         family, ifindex = (
             struct.unpack_from("=BxHi", message.data, 16)[0],
             struct.unpack_from("=4xi", message.data, 16)[0],
         )
         assert (family, ifindex) == (7, 5)
-        length, kind, inner_length, inner_kind, flags, vid = struct.unpack_from("=6H", message.data, 32)
-        assert (length, kind & 0x7FFF, inner_length, inner_kind, flags, vid) == (12, 26, 8, 2, 0x2 | 0x4, 7)
+        length, kind = struct.unpack_from("=2H", message.data, 32)
+        assert (length, kind & 0x7FFF) == (4 + 8 * len(entries), 26)
+        sent = [struct.unpack_from("=4H", message.data, 36 + 8 * number) for number in range(len(entries))]
+        assert sent == [(8, 2, flags, vid) for flags, vid in entries]

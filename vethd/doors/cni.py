@@ -1,6 +1,6 @@
 """What the CNI plugin asks of the daemon (docs/cni.md): attachments made, addressed, checked, listed, deleted.
 
-The plugin runs IPAM and sets sysctls and masquerading; the pair, the bridge, addresses and routes are made here. For
+The plugin runs IPAM and makes firewall rules; the pair, the bridge, sysctls, addresses and routes are made here. For
 administrators alone: an attachment's other end is in the host's namespace.
 """
 
@@ -23,7 +23,7 @@ async def _attach(call: Call) -> Attached:
 
 
 async def _address(call: Call) -> Attached:
-    """Return an attachment its addresses and routes, where they came later than it."""
+    """Bring an attachment up and give it its addresses and routes, if they came later than it."""
     return await attachments.address(call.api.manager, call.body, call.fds)
 
 

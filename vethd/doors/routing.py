@@ -34,6 +34,7 @@ STATUS = {
     errno.ENODEV: 404,
     errno.ESRCH: 404,
     errno.EEXIST: 409,
+    errno.EADDRINUSE: 409,
     errno.EBUSY: 409,
     errno.ENOTUNIQ: 409,
     errno.ESTALE: 409,

@@ -12,11 +12,15 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from vethd.kernel.l3 import L3
 from vethd.kernel.uapi import (
     AF_BRIDGE,
+    BRIDGE_FLAGS_SELF,
     BRIDGE_VLAN_INFO_PVID,
+    BRIDGE_VLAN_INFO_RANGE_BEGIN,
+    BRIDGE_VLAN_INFO_RANGE_END,
     BRIDGE_VLAN_INFO_UNTAGGED,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_EXCL,
+    RTM_DELLINK,
     RTM_DELNEIGH,
     RTM_GETLINK,
     RTM_NEWLINK,
@@ -31,12 +35,12 @@ class Bridges(L3):
     """An rtnetlink socket that knows of bridges."""
 
     def ensure(self, bridge: BridgeSpec) -> int:
-        """Make the bridge where there is none, see that it is one, and up; return its ifindex.
+        """Make the bridge where there is none, down, and see that it is one; return its ifindex.
 
-        Its MAC is set, or it would change with the ports. Raises VethError EEXIST (another kind of link has that name),
-        EOPNOTSUPP (a kernel without VLAN filtering).
+        The MAC of a new bridge, and of one that is a gateway, is set: otherwise it would change with the ports. Raises
+        VethError EEXIST (another kind of link has that name), EOPNOTSUPP (a kernel without VLAN filtering).
         """
-        data: list[tuple[str, Any]] = [("IFLA_BR_VLAN_FILTERING", 1)] if bridge.vlan is not None else []
+        data: list[tuple[str, Any]] = [("IFLA_BR_VLAN_FILTERING", 1)] if bridge.filters else []
         message = ifinfmsg()
         mac = bytearray(os.urandom(6))
         mac[0] = mac[0] & 0xFE | 0x02
@@ -53,50 +57,86 @@ class Bridges(L3):
                 raise
         ifindex = self.ifindex(bridge.name)
         self._check(ifindex, bridge)
-        self.set_link(ifindex, LinkSpec(up=True, promisc=True if bridge.promisc else None))
+        if bridge.gateways:
+            self.set_link(ifindex, LinkSpec(address=self.link(ifindex).address))
         return ifindex
 
     def _check(self, ifindex: int, bridge: BridgeSpec) -> None:
         """See that a link is a bridge, and filters VLANs where that is asked for. Raises VethError EEXIST."""
+        if not self._own(ifindex, "IFLA_BR_VLAN_FILTERING", bridge) and bridge.filters:
+            reason = f"the bridge {bridge.name!r} is there and does not filter VLANs"
+            raise VethError(errno.EEXIST, "newlink", bridge.name, reason)
+
+    def _own(self, ifindex: int, attribute: str, bridge: BridgeSpec) -> int:
+        """Return an attribute of a bridge, 0 where it has none such. Raises VethError EEXIST where it is no bridge."""
         message = ifinfmsg()
         message["index"] = ifindex
         for reply in self._request(message, RTM_GETLINK, 0, "getlink", bridge.name):
             link = ifinfmsg(reply)
             link.decode()
             info = link.get_attr("IFLA_LINKINFO")
-            if info is None or info.get_attr("IFLA_INFO_KIND") != "bridge":
-                raise VethError(errno.EEXIST, "newlink", bridge.name, f"{bridge.name!r} is there and is no bridge")
-            filters = info.get_nested("IFLA_INFO_DATA", "IFLA_BR_VLAN_FILTERING")
-            if bridge.vlan is not None and not filters:
-                reason = f"the bridge {bridge.name!r} is there and does not filter VLANs"
-                raise VethError(errno.EEXIST, "newlink", bridge.name, reason)
+            if info is not None and info.get_attr("IFLA_INFO_KIND") == "bridge":
+                return int(info.get_nested("IFLA_INFO_DATA", attribute) or 0)
+        raise VethError(errno.EEXIST, "newlink", bridge.name, f"{bridge.name!r} is there and is no bridge")
+
+    def ensure_vlan_device(self, ifindex: int, name: str, vlan: int) -> int:
+        """Make a VLAN device on the bridge where there is none, down, and see that the bridge is in that VLAN.
+
+        Gives the device's ifindex. Raises VethError.
+        """
+        message = ifinfmsg()
+        data = {"attrs": [("IFLA_VLAN_ID", vlan)]}
+        info = {"attrs": [("IFLA_INFO_KIND", "vlan"), ("IFLA_INFO_DATA", data)]}
+        message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_LINK", ifindex), ("IFLA_LINKINFO", info)]
+        try:
+            self._request(message, RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, "newlink", name)
+        except VethError as error:
+            if error.errno != errno.EEXIST:
+                raise
+        itself = vlan_message(ifindex, [{"flags": 0, "vid": vlan}], of_bridge=True)
+        self._request(itself, RTM_SETLINK, NLM_F_ACK, "setlink", name)
+        return self.ifindex(name)
 
     def gateway(self, ifindex: int, bridge: BridgeSpec, address: Interface) -> None:
-        """Give the bridge an address. Raises VethError EEXIST where it has another and force is not said.
+        """Give the bridge, or its VLAN device, an address. Raises VethError EEXIST where it has another and not force.
 
         Another is any of IPv4, and one of IPv6 whose subnet overlaps.
         """
-        for other in list(self.addresses(ifindex)):
+        for other in [own for own, _ in self.addresses(ifindex)]:
             if other == address:
                 return
             if other.version != address.version or (other.version == 6 and not other.network.overlaps(address.network)):
                 continue
             if not bridge.force:
-                reason = f"the bridge {bridge.name!r} has the address {other} already, which is not {address}"
-                raise VethError(errno.EEXIST, "newaddr", bridge.name, reason)
+                name = bridge.vlan_device or bridge.name
+                reason = f"{name!r} has the address {other} already, which is not {address}"
+                raise VethError(errno.EEXIST, "newaddr", name, reason)
             self.del_address(ifindex, other)
         self.add_address(ifindex, address, dad=False)
 
     def set_port(self, ifindex: int, bridge: BridgeSpec) -> None:
-        """Set what is the port's own: hairpin, and its VLAN, untagged and alone. Raises VethError."""
+        """Set what is the port's own: hairpin, isolation, and its VLAN. Raises VethError."""
         message = ifinfmsg()
         message["index"] = ifindex
-        mode = {"attrs": [("IFLA_BRPORT_MODE", int(bridge.hairpin))]}
-        info = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", mode)]}
+        own = [("IFLA_BRPORT_MODE", int(bridge.hairpin)), ("IFLA_BRPORT_ISOLATED", int(bridge.isolated))]
+        info = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": own})]}
         message["attrs"] = [("IFLA_LINKINFO", info)]
         self._request(message, RTM_NEWLINK, NLM_F_ACK, "setport", bridge.name)
-        if bridge.vlan is not None:
-            self._request(vlan_message(ifindex, bridge.vlan), RTM_SETLINK, NLM_F_ACK, "setport", bridge.name)
+        if bridge.filters:
+            self._set_vlans(ifindex, bridge)
+
+    def _set_vlans(self, ifindex: int, bridge: BridgeSpec) -> None:
+        entries = vlan_entries(bridge)
+        default = self._own(self.ifindex(bridge.name), "IFLA_BR_VLAN_DEFAULT_PVID", bridge)
+        wanted = [(bridge.vlan or 1,) * 2, *bridge.trunk]
+        if default and not bridge.default_vlan and not any(first <= default <= last for first, last in wanted):
+            leave = vlan_message(ifindex, [{"flags": 0, "vid": default}])
+            try:
+                self._request(leave, RTM_DELLINK, NLM_F_ACK, "setport", bridge.name)
+            except VethError as error:
+                if error.errno != errno.ENOENT:  # it has left
+                    raise
+        self._request(vlan_message(ifindex, entries), RTM_SETLINK, NLM_F_ACK, "setport", bridge.name)
 
     def forget_neighbour(self, ifindex: int, address: IPAddress) -> None:
         """Forget who had the address before: it may have been given anew. None is no error."""
@@ -111,11 +151,25 @@ class Bridges(L3):
                 raise
 
 
-def vlan_message(ifindex: int, vlan: int) -> ifinfmsg:
-    """Return the request that puts a port into a VLAN: what it sends untagged is in it, and leaves it untagged."""
+def vlan_entries(bridge: BridgeSpec) -> list[dict[str, int]]:
+    """Return the VLANs of a port: tagged ones, then the one of untagged frames, which wins where it is among them."""
+    entries = []
+    for first, last in bridge.trunk:
+        if first == last:
+            entries.append({"flags": 0, "vid": first})
+        else:
+            entries.append({"flags": BRIDGE_VLAN_INFO_RANGE_BEGIN, "vid": first})
+            entries.append({"flags": BRIDGE_VLAN_INFO_RANGE_END, "vid": last})
+    native = {"flags": BRIDGE_VLAN_INFO_PVID | BRIDGE_VLAN_INFO_UNTAGGED, "vid": bridge.vlan or 1}
+    return [*entries, native]
+
+
+def vlan_message(ifindex: int, entries: list[dict[str, int]], *, of_bridge: bool = False) -> ifinfmsg:
+    """Return the request that adds VLANs to a port, or removes them, or (of_bridge) does so to the bridge itself."""
     message = ifinfmsg()
     message["family"] = AF_BRIDGE
     message["index"] = ifindex
-    entry = {"flags": BRIDGE_VLAN_INFO_PVID | BRIDGE_VLAN_INFO_UNTAGGED, "vid": vlan}
-    message["attrs"] = [("IFLA_AF_SPEC", {"attrs": [("IFLA_BRIDGE_VLAN_INFO", entry)]})]
+    attrs: list[tuple[str, Any]] = [("IFLA_BRIDGE_FLAGS", BRIDGE_FLAGS_SELF)] if of_bridge else []
+    attrs += [("IFLA_BRIDGE_VLAN_INFO", entry) for entry in entries]
+    message["attrs"] = [("IFLA_AF_SPEC", {"attrs": attrs})]
     return message

@@ -72,8 +72,8 @@ class L3(Rtnl):
         """Take an address from the link. Raises VethError EADDRNOTAVAIL where it has none such."""
         self._request(_address(ifindex, address), RTM_DELADDR, NLM_F_ACK, "deladdr", str(address))
 
-    def addresses(self, ifindex: int) -> Iterator[Interface]:
-        """Read the link's addresses."""
+    def addresses(self, ifindex: int) -> Iterator[tuple[Interface, int]]:
+        """Read the link's addresses, each with its flags, IFA_F_*."""
         message = ifaddrmsg()
         message["family"] = AF_UNSPEC
         for data in self._request(message, RTM_GETADDR, NLM_F_DUMP, "getaddr", ""):
@@ -81,7 +81,7 @@ class L3(Rtnl):
             found.decode()
             if found["index"] == ifindex:
                 text = found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")
-                yield ipaddress.ip_interface(f"{text}/{found['prefixlen']}")
+                yield ipaddress.ip_interface(f"{text}/{found['prefixlen']}"), found.get_attr("IFA_FLAGS")
 
     def add_route(self, ifindex: int, route: Route) -> None:
         """Add a route through the link; the very same one that is there already is no error. Raises VethError.

@@ -231,22 +231,29 @@ def _open_pid(pid: str) -> int:
         raise VethError(errno.ESRCH, "netns", reason=f"no network namespace and no process {pid!r}") from error
 
 
-def _dup_checked(ref: str, fds: Sequence[int] | None) -> int:
+def given(ref: str, fds: Sequence[int] | None) -> int:
+    """Return the fd that "fd:N" names, the N-th of fds, which stays its owner's. Raises VethError EBADF."""
     digits = ref[3:]
     if fds is None:
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r} needs the fd-passing socket, or an inherited fd")
     number = int(digits) if digits.isascii() and digits.isdigit() and len(digits) <= _FD_DIGITS else len(fds)
-    if number >= len(fds):
+    if not ref.startswith("fd:") or number >= len(fds):
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r}: {len(fds)} file descriptors came with the request")
     try:
         fcntl.fcntl(fds[number], fcntl.F_GETFD)  # asks our own table alone
-        if not is_namespace(fds[number]):
-            raise VethError(errno.EINVAL, "netns", reason=f"{ref!r} is not a network namespace")
-        return _checked(os.dup(fds[number]), ref)
     except OSError as error:
-        if error.errno in _EXHAUSTED:
-            raise VethError(error.errno, "netns") from error
         raise VethError(errno.EBADF, "netns", reason=f"{ref!r} is not an open file descriptor") from error
+    return fds[number]
+
+
+def _dup_checked(ref: str, fds: Sequence[int] | None) -> int:
+    fd = given(ref, fds)
+    if not is_namespace(fd):
+        raise VethError(errno.EINVAL, "netns", reason=f"{ref!r} is not a network namespace")
+    try:
+        return _checked(os.dup(fd), ref)
+    except OSError as error:
+        raise VethError(error.errno or errno.EBADF, "netns") from error
 
 
 def _checked(fd: int, ref: str) -> int:

@@ -1,7 +1,7 @@
 """A container's attachment to a network: a pair, one end in the container, the other a bridge's port or routed.
 
-What a container runtime's plugin asks for, in the terms of the kernel: the pair, the bridge, addresses and routes.
-IPAM, sysctls and masquerading are the plugin's own. An attachment is known by network, container and the end's name
+What a container runtime's plugin asks for, in the terms of the kernel: the pair, the bridge, sysctls, addresses and
+routes. IPAM and firewall rules are the plugin's own. An attachment is known by network, container and the end's name
 there (api.AttachmentKey); the pair's record keeps these three over a restart.
 """
 
@@ -34,17 +34,33 @@ class BridgeSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """The bridge that the host's end becomes a port of, made where there is none.
 
     gateways are addresses of the bridge, "10.88.0.1/16"; another IPv4 address that it has, or one of IPv6 whose subnet
-    overlaps, is an error, or goes where force is true. hairpin and vlan (in which untagged frames are) are the port's;
-    mtu is for a new bridge.
+    overlaps, is an error, or goes where force is true. hairpin and isolated are the port's; mtu is for a new bridge.
+
+    vlan and trunk are the port's VLANs: untagged frames are in vlan (in VLAN 1 where only trunk is given); trunk has
+    ranges, first and last, of tagged ones. The port leaves the bridge's default VLAN unless default_vlan is true. With
+    vlan the gateways are not addresses of the bridge, but of a VLAN device on it, "cni0.5".
     """
 
     name: str
     mtu: int | None = None
     promisc: bool = False
     hairpin: bool = False
+    isolated: bool = False
     vlan: int | None = None
+    trunk: list[tuple[int, int]] = []
+    default_vlan: bool = False
     gateways: list[str] = []
     force: bool = False
+
+    @property
+    def filters(self) -> bool:
+        """Whether the bridge has to filter VLANs."""
+        return self.vlan is not None or bool(self.trunk)
+
+    @property
+    def vlan_device(self) -> str | None:
+        """The name of the VLAN device that has the gateways' addresses, None where the bridge has them."""
+        return f"{self.name}.{self.vlan}" if self.vlan is not None and self.gateways else None
 
 
 class IPSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -70,7 +86,8 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     """What is asked for. bridge None: the container is routed, and its gateways are addresses of the host's end.
 
     netns and host_netns are as LinkSpec.netns is; ifname and address are the container's end's, mtu is of both.
-    dad: IPv6 addresses wait for duplicate address detection.
+    up False leaves the container's end down, without addresses. dad: IPv6 addresses wait for duplicate address
+    detection. sysctls "fd:N" is a /proc/sys/net to write through; None is the daemon's own, which is often read-only.
     """
 
     network: str
@@ -83,7 +100,9 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
     bridge: BridgeSpec | None = None
     ips: list[IPSpec] = []
     routes: list[RouteSpec] = []
+    up: bool = True
     dad: bool = False
+    sysctls: str | None = None
 
     @property
     def key(self) -> AttachmentKey:
@@ -91,13 +110,12 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
         return AttachmentKey(self.network, self.container, self.ifname)
 
     def pair(self) -> PairSpec:
-        """Return the pair, the host's end first."""
+        """Return the pair, the host's end first. Neither end is up: their sysctls come first."""
         far = LinkSpec(name=self.ifname, netns=self.netns, address=self.address, mtu=self.mtu)
         return PairSpec(
             netns=self.host_netns,
             mtu=self.mtu,
             master=self.bridge.name if self.bridge else None,
-            up=True,
             peer=far,
         )
 
@@ -128,12 +146,17 @@ class LinkBrief(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Attached(msgspec.Struct, kw_only=True, frozen=True):
-    """What an attachment became. bridge is null where the container is routed."""
+    """What an attachment became. bridge is null where the container is routed, vlan where no VLAN device was asked for.
+
+    refused has a line of text for each sysctl that could not be set and that the attachment can do without.
+    """
 
     pair: str
     bridge: LinkBrief | None
     host: LinkBrief
     container: LinkBrief
+    vlan: LinkBrief | None = None
+    refused: list[str] = []
 
 
 class AttachmentInfo(msgspec.Struct, kw_only=True, frozen=True):
@@ -154,12 +177,9 @@ def validate_attachment(asked: Attachment) -> None:
         if len(word) > WORD_MAX:
             raise VethError(errno.ERANGE, "attach", asked.ifname, f"the {key}'s name is longer than {WORD_MAX} bytes")
     check_name(asked.ifname, "attach", pattern=False)
-    gateways: list[str] = []
-    if asked.bridge is not None:
-        gateways = asked.bridge.gateways
-        check_name(asked.bridge.name, "attach", pattern=False)
-        if asked.bridge.vlan is not None and not 1 <= asked.bridge.vlan <= VLAN_MAX:
-            raise VethError(errno.EINVAL, "attach", asked.ifname, f"vlan {asked.bridge.vlan} is outside 1..{VLAN_MAX}")
+    gateways = _validate_bridge(asked.bridge) if asked.bridge is not None else []
+    if asked.ips and not asked.up:
+        raise VethError(errno.EINVAL, "attach", asked.ifname, "addresses need the container's end up")
     if max(len(gateways), len(asked.ips), len(asked.routes)) > SUBNETS_MAX:
         raise VethError(errno.EINVAL, "attach", asked.ifname, f"more than {SUBNETS_MAX} addresses, gateways or routes")
     for text in gateways:
@@ -168,6 +188,19 @@ def validate_attachment(asked: Attachment) -> None:
         _validate_ip(ip, routed=asked.bridge is None)
     for route in asked.routes:
         _validate_route(route)
+
+
+def _validate_bridge(bridge: BridgeSpec) -> list[str]:
+    check_name(bridge.name, "attach", pattern=False)
+    if bridge.vlan_device is not None:
+        check_name(bridge.vlan_device, "attach", pattern=False)
+    if len(bridge.trunk) > VLAN_MAX:
+        raise VethError(errno.EINVAL, "attach", bridge.name, f"more than {VLAN_MAX} ranges of VLANs")
+    for first, last in [*bridge.trunk, *([(bridge.vlan, bridge.vlan)] if bridge.vlan is not None else [])]:
+        if not 1 <= first <= last <= VLAN_MAX:
+            said = f"vlan {first}" if first == last else f"a range of VLANs from {first} to {last}"
+            raise VethError(errno.EINVAL, "attach", bridge.name, f"{said} is outside 1..{VLAN_MAX}")
+    return bridge.gateways
 
 
 def _validate_ip(ip: IPSpec, *, routed: bool) -> None:

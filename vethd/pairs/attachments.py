@@ -9,82 +9,71 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Sequence
 
 import msgspec
 
-from vethd.kernel import netns
-from vethd.kernel.bridge import Bridges
-from vethd.kernel.l3 import L3, Route
-from vethd.kernel.uapi import RT_SCOPE_HOST
 from vethd.model.api import AttachmentKey, LinkInfo
 from vethd.model.attachment import (
     Attached,
     Attachment,
     AttachmentInfo,
-    BridgeSpec,
-    IPAddress,
-    IPSpec,
     LinkBrief,
-    interface,
-    network,
-    same_family,
     validate_attachment,
 )
 from vethd.model.errors import VethError
-from vethd.model.spec import LinkSpec
 from vethd.model.state import Side
+from vethd.pairs import attaching
 from vethd.pairs.entry import Entry
 from vethd.pairs.manager import Manager
 
-T = TypeVar("T")
-
-_METRICS = (("mtu", "RTAX_MTU"), ("advmss", "RTAX_ADVMSS"))
-_ALL_BITS = {4: "32", 6: "128"}
 _CARRIER_LOOKS, _CARRIER_LOOK_S = 200, 0.05
+_DAD_LOOKS, _DAD_LOOK_S = 100, 0.05  # the kernel takes one to two seconds
 
 
 async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """Make an attachment, up and carrying, or nothing but perhaps the bridge. Raises VethError."""
+    """Make an attachment, up and carrying unless it is to stay down, or nothing but perhaps the bridge.
+
+    Raises VethError.
+    """
     validate_attachment(asked)
+    refused: list[str] = []
     if asked.bridge is not None:
-        await manager.workers.chore(partial(_in_netns, asked.host_netns, fds, partial(_set_up_bridge, asked.bridge)))
+        refused += await manager.workers.chore(attaching.set_up_bridge, asked, asked.bridge, fds)
     if find(manager, asked.key):  # nothing is awaited between this and its being on the list
         reason = f"{asked.ifname} of container {asked.container} is attached to {asked.network} already"
         raise VethError(errno.EEXIST, "attach", asked.ifname, reason)
     entry = await manager.newlink(asked.pair(), fds=fds, attachment=asked.key)
     try:
-        await _set_up(manager, entry, asked, fds)
-        await _carry(manager, entry)
+        refused += await _set_up(manager, entry, asked, fds)
         near, far = manager.info(entry).links
         peer = msgspec.structs.replace(entry.spec.far_end(), netns=far.netns)
         entry.spec = msgspec.structs.replace(entry.spec, netns=near.netns, peer=peer)
         entry.fds = None  # they are closed after the call
-        return await _told(manager, entry, asked, fds)
+        return await _told(manager, entry, asked, fds, refused)
     except BaseException:
         await manager.dellink(entry)
         raise
 
 
 async def address(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """Return an attachment that is there its addresses and routes. Raises VethError."""
+    """Bring an existing attachment up and give it its addresses and routes. Raises VethError."""
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
-    await _set_up(manager, entry, asked, fds)
-    return await _told(manager, entry, asked, fds)
+    refused = await _set_up(manager, entry, asked, fds)
+    return await _told(manager, entry, asked, fds, refused)
 
 
-async def _set_up(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> None:
+async def _set_up(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> list[str]:
+    """Bring the ends up and wait until the addresses can be used; return the sysctls that were refused."""
     host = _links(manager, entry, asked)[Side.NEAR].name
-
-    def both() -> None:
-        _in_netns(asked.netns, fds, partial(_set_up_container, asked))
-        _in_netns(asked.host_netns, fds, partial(_set_up_host, asked, host))
-
-    await manager.workers.chore(both)
+    refused = await manager.workers.chore(attaching.set_up, asked, host, fds)
+    if asked.up:
+        await _carry(manager, entry)
+        if asked.dad:
+            await _settle(manager, asked, fds)
+        await manager.workers.chore(attaching.complete, asked, fds)
+    return refused
 
 
 async def detach(manager: Manager, key: AttachmentKey) -> list[Entry]:
@@ -115,7 +104,7 @@ async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) 
     """See that an attachment is as asked for, and return it. Raises VethError ENOENT, or ESTALE and what differs."""
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
-    await manager.workers.chore(partial(_in_netns, asked.netns, fds, partial(_check_container, asked)))
+    await manager.workers.chore(attaching.check, asked, fds)
     if entry.live is not None:
         await entry.live.learn_master(Side.NEAR)
     near, far = _links(manager, entry, asked)
@@ -125,7 +114,7 @@ async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) 
         raise VethError(errno.ESTALE, "check", asked.ifname, reason)
     if far.name != asked.ifname:
         raise VethError(errno.ESTALE, "check", asked.ifname, f"the container's end is {far.name!r}")
-    return await _told(manager, entry, asked, fds)
+    return await _told(manager, entry, asked, fds, [])
 
 
 def the_one(manager: Manager, key: AttachmentKey) -> Entry:
@@ -141,25 +130,20 @@ def _links(manager: Manager, entry: Entry, asked: Attachment) -> list[LinkInfo]:
     return manager.info(entry).links
 
 
-async def _told(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """Say what an attachment is now, once the kernel has acted on its carrier. Raises VethError."""
-    nursery = manager.workers.nursery
-    taps = [link.tap for link in entry.live.links] if entry.live is not None else []
-
-    def look() -> LinkBrief | None:
-        for tap in taps:
-            nursery.settle(tap)
-        return _in_netns(asked.host_netns, fds, partial(_brief, asked.bridge.name)) if asked.bridge else None
-
-    bridge = await manager.workers.chore(look)
+async def _told(
+    manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None, refused: list[str]
+) -> Attached:
+    """Say what an attachment is now. Raises VethError."""
+    names = (asked.bridge.name, asked.bridge.vlan_device) if asked.bridge is not None else (None, None)
+    bridge, vlan = [await manager.workers.chore(attaching.brief, asked, name, fds) if name else None for name in names]
     manager.desk.catch_up()
     near, far = _links(manager, entry, asked)
     host, container = (LinkBrief(name=link.name, address=link.address, mtu=link.mtu) for link in (near, far))
-    return Attached(pair=entry.id, bridge=bridge, host=host, container=container)
+    return Attached(pair=entry.id, bridge=bridge, host=host, container=container, vlan=vlan, refused=refused)
 
 
 async def _carry(manager: Manager, entry: Entry) -> None:
-    """Wait for the carrier of both ends, which are up. Raises VethError."""
+    """Wait for the carrier of both ends, which are up, and until the kernel has acted on it. Raises VethError."""
     for _ in range(_CARRIER_LOOKS):
         manager.desk.catch_up()
         if entry.live is None or entry.live.carrier:
@@ -170,86 +154,10 @@ async def _carry(manager: Manager, entry: Entry) -> None:
         raise VethError(errno.ENODEV, "attach", reason="an end of the pair went, or down, while it was made")
 
 
-# --- what worker threads do
-
-
-def _in_netns(ref: str | None, fds: Sequence[int] | None, act: Callable[[Bridges], T]) -> T:
-    """Call act with a socket in the namespace that ref names."""
-    fd = netns.open_ref(ref, fds)
-    try:
-        with netns.inside(fd), Bridges() as here:
-            return act(here)
-    finally:
-        os.close(fd)
-
-
-def _set_up_bridge(bridge: BridgeSpec, here: Bridges) -> None:
-    here.ensure(bridge)
-
-
-def _set_up_container(asked: Attachment, here: Bridges) -> None:
-    """Bring the container's end up, with its addresses and routes."""
-    ifindex = here.ifindex(asked.ifname, "attach")
-    here.set_link(ifindex, LinkSpec(up=True), op="attach")
-    for ip in asked.ips:
-        own = interface(ip.address)
-        here.add_address(ifindex, own, dad=asked.dad, prefix_route=asked.bridge is not None)
-        if asked.bridge is None:  # even the neighbours are behind the host
-            gateway = same_family(own, ip.gateway or "")
-            here.add_route(ifindex, Route(network(f"{gateway}/{_ALL_BITS[own.version]}"), src=own.ip))
-            here.add_route(ifindex, Route(own.network, gateway, own.ip))
-    for route in asked.routes:
-        dst = network(route.dst)
-        gw = same_family(dst, route.gw) if route.gw is not None else _first_gateway(asked.ips, dst.version)
-        metrics = tuple((name, value) for key, name in _METRICS if (value := getattr(route, key)) is not None)
-        here.add_route(ifindex, Route(dst, gw, None, route.scope, route.priority, route.table, metrics))
-
-
-def _set_up_host(asked: Attachment, name: str, here: Bridges) -> None:
-    """Set up the host's end: a port, or the container's gateway."""
-    ifindex = here.ifindex(name, "attach")
-    if asked.bridge is not None:
-        here.set_port(ifindex, asked.bridge)
-        bridge = here.ifindex(asked.bridge.name, "attach")
-        for gateway in asked.bridge.gateways:
-            here.gateway(bridge, asked.bridge, interface(gateway))
-        for ip in asked.ips:
-            here.forget_neighbour(bridge, interface(ip.address).ip)
-        return
-    for ip in asked.ips:
-        own = interface(ip.address)
-        bits = _ALL_BITS[own.version]
-        here.add_address(ifindex, interface(f"{ip.gateway}/{bits}"), dad=False)
-        here.add_route(ifindex, Route(network(f"{own.ip}/{bits}"), scope=RT_SCOPE_HOST if own.version == 4 else None))
-
-
-def _check_container(asked: Attachment, here: L3) -> None:
-    """See that the container's end is there and up, with its MAC, addresses and routes. Raises VethError ESTALE."""
-    ifindex = here.ifindex(asked.ifname, "check")
-    link = here.link(ifindex)
-    missing = [] if link.up else ["up"]
-    if asked.address is not None and link.address != asked.address.lower():
-        missing.append(f"address {asked.address} (it is {link.address})")
-    has = set(here.addresses(ifindex))
-    missing += [ip.address for ip in asked.ips if interface(ip.address) not in has]
-    routed = list(here.routes(ifindex))
-    for route in asked.routes:
-        dst = str(network(route.dst))
-        if not any(dst == there and route.gw in (None, gw) for there, gw in routed):
-            missing.append(f"the route to {dst}" + (f" via {route.gw}" if route.gw else ""))
-    if missing:
-        raise VethError(errno.ESTALE, "check", asked.ifname, f"it has not {', '.join(missing)}")
-
-
-def _first_gateway(ips: Sequence[IPSpec], version: int) -> IPAddress | None:
-    """Return the first gateway of a family; None where there is none, and what is routed is on the link."""
-    for ip in ips:
-        own = interface(ip.address)
-        if own.version == version and ip.gateway is not None:
-            return same_family(own, ip.gateway)
-    return None
-
-
-def _brief(name: str, here: L3) -> LinkBrief:
-    link = here.link(here.ifindex(name, "attach"))
-    return LinkBrief(name=name, address=link.address, mtu=link.mtu)
+async def _settle(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> None:
+    """Wait for the end of duplicate address detection. Raises VethError EADDRINUSE, ETIMEDOUT."""
+    for _ in range(_DAD_LOOKS):
+        if await manager.workers.chore(attaching.settled, asked, fds):
+            return
+        await asyncio.sleep(_DAD_LOOK_S)
+    raise VethError(errno.ETIMEDOUT, "attach", asked.ifname, "duplicate address detection does not come to an end")

@@ -15,7 +15,6 @@ from vethd.clients.cni.errors import (
     DECODING_FAILURE,
     INCOMPATIBLE_VERSION,
     IO_FAILURE,
-    UNSUPPORTED_FIELD,
     CniError,
 )
 
@@ -31,8 +30,21 @@ _NEEDS = {
     "CHECK": ("CNI_CONTAINERID", "CNI_NETNS", "CNI_IFNAME"),
     "DEL": ("CNI_CONTAINERID", "CNI_IFNAME"),
 }
-_FLAGS = ("isGateway", "isDefaultGateway", "forceAddress", "ipMasq", "hairpinMode", "promiscMode", "enabledad")
-_REFUSED = ("macspoofchk", "vlanTrunk", "portIsolation", "disableContainerInterface")
+_FLAGS = (
+    "isGateway",
+    "isDefaultGateway",
+    "forceAddress",
+    "ipMasq",
+    "hairpinMode",
+    "promiscMode",
+    "enabledad",
+    "macspoofchk",
+    "portIsolation",
+    "disableContainerInterface",
+    "preserveDefaultVlan",
+)
+_OF_BRIDGES = ("macspoofchk", "portIsolation", "disableContainerInterface")  # the reference ptp does not know them
+_BACKENDS = ("nftables", "iptables")
 _STDIN_MAX = 1 << 20
 _VLAN_MAX = 4094
 _IFNAME_MAX = 15
@@ -81,15 +93,12 @@ class Conf:
         self.mode = typed(raw, "mode", str, "bridge")
         if self.mode not in ("bridge", "ptp", "bandwidth"):
             raise CniError(BAD_CONFIG, f'mode: {self.mode!r} is none of "bridge", "ptp" and "bandwidth"')
-        for key in _REFUSED:
-            if raw.get(key):
-                raise CniError(
-                    UNSUPPORTED_FIELD, f"{key}: vethd-cni cannot do that", f"{key} = {text.encode(raw[key])}"
-                )
         self.flags = {key: typed(raw, key, bool, default=False) for key in _FLAGS}
         self.bridge = typed(raw, "bridge", str, "") or "cni0"
         self.mtu = typed(raw, "mtu", int, 0)
         self.vlan = typed(raw, "vlan", int, 0)
+        self.trunk = [pair for item in typed(raw, "vlanTrunk", list, []) for pair in _trunk(item)]
+        self.masq_backend = typed(raw, "ipMasqBackend", str, "")
         self.socket = typed(raw, "socket", str, "")
         self.ipam = typed(typed(raw, "ipam", dict, {}), "type", str, "")
         self.dns = typed(raw, "dns", dict, {})
@@ -98,17 +107,16 @@ class Conf:
 
     def _check(self) -> None:
         self.flags["isGateway"] |= self.flags["isDefaultGateway"]
+        if self.mode != "bridge":
+            self.flags |= dict.fromkeys(_OF_BRIDGES, False)
+        if self.flags["disableContainerInterface"] and self.ipam:
+            raise CniError(BAD_CONFIG, "disableContainerInterface: an interface that stays down has no addresses: ipam")
+        if self.masq_backend and self.masq_backend not in _BACKENDS:
+            raise CniError(BAD_CONFIG, f"ipMasqBackend: {self.masq_backend!r} is neither nftables nor iptables")
         if self.flags["hairpinMode"] and self.flags["promiscMode"]:
             raise CniError(BAD_CONFIG, "hairpinMode and promiscMode exclude each other")
         if not 0 <= self.vlan <= _VLAN_MAX:
             raise CniError(BAD_CONFIG, f"vlan: {self.vlan} is outside 0..{_VLAN_MAX}")
-        if self.vlan and self.flags["isGateway"]:
-            msg = "vlan: the bridge cannot be a gateway in a VLAN: leave out isGateway"
-            raise CniError(UNSUPPORTED_FIELD, msg, f"vlan = {self.vlan}")
-        if self.vlan and self.raw.get("preserveDefaultVlan"):
-            raise CniError(
-                UNSUPPORTED_FIELD, "preserveDefaultVlan: a port is in one VLAN", "preserveDefaultVlan = true"
-            )
         if self.mtu < 0:
             raise CniError(BAD_CONFIG, f"mtu: {self.mtu} is negative")
         if self.mode == "ptp" and not self.ipam:
@@ -172,6 +180,26 @@ def typed(raw: dict[str, Any], key: str, kind: type, default: Any) -> Any:
     if value is None:
         return default
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        names = {str: "a string", bool: "true or false", int: "a whole number", dict: "an object"}
+        names = {
+            str: "a string",
+            bool: "true or false",
+            int: "a whole number",
+            dict: "an object",
+            list: "a list",
+        }
         raise CniError(BAD_CONFIG, f"{key}: {text.encode(value)} is not {names[kind]}")
     return value
+
+
+def _trunk(item: Any) -> list[tuple[int, int]]:
+    """Return the ranges, first and last, of one item of vlanTrunk: a range, one VLAN, or both. Raises CniError 7."""
+    if not isinstance(item, dict):
+        raise CniError(BAD_CONFIG, f"vlanTrunk: {text.encode(item)} is not an object")
+    first, last, one = (typed(item, key, int, None) for key in ("minID", "maxID", "id"))
+    if (first is None) != (last is None):
+        raise CniError(BAD_CONFIG, "vlanTrunk: minID and maxID belong together")
+    found = [pair for pair in ((first, last), (one, one)) if pair[0] is not None]
+    for low, high in found:
+        if not 1 <= low <= high <= _VLAN_MAX:
+            raise CniError(BAD_CONFIG, f"vlanTrunk: {low} to {high} is not within 1..{_VLAN_MAX}")
+    return found

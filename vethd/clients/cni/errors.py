@@ -5,7 +5,6 @@ from __future__ import annotations
 import posix
 
 INCOMPATIBLE_VERSION = 1
-UNSUPPORTED_FIELD = 2
 BAD_ENVIRONMENT = 4
 IO_FAILURE = 5
 DECODING_FAILURE = 6
@@ -15,7 +14,7 @@ NOT_AVAILABLE = 50
 REFUSED = 100  # by the daemon, or by the kernel through it; details name the errno
 IPAM_FAILED = 101  # without saying why as it should
 DIFFERS = 102  # CHECK found something else than what was made
-NO_MASQUERADE = 103
+NO_RULES = 103  # of the firewall
 
 
 class CniError(Exception):

@@ -1,34 +1,38 @@
 """Masquerading, by nft where it works, else by iptables: beyond its subnet a container goes by the host's address.
 
-With nft each attachment has a table of its own, so that setting it up and taking it away are one transaction each, and
-nobody has to be asked what is there. With iptables it has a chain in the nat table, as the reference plugins make it.
+With nft each attachment has a table of its own (nft.py). With iptables it has a chain in the nat table, as the
+reference plugins make it. The network may say which of the two it is to be (ipMasqBackend).
 """
 
 from __future__ import annotations
 
+from vethd.clients.cni import nft
 from vethd.clients.cni.addresses import Subnet
 from vethd.clients.cni.conf import get
-from vethd.clients.cni.errors import NO_MASQUERADE, CniError
+from vethd.clients.cni.errors import NO_RULES, CniError
 from vethd.clients.cni.run import USUAL, Ran, Running, find, run
 
-_PREFIX = "vethd-cni"
 _NFT_MULTICAST = {4: "224.0.0.0/4", 6: "ff00::/8"}
 _TOOLS = {4: "iptables", 6: "ip6tables"}
 
 
 class Masquerade:
-    """The masquerading of one attachment, which its name says: network, container, interface."""
+    """The masquerading of one attachment, which its name says: network, container, interface.
 
-    def __init__(self, network: str, container: str, ifname: str) -> None:
-        self._name = f"{_PREFIX}/{network}/{container}/{ifname}"
+    backend is "nftables", "iptables", or "": the first of these that works.
+    """
+
+    def __init__(self, network: str, container: str, ifname: str, backend: str = "") -> None:
+        self._name = f"{nft.PREFIX}/{network}/{container}/{ifname}"
+        self._table = nft.table("inet", network, container, ifname)
+        self._backend = backend
         self._subnets: list[Subnet] = []
         self._nft: Running | None = None
 
     def begin(self, subnets: list[Subnet]) -> None:
         """Begin to masquerade for these addresses; finish() waits until it is so."""
         self._subnets = subnets
-        nft = _tool("nft")
-        self._nft = Running([nft, "-f", "-"], self.nft_rules(subnets).encode()) if nft else None
+        self._nft = nft.start(self.nft_rules(subnets)) if self._backend != "iptables" else None
 
     def finish(self) -> None:
         """Masquerade for the addresses that begin() was told. Raises CniError 103, and then nothing is masqueraded."""
@@ -39,50 +43,42 @@ class Masquerade:
             if not ran.status:
                 return
             failed.append(f"nft: {ran.words()}")
-        versions = sorted({subnet.version for subnet in subnets})
+        versions = sorted({subnet.version for subnet in subnets}) if self._backend != "nftables" else []
         for version in versions:
             made = _restore(version, self.iptables_rules([one for one in subnets if one.version == version]))
             if made is None or made.status:
                 failed += [f"{_TOOLS[version]}: {made.words()}"] if made is not None else []
                 break
         else:
-            return
+            if versions:
+                return
         for version in versions:
             self._forget_chain(version)
         why = "; ".join(failed)
-        raise CniError(NO_MASQUERADE, "ipMasq: no rules could be made" if why else "ipMasq needs nft or iptables", why)
+        needed = {"nftables": "nft", "iptables": "iptables"}.get(self._backend, "nft or iptables")
+        raise CniError(NO_RULES, "ipMasq: no rules could be made" if why else f"ipMasq needs {needed}", why)
 
     def take_down(self) -> None:
-        """Masquerade no more; nothing to take away is no error. Raises CniError 103."""
+        """Masquerade no more, by whichever program; nothing to take away is no error. Raises CniError 103."""
         if self._nft is not None:
             self._nft.wait()
-        nft = _tool("nft")
-        ran = run([nft, "-f", "-"], self.nft_end().encode()) if nft else None
-        if ran is None or ran.status:
+        running = nft.start(nft.deleted(self._table))
+        ran = running.wait() if running is not None else None
+        if ran is None or ran.status or self._backend == "iptables":
             problems = [self._forget_chain(version) for version in _TOOLS]
-            if ran is not None and not any(_tool(_TOOLS[version]) for version in _TOOLS):
+            if ran is not None and ran.status and not any(_tool(_TOOLS[version]) for version in _TOOLS):
                 problems.append(f"nft: {ran.words()}")
             if why := "; ".join(filter(None, problems)):
-                raise CniError(NO_MASQUERADE, "ipMasq: its rules could not be taken away", why)
-
-    def table(self) -> str:
-        """Return the table's name; what nft takes in no name is spelled by its number."""
-        plain = [char.isascii() and (char.isalnum() or char in "_-./") for char in self._name]
-        return "".join(char if ok else f"_{ord(char):x}_" for char, ok in zip(self._name, plain, strict=True))
+                raise CniError(NO_RULES, "ipMasq: its rules could not be taken away", why)
 
     def nft_rules(self, subnets: list[Subnet]) -> str:
         """Write the table: all of it, over what may be left of an older one."""
-        lines = [f"add chain inet {self.table()} postrouting {{ type nat hook postrouting priority srcnat; }}"]
+        rules = []
         for subnet in subnets:
             ip = "ip" if subnet.version == 4 else "ip6"
             beyond = f"{{ {subnet.network()}, {_NFT_MULTICAST[subnet.version]} }}"
-            match = f"{ip} saddr {subnet.ip} {ip} daddr != {beyond}"
-            lines.append(f"add rule inet {self.table()} postrouting {match} masquerade")
-        return self.nft_end() + f"add table inet {self.table()}\n" + "\n".join(lines) + "\n"
-
-    def nft_end(self) -> str:
-        """Write the table's end, which needs one that is there."""
-        return f"add table inet {self.table()}\ndelete table inet {self.table()}\n"
+            rules.append(f"{ip} saddr {subnet.ip} {ip} daddr != {beyond} masquerade")
+        return nft.made(self._table, "postrouting { type nat hook postrouting priority srcnat; }", rules)
 
     def chain(self) -> str:
         """Return the chain's name, of which iptables allows 28 letters."""

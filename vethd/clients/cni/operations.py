@@ -1,10 +1,10 @@
 """ADD, DEL, CHECK, STATUS and GC: who does what, in which order, and what is undone.
 
-The daemon makes pair, bridge, addresses and routes, all or nothing, by one request. Around it stand IPAM, sysctls and
-masquerading, which need root and the host: they are here. What ADD did is undone, newest first, where it fails.
+The daemon makes pair, bridge, sysctls, addresses and routes, all or nothing, by one request. Around it stand IPAM and
+firewall rules, which need root and the host: they are here. What ADD did is undone, newest first, where it fails.
 
-Where IPAM speaks through the container's end (dhcp), or IPv6 may have to be allowed there first, the end comes before
-its addresses, by two requests.
+Where IPAM speaks through the container's end (dhcp), the end comes before its addresses; where its MAC is to be checked
+(macspoofchk), it comes up after the rules. So the later steps are requests of their own.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from vethd.clients.cni.errors import (
 )
 from vethd.clients.cni.masquerade import Masquerade
 from vethd.clients.cni.result import Addressing, compose, interface_of, previous, shaped
+from vethd.clients.cni.spoofing import SpoofCheck
 from vethd.clients.door import HEALTH, DownError, ask, quoted, request
 from vethd.clients.paths import socket_path
 
@@ -34,33 +35,39 @@ if TYPE_CHECKING:
     from typing import Any
 
 PATH = "/v1/attachments"
-_CLONE_NEWNET = 0x40000000
-_FORWARDING = {4: "/proc/sys/net/ipv4/ip_forward", 6: "/proc/sys/net/ipv6/conf/all/forwarding"}
+_OF_HOST = ("/proc/self/ns/net", "/proc/sys/net")
+_BRIDGE_FLAGS = {
+    "promisc": "promiscMode",
+    "hairpin": "hairpinMode",
+    "isolated": "portIsolation",
+    "default_vlan": "preserveDefaultVlan",
+}
 _REFUSED_FROM = 400
 
 
 def add(conf: Conf, env: Env) -> dict[str, Any]:
     """Attach the container; return the result in the configuration's version. Raises CniError, and nothing is left."""
     undo: list[Callable[[], object]] = []
-    fds = _open_netnses(env)
+    fds = _open_host_and_container(env)
     try:
         _not_twice(conf, env)
         body = _body(conf, env)
-        made = _first(conf, body, fds, undo) if conf.ipam == "dhcp" else None
-        addressing = masquerade = None
+        made = addressing = masquerade = None
+        if conf.flags["macspoofchk"]:
+            spoof_check = SpoofCheck(conf.name, env.container, env.ifname)
+            undo.append(spoof_check.take_down)
+            made = _ask(made, conf, body | {"up": False}, fds, undo)
+            spoof_check.put_up(made["host"]["name"], made["container"]["address"])
+        if conf.ipam == "dhcp":
+            made = _ask(made, conf, body, fds, undo)
         if conf.ipam:
             addressing = _lease(conf, undo)
-            _forward(conf, addressing.families)
-            if made is None and 6 in addressing.families:
-                made = _first(conf, body, fds, undo)
-            if made is not None and 6 in addressing.families:
-                _allow_ipv6(env)
             body = _addressed(conf, body, addressing)
             if conf.flags["ipMasq"]:  # beside the daemon, which has other locks to wait for
-                masquerade = Masquerade(conf.name, env.container, env.ifname)
+                masquerade = Masquerade(conf.name, env.container, env.ifname, conf.masq_backend)
                 undo.append(masquerade.take_down)
                 masquerade.begin(addressing.subnets)
-        made = _first(conf, body, fds, undo) if made is None else daemon(post("PATCH", PATH, body), fds)
+        made = _ask(made, conf, body, fds, undo)
         if masquerade is not None:
             masquerade.finish()
         return shaped(compose(conf, env, made, addressing), conf.version)
@@ -83,9 +90,7 @@ def delete(conf: Conf, env: Env) -> None:
             log(f"DEL: {error}")
         else:
             failed.append(error)
-    acts: list[Callable[[], object]] = []
-    if conf.flags["ipMasq"]:
-        acts.append(Masquerade(conf.name, env.container, env.ifname).take_down)
+    acts = _rules_end(conf, env.container, env.ifname)
     if conf.ipam:
         acts.append(lambda: ipam.call(conf, "DEL"))
     failed += _all(acts)
@@ -96,7 +101,7 @@ def delete(conf: Conf, env: Env) -> None:
 def check(conf: Conf, env: Env) -> None:
     """See that the attachment is as ADD, and the plugins after us, left it. Raises CniError 102 and what differs."""
     container, said = previous(conf, env)
-    fds = _open_netnses(env)
+    fds = _open_host_and_container(env)
     try:
         if conf.ipam:
             ipam.call(conf, "CHECK")
@@ -106,7 +111,7 @@ def check(conf: Conf, env: Env) -> None:
     finally:
         for fd in fds:
             posix.close(fd)
-    for link in (made["bridge"], made["host"]):
+    for link in (made["bridge"], made["host"], made["vlan"]):
         told = interface_of(conf, link["name"]) if link is not None else None
         if link is not None and (told is None or told.get("mac", link["address"]).lower() != link["address"]):
             what = f"has the MAC {link['address']}, not {told['mac']}" if told else "is not in prevResult"
@@ -169,7 +174,17 @@ def _lease(conf: Conf, undo: list[Callable[[], object]]) -> Addressing:
 def _ends(conf: Conf, one: dict[str, str]) -> list[Callable[[], object]]:
     """Return what ends an attachment that the daemon listed."""
     words = (one["network"], one["container"], one["ifname"])
-    return [lambda: _detach(*words), *([Masquerade(*words).take_down] if conf.flags["ipMasq"] else [])]
+    return [lambda: _detach(*words), *_rules_end(conf, one["container"], one["ifname"])]
+
+
+def _rules_end(conf: Conf, container: str, ifname: str) -> list[Callable[[], object]]:
+    """Return what takes away an attachment's firewall rules."""
+    acts: list[Callable[[], object]] = []
+    if conf.flags["macspoofchk"]:
+        acts.append(SpoofCheck(conf.name, container, ifname).take_down)
+    if conf.flags["ipMasq"]:
+        acts.append(Masquerade(conf.name, container, ifname, conf.masq_backend).take_down)
+    return acts
 
 
 def _all(acts: list[Callable[[], object]]) -> list[CniError]:
@@ -186,11 +201,12 @@ def _all(acts: list[Callable[[], object]]) -> list[CniError]:
 def _body(conf: Conf, env: Env) -> dict[str, Any]:
     """Return what the daemon is asked for, without addresses."""
     body: dict[str, Any] = {"network": conf.name, "container": env.container, "ifname": env.ifname}
-    body |= {"netns": "fd:0", "host_netns": "fd:1", "address": conf.mac(), "mtu": conf.mtu or None}
-    body["dad"] = conf.flags["enabledad"]
+    body |= {"netns": "fd:0", "host_netns": "fd:1", "sysctls": "fd:2", "address": conf.mac(), "mtu": conf.mtu or None}
+    body |= {"dad": conf.flags["enabledad"], "up": not conf.flags["disableContainerInterface"]}
     if conf.mode == "bridge":
-        flags = {"promisc": conf.flags["promiscMode"], "hairpin": conf.flags["hairpinMode"]}
+        flags = {key: conf.flags[name] for key, name in _BRIDGE_FLAGS.items()}
         body["bridge"] = {"name": conf.bridge, "mtu": conf.mtu or None, "vlan": conf.vlan or None, **flags}
+        body["bridge"]["trunk"] = conf.trunk
     return body
 
 
@@ -202,10 +218,16 @@ def _addressed(conf: Conf, body: dict[str, Any], addressing: Addressing) -> dict
     return body
 
 
-def _first(conf: Conf, body: dict[str, Any], fds: list[int], undo: list[Callable[[], object]]) -> dict[str, Any]:
-    made: dict[str, Any] = daemon(post("POST", PATH, body), fds)
-    undo.append(lambda: _detach(conf.name, body["container"], body["ifname"]))
-    return made
+def _ask(
+    made: dict[str, Any] | None, conf: Conf, body: dict[str, Any], fds: list[int], undo: list[Callable[[], object]]
+) -> dict[str, Any]:
+    """Have the daemon make the attachment, or complete what it made; return what it is now. Raises CniError."""
+    now: dict[str, Any] = daemon(post("PATCH" if made else "POST", PATH, body), fds)
+    if made is None:
+        undo.append(lambda: _detach(conf.name, body["container"], body["ifname"]))
+    for line in now["refused"]:
+        log(line)
+    return now
 
 
 def _detach(network: str, container: str, ifname: str) -> None:
@@ -239,50 +261,11 @@ def _down(error: DownError) -> CniError:
     return CniError(NOT_AVAILABLE, f"vethd does not answer at {path}: {error}")
 
 
-def _open_netnses(env: Env) -> list[int]:
-    """Open the container's namespace and our own, the host's. Raises CniError 4."""
+def _open_host_and_container(env: Env) -> list[int]:
+    """Open the container's namespace, the host's, and the directory of the sysctls. Raises CniError 4."""
     try:
         container = posix.open(env.netns, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)
     except OSError as error:
         raise CniError(BAD_ENVIRONMENT, f"CNI_NETNS: {env.netns}: {error.strerror}") from None
-    return [container, posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)]
-
-
-def _forward(conf: Conf, families: set[int]) -> None:
-    """Have the host forward, where it is the container's gateway. Raises CniError."""
-    if conf.mode == "ptp" or conf.flags["isGateway"]:
-        for family in families:
-            _sysctl(_FORWARDING[family], "1")
-
-
-def _sysctl(path: str, value: str) -> None:
-    try:
-        fd = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
-        now = posix.read(fd, 16)
-        posix.close(fd)
-        if now.strip() != value.encode():  # /proc/sys may be read-only, and right
-            fd = posix.open(path, posix.O_WRONLY | posix.O_CLOEXEC)
-            posix.write(fd, value.encode())
-            posix.close(fd)
-    except OSError as error:
-        raise CniError(REFUSED, f"{path} could not be set to {value}: {error.strerror}") from None
-
-
-def _allow_ipv6(env: Env) -> None:
-    """Allow IPv6 on the container's end, as a container may have it off by default. Raises CniError."""
-    pid = posix.fork()  # setns() is for good
-    if pid == 0:
-        status = 1
-        try:
-            import ctypes  # noqa: PLC0415 - 8 ms; os.setns() came with Python 3.12
-
-            fd = posix.open(env.netns, posix.O_RDONLY)
-            if ctypes.CDLL(None).setns(fd, _CLONE_NEWNET) == 0:
-                _sysctl(f"/proc/sys/net/ipv6/conf/{env.ifname}/disable_ipv6", "0")
-                status = 0
-        except CniError as error:
-            log(str(error))
-        finally:
-            posix._exit(status)  # noqa: SLF001 - its public name is os's, 4 ms away
-    if posix.waitpid(pid, 0)[1]:
-        raise CniError(REFUSED, f"IPv6 could not be allowed on {env.ifname}")
+    # the daemon's own /proc/sys may be read-only, as it is under systemd
+    return [container, *(posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC) for path in _OF_HOST)]

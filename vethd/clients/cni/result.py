@@ -58,15 +58,15 @@ def compose(conf: Conf, env: Env, made: dict[str, Any], addressing: Addressing |
     """Return the whole result: what the daemon made, with its addresses, after what plugins before us did."""
     before = conf.prev or {}
     interfaces, ips, routes = before_us(conf)
-    for key in ("bridge", "host", "container"):
+    for key in ("bridge", "host", "container", "vlan"):
         if made[key] is not None:
             link = made[key]
-            sandbox = env.netns if key == "container" else ""
-            told = {"name": link["name"], "mac": link["address"], "mtu": link["mtu"], "sandbox": sandbox}
-            interfaces.append(told)
+            told = {"name": link["name"], "mac": link["address"], "mtu": link["mtu"]}
+            interfaces.append(told | ({"sandbox": env.netns} if key == "container" else {}))
     dns = before.get("dns") or {}
     if addressing is not None:
-        ips += [{"interface": len(interfaces) - 1, **ip} for ip in addressing.ips]
+        container = len(interfaces) - 1 - (made["vlan"] is not None)
+        ips += [{"interface": container, **ip} for ip in addressing.ips]
         routes += addressing.routes
         dns = addressing.dns or dns
     return {"interfaces": interfaces, "ips": ips, "routes": routes, "dns": conf.dns or dns}
