@@ -148,7 +148,7 @@ def _set_up_host(asked: Attachment, name: str, here: Bridges, tunables: Sysctls)
 
 
 def _set_up_gateways(asked: Attachment, bridge: BridgeSpec, here: Bridges, tunables: Sysctls) -> list[str]:
-    """Return the bridge, or its VLAN device, the gateways' addresses."""
+    """Add the gateways' addresses to the bridge, or to its VLAN device; return the sysctls that were refused."""
     refused: list[str] = []
     ifindex = here.ifindex(bridge.name, "attach")
     if bridge.vlan_device is not None and bridge.vlan is not None:
