@@ -13,7 +13,7 @@ import msgspec
 
 from tests.lib import rtnl
 from tests.lib.daemon import Daemon
-from tests.lib.differences import DIFFERENCES
+from tests.lib.differences import DIFFERENCES, SHOWN
 from tests.lib.engines import ENGINE
 from tests.lib.netns import Netns
 from tests.lib.rtnl import Attrs, Rtnl, nest, text, u32
@@ -41,6 +41,10 @@ class Backend(ABC):
     @abstractmethod
     def differs(self, difference: str) -> bool:
         """Tell whether the named difference from the kernel's veth is to be expected here."""
+
+    @abstractmethod
+    def shows(self) -> dict[str, tuple[str | None, str | None]]:
+        """Give what an end of this backend's is expected to show differently, as (the kernel's veth, here)."""
 
     @abstractmethod
     def leftovers(self) -> list[str]:
@@ -86,6 +90,10 @@ class KernelVeth(Backend):
         """Say no: the kernel is what others differ from."""
         assert difference in DIFFERENCES
         return False
+
+    def shows(self) -> dict[str, tuple[str | None, str | None]]:
+        """Say nothing, as differs()."""
+        return {}
 
     def leftovers(self) -> list[str]:
         """Say none: there is nothing beside the devices."""
@@ -161,6 +169,10 @@ class Vethd(Backend):
         """Say yes, to what the table has; to what begins with "gro-" only where frames are coalesced."""
         assert difference in DIFFERENCES
         return self.gro or not difference.startswith("gro-")
+
+    def shows(self) -> dict[str, tuple[str | None, str | None]]:
+        """Give the whole table."""
+        return {name: values for shown in SHOWN.values() for name, values in shown.items()}
 
     def leftovers(self) -> list[str]:
         """Name the pairs that the daemon still has, and descriptors beyond those of its idle state."""
