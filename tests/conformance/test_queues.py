@@ -11,12 +11,11 @@ from __future__ import annotations
 
 import json
 import os
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from tests.lib.backends import Vethd
 from tests.lib.lab import End, Lab, Wire
 from tests.lib.sockets import udp_pair, udp_socket
 from tests.lib.sysfs import in_sysfs
@@ -44,7 +43,7 @@ def test_datagrams_of_a_flow(lab: Lab, queues: int, family: str) -> None:
             left.send(b"hello")
             assert right.recv(10) == b"hello"
         # what waits in the queues is read queue by queue
-        with lab.backend.daemon.stopped() if isinstance(lab.backend, Vethd) else nullcontext():
+        with lab.backend.held():
             for number in range(DATAGRAMS):
                 for left, _ in flows:
                     left.send(bytes([number]) + bytes(MTU if number % 3 == 2 else 100))

@@ -99,6 +99,22 @@ def test_tc(lab: Lab, road: Road, mirrored: bool) -> None:
         assert (action["bytes"], action["packets"]) == (WHOLE - 14, 0 if unknown else SEGMENTS)
 
 
+def test_tc_and_what_was_coalesced(lab: Lab, road: Road) -> None:
+    """Datagrams that vethd puts together are in no packet that tc counts, either; their bytes are."""
+    s = road.so.netns
+    s.command("tc", "qdisc", "replace", "dev", "so", "root", "handle", "1:", "htb", "default", "1")
+    s.command("tc", "class", "add", "dev", "so", "parent", "1:", "classid", "1:1", "htb", "rate", "1gbit")
+    with lab.backend.held():
+        for _ in range(SEGMENTS):
+            road.left.send(bytes(SEGMENT))
+    for _ in range(SEGMENTS):
+        assert len(road.right.recv(1 << 16)) == SEGMENT
+    (shaper,) = told(s, "qdisc", "show", "dev", "so")
+    assert shaper["bytes"] == SEGMENTS * (HEADERS + SEGMENT)
+    fewer = lab.backend.differs("gro-super-frames")
+    assert shaper["packets"] < SEGMENTS if fewer else shaper["packets"] == SEGMENTS
+
+
 def told(netns: Netns, *what: str) -> Any:
     """Give what tc tells, with statistics."""
     return json.loads(netns.command("tc", "-s", "-j", *what))

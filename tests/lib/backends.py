@@ -6,7 +6,7 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
@@ -45,6 +45,10 @@ class Backend(ABC):
     @abstractmethod
     def shows(self) -> dict[str, tuple[str | None, str | None]]:
         """Give what an end of this backend's is expected to show differently, as (the kernel's veth, here)."""
+
+    @abstractmethod
+    def held(self) -> AbstractContextManager[None]:
+        """Have what is sent meanwhile wait in the sending device, where there is somebody to wait for."""
 
     @abstractmethod
     def leftovers(self) -> list[str]:
@@ -94,6 +98,10 @@ class KernelVeth(Backend):
     def shows(self) -> dict[str, tuple[str | None, str | None]]:
         """Say nothing, as differs()."""
         return {}
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold nothing: the sender delivers every frame itself."""
+        return nullcontext()
 
     def leftovers(self) -> list[str]:
         """Say none: there is nothing beside the devices."""
@@ -173,6 +181,10 @@ class Vethd(Backend):
     def shows(self) -> dict[str, tuple[str | None, str | None]]:
         """Give the whole table."""
         return {name: values for shown in SHOWN.values() for name, values in shown.items()}
+
+    def held(self) -> AbstractContextManager[None]:
+        """Stop the daemon meanwhile."""
+        return self.daemon.stopped()
 
     def leftovers(self) -> list[str]:
         """Name the pairs that the daemon still has, and descriptors beyond those of its idle state."""
