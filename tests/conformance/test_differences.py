@@ -5,15 +5,15 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-from tests.lib.differences import DIFFERENCES
+from tests.lib.differences import DIFFERENCES, SHOWN
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs" / "differences.md"
 
 
 def used() -> set[str]:
-    """Return the ids that cases ask for by `differs("...")`."""
-    found = set()
+    """Return the ids that cases ask for by `differs("...")`, and those of the values that test_shown.py compares."""
+    found = set(SHOWN)
     for file in HERE.glob("test_*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "differs":

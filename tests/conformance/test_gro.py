@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 
-from tests.lib.backends import Vethd
 from tests.lib.frames import ETH_P_IP
 from tests.lib.lab import End, Lab, Wire
 from tests.lib.netns import Netns
@@ -24,11 +23,6 @@ BURST = 40
 SMALL_MTU = 1280
 SOL_UDP, UDP_GRO = 17, 104
 IP_MTU_DISCOVER, IP_PMTUDISC_PROBE = 10, 3  # DF, and nothing learned
-
-
-def held(lab: Lab) -> AbstractContextManager[None]:
-    """Have frames wait in the sending device, where there is somebody to wait for."""
-    return lab.backend.daemon.stopped() if isinstance(lab.backend, Vethd) else nullcontext()
 
 
 @contextmanager
@@ -48,7 +42,7 @@ def test_device_and_captures_count_what_was_written(lab: Lab, live: Wire) -> Non
         live.wait_balanced()
         before = live.b.link.stats
         capture.drained()
-        with held(lab):
+        with lab.backend.held():
             for payload in sent:
                 left.send(payload)
         assert [right.recv(1000) for _ in sent] == sent
@@ -66,7 +60,7 @@ def test_socket_that_takes_several_datagrams_at_once(lab: Lab, live: Wire) -> No
     near, far = live.addresses()
     with flow(live.a.netns, near, live.b.netns, far) as (left, right):
         right.setsockopt(SOL_UDP, UDP_GRO, 1)
-        with held(lab):
+        with lab.backend.held():
             for n in range(BURST):
                 left.send(bytes([n]) * 100)
         got, calls = b"", 0
@@ -83,7 +77,7 @@ def test_icmp_error_for_each_datagram(lab: Lab, live: Wire) -> None:
     live.b.netns.sysctl("net/ipv4/icmp_ratemask", "0")
     with flow(live.a.netns, near, live.b.netns, far) as (left, right):
         right.close()
-        with held(lab):
+        with lab.backend.held():
             for n in range(BURST):
                 send(left, bytes([n]) * 100)
         wait_until(lambda: live.b.netns.snmp("Udp", "NoPorts") > 0, what="the burst at its closed port")
@@ -125,7 +119,7 @@ def test_router_measures_what_it_sends_on(lab: Lab, live: Wire) -> None:
     ci.netns.ip("route add default via 10.8.0.2")
     with flow(live.a.netns, "10.9.0.1", ci.netns, "10.8.0.3") as (left, right):
         left.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_PROBE)
-        with held(lab):
+        with lab.backend.held():
             for size in (*[1400] * BURST, 901, 902):
                 send(left, bytes(size))
         fit = (902,) if lab.backend.differs("gro-smaller-mtu-behind") else (901, 902)
@@ -140,7 +134,7 @@ def test_bridge_measures_what_it_sends_on(lab: Lab, live: Wire) -> None:
     live.a.address("10.9.0.1/24")
     ci.address("10.9.0.3/24")
     with flow(live.a.netns, "10.9.0.1", ci.netns, "10.9.0.3") as (left, right):
-        with held(lab):
+        with lab.backend.held():
             for size in (*[1400] * BURST, 901, 902):
                 send(left, bytes(size))
         came = []

@@ -8,11 +8,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from tests.kernel import bpf
 from tests.kernel.lib import Net, assign_nsid
 from tests.kernel.tap import BASE, IFF_NO_CARRIER, TUNSETOFFLOAD, TUNSETVNETHDRSZ, Tap
 from tests.kernel.test_events import Listener
-from tests.lib import rtnl
+from tests.lib import bpf, rtnl
 from tests.lib.netns import Netns
 from tests.lib.rtnl import Rtnl, u32
 

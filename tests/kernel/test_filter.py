@@ -13,10 +13,10 @@ import struct
 
 import pytest
 
-from tests.kernel import bpf
 from tests.kernel.lib import House, Net
 from tests.kernel.tap import TUNSETFILTEREBPF, TUNSETOFFLOAD, Tap, refusal
-from tests.lib import rtnl
+from tests.lib import bpf, rtnl
+from tests.lib.bpf import insn
 from tests.lib.frames import ETH_P_IP, ether, sized, tcp_partial
 from tests.lib.rtnl import u32
 from tests.lib.wait import readable
@@ -24,6 +24,25 @@ from tests.lib.wait import readable
 LIMIT = 1500 + 14 + 4
 PACKET_VNET_HDR = 15
 SOL_PACKET = 263
+KEEP = -1  # as unsigned more than any length: the frame is not trimmed
+
+# struct __sk_buff in include/uapi/linux/bpf.h
+SKB_LEN = 0
+SKB_GSO_SIZE = 176
+
+
+def oversize_filter(limit: int) -> bytes:
+    """Return a program that refuses frames without GSO of more than limit bytes, Ethernet header counted."""
+    return b"".join(
+        (
+            insn(bpf.LDX_W, 2, 1, SKB_GSO_SIZE),  # r2 = ctx->gso_size
+            insn(bpf.JNE_K, 2, off=4, imm=0),  # if r2 != 0 goto keep
+            insn(bpf.LDX_W, 2, 1, SKB_LEN),  # r2 = ctx->len
+            insn(bpf.JLE_K, 2, off=2, imm=limit),  # if r2 <= limit goto keep
+            bpf.returning(0),
+            bpf.returning(KEEP),  # keep:
+        )
+    )
 
 
 def install(tap: Tap, program: bytes) -> None:
@@ -41,7 +60,7 @@ def road(house: House) -> tuple[Net, Tap]:
     net = house.net()
     tap = house.live_tap(net, "a")
     net.set("a", (rtnl.IFLA_MTU, u32(9000)))
-    install(tap, bpf.oversize_filter(LIMIT))
+    install(tap, oversize_filter(LIMIT))
     return net, tap
 
 
@@ -87,7 +106,7 @@ def test_a_drop_is_the_senders_and_veths_is_too(house: House, road: tuple[Net, T
 
 def test_another_limit_replaces_the_program_at_once(road: tuple[Net, Tap]) -> None:
     net, tap = road
-    install(tap, bpf.oversize_filter(100))
+    install(tap, oversize_filter(100))
     with net.packet("a") as sock:
         for length in (101, 100):
             sock.send(sized(length))

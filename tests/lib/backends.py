@@ -6,14 +6,14 @@ import errno
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import msgspec
 
 from tests.lib import rtnl
 from tests.lib.daemon import Daemon
-from tests.lib.differences import DIFFERENCES
+from tests.lib.differences import DIFFERENCES, SHOWN
 from tests.lib.engines import ENGINE
 from tests.lib.netns import Netns
 from tests.lib.rtnl import Attrs, Rtnl, nest, text, u32
@@ -41,6 +41,14 @@ class Backend(ABC):
     @abstractmethod
     def differs(self, difference: str) -> bool:
         """Return whether the named difference from the kernel's veth is to be expected here."""
+
+    @abstractmethod
+    def shows(self) -> dict[str, tuple[str | None, str | None]]:
+        """Return what an end of this backend's is expected to show differently, as (the kernel's veth, here)."""
+
+    @abstractmethod
+    def held(self) -> AbstractContextManager[None]:
+        """Have what is sent meanwhile wait in the sending device, where there is somebody to wait for."""
 
     @abstractmethod
     def leftovers(self) -> list[str]:
@@ -86,6 +94,14 @@ class KernelVeth(Backend):
         """Say no: the kernel is what others differ from."""
         assert difference in DIFFERENCES
         return False
+
+    def shows(self) -> dict[str, tuple[str | None, str | None]]:
+        """Say nothing, as differs()."""
+        return {}
+
+    def held(self) -> AbstractContextManager[None]:
+        """Hold nothing: the sender delivers every frame itself."""
+        return nullcontext()
 
     def leftovers(self) -> list[str]:
         """Say none: there is nothing beside the devices."""
@@ -161,6 +177,14 @@ class Vethd(Backend):
         """Say yes, to what the table has; to what begins with "gro-" only where frames are coalesced."""
         assert difference in DIFFERENCES
         return self.gro or not difference.startswith("gro-")
+
+    def shows(self) -> dict[str, tuple[str | None, str | None]]:
+        """Return the whole table."""
+        return {name: values for shown in SHOWN.values() for name, values in shown.items()}
+
+    def held(self) -> AbstractContextManager[None]:
+        """Stop the daemon meanwhile."""
+        return self.daemon.stopped()
 
     def leftovers(self) -> list[str]:
         """Name the pairs that the daemon still has, and descriptors beyond those of its idle state."""

@@ -23,7 +23,7 @@ async def _attach(call: Call) -> Attached:
 
 
 async def _address(call: Call) -> Attached:
-    """Bring an attachment up and give it its addresses and routes, if they came later than it."""
+    """Bring an attachment up and return it its addresses and routes, if they came later than it."""
     return await attachments.address(call.api.manager, call.body, call.fds)
 
 

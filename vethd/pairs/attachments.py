@@ -57,7 +57,7 @@ async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None)
 
 
 async def address(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """Bring an existing attachment up and give it its addresses and routes. Raises VethError."""
+    """Bring an existing attachment up and return it its addresses and routes. Raises VethError."""
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
     refused = await _set_up(manager, entry, asked, fds)
