@@ -1,5 +1,8 @@
 # vethd. Every target does the set-up that it needs; `make help` lists them.
 PYTHON ?= python3
+# The versions and hashes of all Python packages; LOCK= takes the newest instead (docs/dependencies.md).
+LOCK ?= requirements.lock
+VENV := PYTHON='$(PYTHON)' LOCK='$(LOCK)' tools/venv
 BIN := .venv/bin
 READY := .venv/.ready
 BUILT := .venv/.built
@@ -8,6 +11,7 @@ SOAK_S ?= 3600
 FUZZ_S ?= 60
 FUZZERS ?= config requests rtnetlink record frames
 
+NEWEST := build/newest
 # Tests that need big packages (podman, QEMU, ...) or minutes run in CI and in `make test-all`.
 ifeq ($(CI),true)
 SUITE := --durations=30
@@ -44,7 +48,7 @@ WHEELS := build/install$(subst /,-,$(OUR_PYTHON))
 MANIFEST = $(venvdir)/manifest
 
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all lint unit bench bench-quick bench-page soak fuzz man clean
+.PHONY: help setup demo test test-all test-newest lock lint unit bench bench-quick bench-page soak fuzz man clean
 .PHONY: stage install uninstall deb
 .PHONY: packages-demo packages-test packages-heavy packages-bench packages-python packages-deb
 
@@ -53,8 +57,8 @@ help: ## list the targets
 
 setup: packages-demo $(BUILT) ## make .venv with vethd, vethctl and the development tools in it
 
-$(READY): pyproject.toml tools/venv
-	@PYTHON='$(PYTHON)' tools/venv .venv
+$(READY): pyproject.toml $(LOCK) tools/venv
+	@$(VENV) .venv build vethd dev
 	@touch $@
 
 $(BUILT): $(READY) $(NATIVE) tools/native
@@ -69,6 +73,16 @@ test: $(SETS:%=packages-%) $(BUILT) lint ## run every check and test, as root (P
 
 test-all: ## as test, with the tests that need big packages
 	@$(MAKE) --no-print-directory CI=true test
+
+test-newest: ## as test, with the newest release of every Python package, in a copy in build/newest
+	@rm -rf $(NEWEST)
+	@mkdir -p $(NEWEST)
+	@tar -c --exclude=./.git --exclude=./.venv --exclude=./build --exclude='*.so' --exclude=_uring.c . | tar -x -C $(NEWEST)
+	@$(MAKE) --no-print-directory -C $(NEWEST) LOCK= test
+
+lock: ## write requirements.lock anew, with the newest release of every Python package
+	@$(VENV) .venv build lock
+	@$(BIN)/python tools/lock.py write
 
 unit: $(BUILT) ## run the tests that need neither root nor packages
 	@exec $(BIN)/python -m pytest tests/unit $(PYTEST)
@@ -93,15 +107,15 @@ soak: packages-test $(BUILT) ## live for SOAK_S=3600 s under the real systemd, u
 	@exec $(BIN)/python -m tests.soak --seconds $(SOAK_S) $(SOAK_SEED:%=--seed %) $(SOAK_ENGINE:%=--engine %)
 
 fuzz: $(BUILT) ## let atheris look for input that breaks a parser, FUZZ_S=60 s on each (FUZZERS=frames: on that)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[fuzz]'
+	@$(VENV) .venv fuzz
 	@for target in $(FUZZERS); do $(BIN)/python -m tests.fuzz $$target $(FUZZ_S) || exit 1; done
 
 man: $(READY) ## make the man pages in build/man, from the commands' help
 	@exec $(BIN)/python tools/man.py build/man
 
-$(WHEELS)/.built: pyproject.toml setup.py MANIFEST.in tools/wheels $(shell find vethd -name '*.p[xy]*' ! -name '*.pyc') \
-  | packages-python
-	@PYTHON='$(OUR_PYTHON)' tools/wheels $(WHEELS)
+$(WHEELS)/.built: pyproject.toml $(LOCK) setup.py MANIFEST.in tools/venv tools/wheels \
+  $(shell find vethd -name '*.p[xy]*' ! -name '*.pyc') | packages-python
+	@PYTHON='$(OUR_PYTHON)' LOCK='$(LOCK)' tools/wheels $(WHEELS)
 	@touch $@
 
 stage: $(WHEELS)/.built

@@ -6,6 +6,8 @@ gives in words what it did.
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import socket
 import threading
@@ -165,7 +167,7 @@ def no_descriptors(site: Site, lab: Lab) -> str:
                 break
             made.append(body["id"])
         assert body["code"] == "EMFILE", body
-        assert "Too many open files" in body["message"]
+        assert os.strerror(errno.EMFILE) in body["message"]
         served(site)
         for _ in range(limit):
             stack.enter_context(FdCall(site.socket))

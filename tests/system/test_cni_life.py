@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 import time
@@ -274,7 +276,7 @@ def test_daemon_down(case: Case) -> None:
         assert answer.body == {
             "cniVersion": "1.0.0",
             "code": 50,
-            "msg": "vethd does not answer at /nowhere/vethd.sock.fd: No such file or directory",
+            "msg": f"vethd does not answer at /nowhere/vethd.sock.fd: {os.strerror(errno.ENOENT)}",
         }
         assert case.leased() == set()
     container.add(conf | {"socket": str(case.site.socket)})

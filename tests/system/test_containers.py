@@ -29,6 +29,7 @@ lxc.net.0.link = va
 lxc.net.0.flags = up
 lxc.net.0.ipv4.address = {ADDRESS[1]}/24
 """
+NO_VB = "ip link show vb || echo vb-is-not-here"
 # /sys/class/net is udev's to announce, and the box has none; of its rules those for networks are enough
 UDEV = "cd /lib/udev/rules.d; ls | grep -v -e -net- | xargs rm; exec /lib/systemd/systemd-udevd --daemon"
 OVS = """
@@ -69,23 +70,23 @@ def test_systemd_nspawn(box: SystemdBox) -> None:
     box.output("sh", "-c", UDEV)
     pair_for_a_container(box)
     box.output("udevadm", "settle")
-    inside = f"ip address add {ADDRESS[1]}/24 dev va && ip link set va up && ping -c 3 {ADDRESS[0]}; ip link show vb"
+    inside = f"ip address add {ADDRESS[1]}/24 dev va && ip link set va up && ping -c 3 {ADDRESS[0]}; {NO_VB}"
     said = box.run(
         *("systemd-run", "--wait", "--pipe", "--quiet", "systemd-nspawn", "--quiet", f"--directory={ROOT}"),
         *("--register=no", "--keep-unit", "--network-interface=va", "/bin/sh", "-c", inside),
     )
     assert re.search(r"[1-3] packets received", said.stdout), said
-    assert "can't find device 'vb'" in said.stdout + said.stderr, said
+    assert "vb-is-not-here" in said.stdout, said
     assert_back(box)
 
 
 def test_lxc(box: SystemdBox) -> None:
     pair_for_a_container(box)
     box.write("/root/lxc.conf", LXC)
-    inside = f"ping -c 3 {ADDRESS[0]}; ip link show vb"
+    inside = f"ping -c 3 {ADDRESS[0]}; {NO_VB}"
     said = box.run("lxc-execute", "-n", "box", "-f", "/root/lxc.conf", "--", "/bin/sh", "-c", inside)
     assert re.search(r"[1-3] packets received", said.stdout), said
-    assert "can't find device 'vb'" in said.stdout + said.stderr, said
+    assert "vb-is-not-here" in said.stdout, said
     assert_back(box)
 
 

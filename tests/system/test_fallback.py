@@ -145,7 +145,9 @@ def test_the_foreground_says_it_once(place: Place, program: tuple[Argv, str]) ->
     assert [reason.startswith(words) for reason in told(log)] == [True]
 
 
-@pytest.mark.parametrize(("code", "detail"), [(errno.EPERM, "forbidden (Operation not"), (errno.ENOSYS, "has none")])
+@pytest.mark.parametrize(
+    ("code", "detail"), [(errno.EPERM, f"forbidden ({os.strerror(errno.EPERM)}"), (errno.ENOSYS, "has none")]
+)
 def test_doctor_says_it(code: int, detail: str) -> None:
     doctor = python(REPO, "from vethd.control.main import main; main()")
     argv = [*python(REPO, FORBID), str(code), *doctor, "doctor", "--json"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -127,7 +128,7 @@ def test_netns_that_dies_ends_it(place: Place) -> None:
         (("va", "vb@/dev/null"), "'/dev/null' is not a network namespace"),
         (("va@fd:999", "vb"), "'fd:999' is not an open file descriptor"),
         (("sixteen-bytes-xx", "vb"), "a name has at most 15 bytes"),
-        (("va", "va"), "File exists"),
+        (("va", "va"), os.strerror(errno.EEXIST)),
         (("--mtu", "67", "va", "vb"), "mtu 67 is outside 68..65521"),
     ],
 )

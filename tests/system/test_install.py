@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from tests.lib.packaging import make
 from tests.lib.service import ACTIVE_S, CONFIG, CONTROL
 from tests.lib.systemd_box import REPO, SystemdBox
 from tests.lib.wait import wait_until
+from tools import lock
+from vethd import __version__
 
 pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("root")]
 
@@ -147,8 +150,13 @@ def test_the_package_from_its_installation_to_its_end(clean_box: SystemdBox, pac
 
 
 def test_what_make_installs_runs_as_a_service(clean_box: SystemdBox, tmp_path: Path) -> None:
-    box, root = clean_box, tmp_path / "root"
-    make("install", f"DESTDIR={root}")
+    box, root, clone = clean_box, tmp_path / "root", tmp_path / "clone"
+    made = shutil.ignore_patterns(".git", ".venv", "build", "*.so", "__pycache__", ".*_cache", ".hypothesis")
+    shutil.copytree(REPO, clone, ignore=made)
+    assert "native engine" not in make("install", f"DESTDIR={root}", cwd=clone), "it was built"
+    (packages,) = root.glob("usr/local/lib/vethd/lib/python3*/site-packages")
+    found = {(each.name, each.version) for each in metadata.distributions(path=[str(packages)])}
+    assert lock.unlocked((REPO / lock.LOCK).read_text(), found) == [f"vethd=={__version__}"]
     assert [path for path in root.rglob("*") if path.is_file() and str(root).encode() in path.read_bytes()] == []
     subprocess.run(["cp", "-a", f"{root}/.", str(box.path("/"))], check=True)
     box.output("systemd-sysusers")
@@ -165,5 +173,5 @@ def test_what_make_installs_runs_as_a_service(clean_box: SystemdBox, tmp_path: P
 
     mine = root / "usr/local/bin/mine"
     mine.touch()
-    make("uninstall", f"DESTDIR={root}")
+    make("uninstall", f"DESTDIR={root}", cwd=clone)
     assert [path for path in root.rglob("*") if not path.is_dir()] == [mine]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -151,7 +152,7 @@ class TestInstall:
         assert find_real() == REAL
 
     def test_nowhere(self, tmp_path: Path) -> None:
-        with pytest.raises(InstallError, match="No such file"):
+        with pytest.raises(InstallError, match=os.strerror(errno.ENOENT)):
             install(tmp_path / "nowhere", REAL)
 
     def test_command(self, tmp_path: Path) -> None:
@@ -159,7 +160,7 @@ class TestInstall:
         done = subprocess.run([*argv, "install", str(tmp_path)], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'ip'}\n")
         done = subprocess.run([*argv, "install", "/nowhere"], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (1, "vethd-ip: /nowhere/ip: No such file or directory\n")
+        assert (done.returncode, done.stderr) == (1, f"vethd-ip: /nowhere/ip: {os.strerror(errno.ENOENT)}\n")
         done = subprocess.run([*argv, "-V"], capture_output=True, text=True, check=False)
         assert (done.returncode, done.stdout[:10]) == (0, "ip utility")
 
@@ -181,9 +182,9 @@ def test_nowhere_to_write(call: Caller, lab: Lab) -> None:
     netns = lab.netns()
     assert call(netns, "link add va type veth peer name vb").status == 0
     done = call.run(netns, "/bin/sh", "-c", f"{call.ip} link show >/dev/full")
-    assert (done.status, done.err) == (1, "vethd-ip: No space left on device\n")
+    assert (done.status, done.err) == (1, f"vethd-ip: {os.strerror(errno.ENOSPC)}\n")
     done = call.run(netns, "/bin/sh", "-c", f"{call.ip} link show >&-")
-    assert (done.status, done.err) == (1, "vethd-ip: Bad file descriptor\n")
+    assert (done.status, done.err) == (1, f"vethd-ip: {os.strerror(errno.EBADF)}\n")
 
 
 def test_sigpipe_ends_it(call: Caller, lab: Lab) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import threading
 from pathlib import Path
 
@@ -139,7 +141,7 @@ def test_declared_pair_waits_while_its_name_is_taken(place: Place) -> None:
     a.ip("link add va type bridge")
     site.configure(toml_pair(("va", a.name), ("vb", b.name)))
     site.start()
-    assert "exists" in site.wait_state("va", "waiting")["reason"]
+    assert os.strerror(errno.EEXIST) in site.wait_state("va", "waiting")["reason"]
     assert (a.names(), b.names()) == ({"va"}, set())
     a.ip("link del va")
     site.wait_state("va", "alive")

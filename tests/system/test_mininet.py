@@ -8,6 +8,7 @@ is /.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -171,13 +172,13 @@ def test_a_link_with_a_rate_keeps_to_it(room: Room) -> None:
 def test_without_a_daemon_one_sentence_says_so(room: Room) -> None:
     nobody = room.site.directory / "nobody"
     said = room.mn(*room.links("vethd"), "--test", "none", socket=nobody)
-    assert errors(said) == [f"VethdError: vethd does not answer at {nobody}.fd: No such file or directory"], said
+    assert errors(said) == [f"VethdError: vethd does not answer at {nobody}.fd: {os.strerror(errno.ENOENT)}"], said
 
 
 def test_a_refusal_of_the_daemons_is_told(room: Room) -> None:
     room.site.post({"name": "s1-eth1", "peer": {"name": "other"}})
     said = room.mn(*room.links("vethd"), "--test", "none")
-    assert errors(said) == ["VethdError: link h1-eth0 - s1-eth1: newlink s1-eth1: File exists"], said
+    assert errors(said) == [f"VethdError: link h1-eth0 - s1-eth1: newlink s1-eth1: {os.strerror(errno.EEXIST)}"], said
 
 
 def test_a_program_has_links_of_our_own(room: Room) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from functools import partial
@@ -237,7 +238,7 @@ def test_a_declared_pair_is_made_anew_or_waits(whichever: Place) -> None:
     site.kill()
     wire.a.netns.ip("link del va", "tuntap add dev va mode tap")
     again(site)
-    assert "File exists" in site.wait_state("va", "waiting")["reason"]
+    assert os.strerror(errno.EEXIST) in site.wait_state("va", "waiting")["reason"]
     wire.a.netns.ip("link del va")
     site.configure(ON)
     site.reload()
@@ -333,7 +334,7 @@ def test_a_file_that_says_nothing(whichever: Place, what: str) -> None:
     site.configure(ON + toml_pair(("va", wire.a.netns.name), ("vb", wire.b.netns.name)))
     did = again(site)
     assert (did["adopted"], did["lost"]) == (0, 0)
-    assert "File exists" in site.wait_state("va", "waiting")["reason"]
+    assert os.strerror(errno.EEXIST) in site.wait_state("va", "waiting")["reason"]
     assert bool(told(site, "what was written of persistent devices cannot be read")) == (what != "boot")
     assert (site.state / "devices.bad").exists() == (what != "boot")
     for end in (wire.a, wire.b):

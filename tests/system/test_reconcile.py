@@ -9,6 +9,8 @@ real one has its tests in test_restart.py.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -204,7 +206,7 @@ def test_what_is_not_ours_is_never_touched(grounds: tuple[Killer, Lab]) -> None:
         for how in ("stop", "kill", "stop"):
             with killer.life():
                 reconciled(site)
-                assert "exists" in site.wait_state("va", "waiting")["reason"]
+                assert os.strerror(errno.EEXIST) in site.wait_state("va", "waiting")["reason"]
                 site.wait_state("vc", "alive")
                 assert [link for link in look() if link[1] != "vc"] == before
                 getattr(site, how)()

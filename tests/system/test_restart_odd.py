@@ -149,9 +149,9 @@ def test_of_much_that_is_wrong_what_is_right_goes_on(store: Store, tmp_path: Pat
         for words in (
             "a copy of the record: it is damaged",
             f"a newer vethd wrote the record (version {VERSION + 1}",
-            "spec of pair p4: Object contains unknown field `invention`",
+            "spec of pair p4: ",
             "what was counted of pair p4",
-            "pair number 5: Object missing required field `ends`",
+            "pair number 5: ",
             "pair not taken over: p2 of its file descriptors there is no t9",
             "pair not taken over: p3 its devices are gone",
             "pair not taken over: p6 its devices are gone",

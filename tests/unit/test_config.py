@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -168,7 +170,8 @@ def test_bad_value(tmp_path: Path, text: str, key: str, reason: str) -> None:
 
 def test_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin").write_bytes(b'socket_group = "gr\xfcn"')
-    for path, reason in (("absent", "No such file"), ("", "Is a directory"), ("latin", "not UTF-8")):
+    missing, directory = os.strerror(errno.ENOENT), os.strerror(errno.EISDIR)
+    for path, reason in (("absent", missing), ("", directory), ("latin", "not UTF-8")):
         with pytest.raises(ConfigError, match=reason) as caught:
             read_config(str(tmp_path / path))
         assert caught.value.file == str(tmp_path / path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from tests.lib.fake_daemon import FakeDaemon, daemon_fixture, link_info, pair_info
 from tests.lib.vethctl import Run, run_fixture
+from vethd import __version__
 from vethd.control.main import cli, main
 from vethd.control.options import HELP
 from vethd.model.api import PairInfo
@@ -76,24 +78,25 @@ def test_add_is_silent_or_json(run: Run, daemon: FakeDaemon) -> None:
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["add", "va", "--mtu", "big"], "'big' is not a valid integer"),
-        (["add", "va", "--mtuu", "9"], "No such option"),
-        (["add", "va", "vb"], "unexpected extra argument"),
-        (["add", "--addrgenmode", "x"], "is not one of 'eui64'"),
-        (["add", "va", "--gro", "default"], "is not one of 'on', 'off'"),
+        (["add", "va", "--mtu", "big"], "big"),
+        (["add", "va", "--mtuu", "9"], "--mtuu"),
+        (["add", "va", "vb"], "vb"),
+        (["add", "--addrgenmode", "x"], "--addrgenmode"),
+        (["add", "va", "--gro", "default"], "--gro"),
         (["set", "va"], "nothing to set"),
-        (["engine", "--spin-us", "1001"], "is not in the range"),
-        (["engine", "--gro", "default"], "is not one of 'on', 'off'"),
-        (["set", "va", "--queues", "2"], "No such option"),
-        (["del"], "Missing argument 'NAME'"),
+        (["engine", "--spin-us", "1001"], "--spin-us"),
+        (["engine", "--gro", "default"], "--gro"),
+        (["set", "va", "--queues", "2"], "--queues"),
+        (["del"], "NAME"),
         (["show", "--netns", "red"], "there is no NAME"),
         (["stats", "--netns", "red"], "there is no NAME"),
-        (["top", "--interval", "0"], "0.0 is not in the range"),
-        (["completion", "tcsh"], "is not one of 'bash'"),
-        (["nothing"], "No such command"),
+        (["top", "--interval", "0"], "--interval"),
+        (["completion", "tcsh"], "tcsh"),
+        (["nothing"], "nothing"),
     ],
 )
 def test_wrong_usage(run: Run, daemon: FakeDaemon, args: list[str], words: str) -> None:
+    """The message is click's, or our own; it names what is wrong."""
     result = run(*args, status=2)
     assert words in result.stderr
     assert result.stdout == ""
@@ -112,7 +115,7 @@ def test_set_cannot_say_what_is_create_only() -> None:
 def test_refusal_is_one_sentence(run: Run, daemon: FakeDaemon) -> None:
     daemon.refuse("POST", "/v1/pairs", VethError(errno.EEXIST, "newlink", "va"), 409)
     result = run("add", "va", status=1)
-    assert result.stderr == "vethctl: newlink va: File exists\n"
+    assert result.stderr == f"vethctl: newlink va: {os.strerror(errno.EEXIST)}\n"
     assert result.stdout == ""
 
 
@@ -141,7 +144,7 @@ def test_main_exits(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     with pytest.raises(SystemExit) as caught:
         main()
     assert caught.value.code == 0
-    assert capsys.readouterr().out.startswith("vethctl, version ")
+    assert capsys.readouterr().out.rstrip().endswith(__version__)
 
 
 def test_help_documents_the_exit_status(run: Run) -> None:
@@ -149,7 +152,7 @@ def test_help_documents_the_exit_status(run: Run) -> None:
     for line in ("0    success", "1    the daemon or the kernel refused", "2    wrong usage", "130  interrupted"):
         assert line in text
     for name in cli.commands:
-        assert run(name, "--help").stdout.startswith(f"Usage: vethctl {name}")
+        assert f"vethctl {name}" in run(name, "--help").stdout.splitlines()[0]
 
 
 # --- del, set
@@ -174,7 +177,7 @@ def test_del_of_a_waiting_pair(run: Run, daemon: FakeDaemon) -> None:
 def test_del_of_nothing(run: Run, daemon: FakeDaemon) -> None:
     daemon.refuse("DELETE", "/v1/links/vz", VethError(errno.ENODEV, "getlink", "vz"), 404)
     daemon.on("GET", "/v1/pairs", body=[pair_info()])
-    assert run("del", "vz", status=1).stderr == "vethctl: getlink vz: No such device\n"
+    assert run("del", "vz", status=1).stderr == f"vethctl: getlink vz: {os.strerror(errno.ENODEV)}\n"
 
 
 def test_set_one_end(run: Run, daemon: FakeDaemon) -> None:

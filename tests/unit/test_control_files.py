@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import click
@@ -120,7 +121,8 @@ def test_bad_file(run: Run, daemon: FakeDaemon, tmp_path: Path, text: str, sente
 
 
 def test_file_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
-    assert run("apply", f"{tmp_path}/none", status=4).stderr == f"vethctl: {tmp_path}/none: No such file or directory\n"
+    missing = f"vethctl: {tmp_path}/none: {os.strerror(errno.ENOENT)}\n"
+    assert run("apply", f"{tmp_path}/none", status=4).stderr == missing
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     assert run("apply", f"{tmp_path}/binary", status=4).stderr.endswith("not UTF-8 text\n")
 

@@ -14,8 +14,8 @@ from vethd.model.errors import ConfigError, VethError
 
 
 def test_a_refusal_reads_as_one_sentence() -> None:
-    assert str(VethError(errno.EEXIST, "newlink", "va")) == "newlink va: File exists"
-    assert str(VethError(errno.ENOENT, "dellink")) == "dellink: No such file or directory"
+    assert str(VethError(errno.EEXIST, "newlink", "va")) == f"newlink va: {os.strerror(errno.EEXIST)}"
+    assert str(VethError(errno.ENOENT, "dellink")) == f"dellink: {os.strerror(errno.ENOENT)}"
     assert str(VethError(errno.EINVAL, "newlink", "va", "mtu 5 is too small")) == "newlink va: mtu 5 is too small"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from typing import Literal
+import tomllib
+from typing import Annotated, Literal
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vethd.model.errors import ConfigError, VethError
-from vethd.model.pairfile import convert, read_pairs, read_toml
+from vethd.model.pairfile import _fault, convert, read_pairs, read_toml
 from vethd.model.spec import LinkSpec, PairSpec, validate_link
 
 
@@ -24,6 +25,7 @@ class Config(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
     api: Api = msgspec.field(default_factory=Api)
     pair: list[PairSpec] = msgspec.field(default_factory=list)
     limits: dict[str, int] = msgspec.field(default_factory=dict)
+    level: Annotated[int, msgspec.Meta(ge=0, le=8)] = 0
 
 
 def test_tables_become_specs() -> None:
@@ -77,8 +79,12 @@ def test_same_name_elsewhere_and_patterns_are_fine() -> None:
 
 
 def test_broken_toml() -> None:
-    with pytest.raises(ConfigError, match=r"f: not TOML: .*line 2, column"):
-        read_toml("x = 1\ny = z", "f")
+    text = "x = 1\ny = z"
+    with pytest.raises(tomllib.TOMLDecodeError) as parsers:
+        tomllib.loads(text)
+    with pytest.raises(ConfigError) as caught:
+        read_toml(text, "f")
+    assert str(caught.value) == f"f: not TOML: {parsers.value}"
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,9 @@ def test_broken_toml() -> None:
         ({"api": {"sokcet": "x"}}, "", "f: api.sokcet: unknown key (did you mean socket?)"),
         ({"api": {"mode": "c"}}, "", "f: api.mode: expected one of a, b, got 'c'"),
         ({"pair": [{"peer": {"up": "x"}}]}, "", "f: pair[0].peer.up: expected bool, got str"),
-        ({"limits": {"x": "y"}}, "", "f: limits[...]: expected int, got str"),
+        ({"limits": {"x": "y"}}, "", "f: limits.x: expected int, got str"),
+        ({"level": 9}, "", "f: level: expected int <= 8"),
+        ({"level": -1}, "", "f: level: expected int >= 0"),
         ({"api": 3}, "net", "f: net.api: expected table, got int"),
         ({"apy": 3}, "net", "f: net.apy: unknown key (did you mean api?)"),
     ],
@@ -103,6 +111,42 @@ def test_a_list_below_a_key() -> None:
         convert([{"mtu": "x"}], list[PairSpec], "f", "pair")
     assert caught.value.key == "pair[0].mtu"
     assert convert({}, Config, "f", "").api.socket == "/run/s"
+
+
+def test_no_word_of_msgspecs_message_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise msgspec.ValidationError("words of a release to come")
+
+    monkeypatch.setattr(msgspec, "convert", refuse)
+    with pytest.raises(ConfigError) as caught:
+        convert({"api": {"sokcet": 1}}, Config, "f", "net")
+    assert str(caught.value) == "f: net.api.sokcet: unknown key (did you mean socket?)"
+    with pytest.raises(ConfigError) as caught:
+        convert({"api": {"socket": "x"}}, Config, "f", "net")
+    assert str(caught.value) == "f: net: words of a release to come", "a fault that only msgspec sees"
+
+
+VALUES: st.SearchStrategy[object] = st.sampled_from(
+    ["a", "c", "x", 0, 1, 9, -1, 1.0, 1.5, True, None, [], {}, ["a"], [1, "x"]]
+)
+TABLES = st.recursive(
+    VALUES,
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["api", "pair", "limits", "level", "socket", "mode", "peer", "mtu"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@given(TABLES)
+def test_the_fault_is_found_wherever_msgspec_finds_one(table: object) -> None:
+    try:
+        msgspec.convert(table, Config, strict=True)
+    except msgspec.ValidationError:
+        assert _fault(table, Config) is not None
+    else:
+        assert _fault(table, Config) is None
 
 
 @given(st.dictionaries(st.text(max_size=8), st.integers() | st.text(max_size=4) | st.booleans(), max_size=4))

@@ -265,7 +265,7 @@ def test_a_change_is_spelled_as_a_pair_is(link: LinkSpec, peer: LinkSpec | None)
 
 @pytest.mark.parametrize("kind", [LinkSpec, PairSpec, PairChange, PairSet])
 def test_unknown_fields_are_refused(kind: type[msgspec.Struct]) -> None:
-    with pytest.raises(msgspec.ValidationError, match="unknown field `mtuu`"):
+    with pytest.raises(msgspec.ValidationError, match="mtuu"):
         msgspec.json.decode(b'{"mtuu": 1500}', type=kind)
 
 

@@ -12,6 +12,7 @@ import msgspec
 
 from vethd.model.api import PairSet
 from vethd.model.errors import ConfigError, VethError
+from vethd.model.pairfile import convert
 from vethd.model.spec import PairSpec, validate_link
 
 FILE = "pairs.json"
@@ -33,9 +34,10 @@ class Store:
         except OSError as error:
             raise ConfigError(str(self.file), "", error.strerror or str(error)) from error
         try:
-            pairs = msgspec.json.decode(data, type=PairSet).pair
+            table = msgspec.json.decode(data)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise ConfigError(str(self.file), "", str(error)) from error
+            raise ConfigError(str(self.file), "", f"not JSON: {error}") from error
+        pairs = convert(table, PairSet, str(self.file), "").pair
         for number, pair in enumerate(pairs):
             for key, link in ((f"pair[{number}]", pair.near_end()), (f"pair[{number}].peer", pair.far_end())):
                 try:

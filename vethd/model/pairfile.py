@@ -6,10 +6,9 @@ Pure: text in, specs out. Whoever has the text knows where it came from and says
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
-from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
 
@@ -20,9 +19,7 @@ from vethd.model.spec import LinkSpec, PairSpec, validate_link
 
 T = TypeVar("T")
 
-_AT = re.compile(r"(?P<what>.*?)(?: - at (?:key in )?`\$(?P<path>.*)`)?\Z", re.DOTALL)
-_UNKNOWN = re.compile(r"Object contains unknown field `(.*)`\Z", re.DOTALL)
-_STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")
+_SPOKEN = {dict: "table", list: "array", NoneType: "null"}
 
 
 def read_toml(text: str, file: str) -> dict[str, Any]:
@@ -43,13 +40,8 @@ def convert(table: object, type: type[T], file: str, key: str) -> T:  # noqa: A0
     try:
         return msgspec.convert(table, type, strict=True)
     except msgspec.ValidationError as error:
-        found = _AT.match(str(error))
-        what, path = (found["what"], found["path"] or "") if found else (str(error), "")
-        inner = _type_at(type, path)
-        unknown = _UNKNOWN.match(what)
-        if unknown:
-            path += "." + unknown[1]
-        reason = _unknown_key(unknown[1], inner) if unknown else _plain(what, inner)
+        # the message is prose, which the next msgspec may put another way: nothing is read out of it
+        path, reason = _fault(table, type) or ("", str(error))
         raise ConfigError(file, f"{key}{path}".removeprefix("."), reason) from error
 
 
@@ -94,36 +86,58 @@ def _check_link(link: LinkSpec, file: str, key: str) -> None:
             raise ConfigError(file, f"{key}.{name}", error.reason) from error
 
 
-def _unknown_key(name: str, inner: Any) -> str:
-    known = list(getattr(inner, "__struct_encode_fields__", ()))
+def _fault(value: Any, wanted: Any) -> tuple[str, str] | None:
+    """Return the path, e.g. ".peer.mtu", and the reason of the first thing in value that is not of the type wanted.
+
+    None where nothing is wrong. Knows the types that our structs have: structs, lists, dicts, unions, literals, bounds
+    and plain classes. As for msgspec, a bool is no int.
+    """
+    origin, arguments = get_origin(wanted), get_args(wanted)
+    if origin is Annotated:
+        return _fault(value, arguments[0]) or _out_of_bounds(value, *arguments)
+    if origin in (Union, UnionType):
+        faults = [_fault(value, each) for each in arguments]
+        return None if None in faults else faults[0]
+    if origin is Literal:
+        choices = ", ".join(str(choice) for choice in arguments)
+        return None if value in arguments else ("", f"expected one of {choices}, got {value!r}")
+    plain = dict if _is_struct(wanted) else origin or wanted
+    if type(value) is not plain:
+        return "", f"expected {_spoken(plain)}, got {_spoken(type(value))}"
+    if plain is list:
+        steps = ((f"[{number}]", _fault(each, arguments[0])) for number, each in enumerate(value))
+        return next(((step + found[0], found[1]) for step, found in steps if found), None)
+    return _fault_in_table(value, wanted) if plain is dict else None
+
+
+def _fault_in_table(table: dict[str, Any], wanted: Any) -> tuple[str, str] | None:
+    fields = msgspec.structs.fields(wanted) if _is_struct(wanted) else ()
+    inner = {each.encode_name: each.type for each in fields} or dict.fromkeys(table, get_args(wanted)[-1])
+    for key, each in table.items():
+        if key not in inner:
+            return f".{key}", _unknown_key(key, list(inner))
+        if found := _fault(each, inner[key]):
+            return f".{key}{found[0]}", found[1]
+    return None
+
+
+def _is_struct(wanted: Any) -> bool:
+    return isinstance(wanted, type) and issubclass(wanted, msgspec.Struct)
+
+
+def _out_of_bounds(value: Any, wanted: Any, *metas: msgspec.Meta) -> tuple[str, str] | None:
+    for meta in metas:
+        if meta.ge is not None and value < meta.ge:
+            return "", f"expected {_spoken(wanted)} >= {meta.ge}"
+        if meta.le is not None and value > meta.le:
+            return "", f"expected {_spoken(wanted)} <= {meta.le}"
+    return None
+
+
+def _spoken(plain: type) -> str:
+    return _SPOKEN.get(plain, plain.__name__)
+
+
+def _unknown_key(name: str, known: list[str]) -> str:
     near = difflib.get_close_matches(name, known, n=1)
     return f"unknown key (did you mean {near[0]}?)" if near else "unknown key"
-
-
-def _plain(what: str, inner: Any) -> str:
-    """Say msgspec's message in a user's words: no backticks, no null, the choices where there are some."""
-    if what.startswith("Invalid enum value") and get_origin(inner) is Literal:
-        choices = ", ".join(str(choice) for choice in get_args(inner))
-        return f"expected one of {choices}, got {what.removeprefix('Invalid enum value ')}"
-    text = what.replace("`", "").replace(" | null", "").replace("object", "table").replace("Object", "table")
-    return text[:1].lower() + text[1:]
-
-
-def _type_at(type_: Any, path: str) -> Any:
-    """Return the type that msgspec's path leads to, without its None; None where the path is not understood."""
-    here = _not_none(type_)
-    for field, _index in _STEP.findall(path):
-        if field:
-            infos = msgspec.structs.fields(here) if hasattr(here, "__struct_fields__") else ()
-            here = next((info.type for info in infos if info.encode_name == field), None)
-        else:
-            here = get_args(here)[-1] if get_args(here) else None
-        here = _not_none(here)
-    return here
-
-
-def _not_none(type_: Any) -> Any:
-    if get_origin(type_) is Literal:
-        return type_
-    choices = [choice for choice in get_args(type_) if choice is not NoneType]
-    return choices[0] if len(choices) == 1 and NoneType in get_args(type_) else type_
