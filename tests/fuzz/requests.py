@@ -33,6 +33,7 @@ class _Manager:
         self.entry = SimpleNamespace(id="p1", spec=PairSpec(name="va"), live=None, fds=None, source="runtime", owner=0)
         self.entries = {"p1": self.entry}
         self.changes = 0
+        self.reconciled = None
         self.tuning = SimpleNamespace(engine=SimpleNamespace(name="asyncio"), info=self.engine)
         self.workers = SimpleNamespace(nursery=SimpleNamespace(own_inode=1), chore=self.chore)
 

@@ -32,17 +32,17 @@ URING = EngineInfo(name="uring", workers=2, spin_us=50, gro=True, fallback="")
 @pytest.mark.parametrize(
     ("info", "row"),
     [
-        (URING, ["uring", "2", "50", "on", "-"]),
+        (URING, ["uring", "2", "50", "on", "1000", "-"]),
         (
             EngineInfo(name="asyncio", workers=0, spin_us=None, gro=False, fallback="it is not built"),
-            ["asyncio", "-", "-", "off", "it", "is", "not", "built"],
+            ["asyncio", "-", "-", "off", "1000", "it", "is", "not", "built"],
         ),
     ],
 )
 def test_engine_shows(run: Run, daemon: FakeDaemon, info: EngineInfo, row: list[str]) -> None:
     daemon.engine(info)
     lines = run("engine").stdout.splitlines()
-    assert [line.split() for line in lines] == [["ENGINE", "WORKERS", "SPIN-US", "GRO", "FALLBACK"], row]
+    assert [line.split() for line in lines] == [["ENGINE", "WORKERS", "SPIN-US", "GRO", "RING", "FALLBACK"], row]
     assert msgspec.json.decode(run("engine", "--json").stdout, type=EngineInfo) == info
 
 

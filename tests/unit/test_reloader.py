@@ -32,7 +32,7 @@ def test_what_the_pairs_refuse_changes_no_setting(refused: bool) -> None:
     declared: Any = SimpleNamespace(reconcile=reconcile)
 
     async def reload() -> None:
-        reloader = _Reloader(Config(), lambda: Config(spin_us=7, gro=False), manager, declared, notify)
+        reloader = _Reloader(Config(), lambda: Config(spin_us=7, gro=False, ring=99), manager, declared, notify)
         if refused:
             with pytest.raises(ConfigError):
                 await reloader.reload()
@@ -40,7 +40,7 @@ def test_what_the_pairs_refuse_changes_no_setting(refused: bool) -> None:
             await reloader.reload()
 
     asyncio.run(reload())
-    assert did == (["reconcile"] if refused else ["reconcile", EngineChange(spin_us=7, gro=False)])
+    assert did == (["reconcile"] if refused else ["reconcile", EngineChange(spin_us=7, gro=False, ring=99)])
 
 
 async def test_a_reload_before_the_start_is_not_undone_by_it() -> None:
