@@ -24,8 +24,8 @@ def test_round_trip(tmp_path: Path) -> None:
     """In a directory that is made for it; by another Store; and every attribute."""
     said = {
         "name": "ve", "netns": "red", "address": "02:00:00:00:00:01", "mtu": 1400, "txqueuelen": 5, "ring": 64,
-        "queues": 2, "index": 7, "group": 3, "alias": "grün", "altname": "long-name-of-the-end", "master": "br0", "up": True,
-        "arp": False, "multicast": False, "allmulticast": True, "promisc": True, "addrgenmode": "none",
+        "queues": 2, "index": 7, "group": 3, "alias": "grün", "altname": "long-name-of-the-end", "master": "br0",
+        "up": True, "arp": False, "multicast": False, "allmulticast": True, "promisc": True, "addrgenmode": "none",
         "gso_max_size": 1, "gso_max_segs": 2, "gro_max_size": 3,
     }  # fmt: skip
     assert set(said) == set(LinkSpec.__struct_fields__)
