@@ -104,11 +104,12 @@ def _peers(run: Run) -> str:
 
 
 def _absent(run: Run) -> str:
-    return "\n".join(f"- {each.title}: {each.absent}" for each in run.entrants if each.absent) or "Everybody took part."
+    absent = [f"- {each.title}: {each.absent}" for each in run.entrants if each.absent]
+    return "\n".join(absent) or "All programs took part."
 
 
 def _targets(run: Run) -> str:
-    return markdown(["", "floor", "aim", "reached", ""], targets.rows(run))
+    return markdown(["target", "floor", "goal", "measured", "result"], targets.rows(run))
 
 
 def _table(run: Run, figures: Sequence[Figure], taking: Sequence[Entrant]) -> str:

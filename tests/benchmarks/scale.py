@@ -111,9 +111,9 @@ def tables(found: dict[str, Any]) -> list[Table]:
         "pairs",
         "",
         *TITLES.values(),
-        "made a second",
+        "pairs made per second",
         "MiB",
-        "KiB a pair",
+        "KiB per pair",
         f"CPU s in {IDLE_S:.0f} s idle",
         "descriptors",
     ]
@@ -125,7 +125,7 @@ def tables(found: dict[str, Any]) -> list[Table]:
         where = f"{name}, {stages[-1]['pairs'] - 1:,} in the daemon's namespace"
         took.append([where, sum(each["added_s"] for each in stages), found["sides"][name]["deleted_s"]])
     for name, each in found["elsewhere"].items():
-        took.append([f"{name}, {each['pairs']:,} between two others", each["added_s"], each["deleted_s"]])
+        took.append([f"{name}, {each['pairs']:,} between two other namespaces", each["added_s"], each["deleted_s"]])
     return [Table("scale", head, rows), Table("scale_time", ["", "made and up, s", "deleted, s"], took)]
 
 

@@ -76,7 +76,7 @@ def _verdict(target: Target, reached: float) -> str:
         return "not measured"
     sign = 1 if target.more_is_better else -1
     if sign * reached >= sign * target.aim:
-        return "aim reached"
+        return "goal reached"
     return "floor reached" if sign * reached >= sign * target.floor else "missed"
 
 
@@ -92,7 +92,7 @@ def _against_peers(who: str, key: str, title: str, least: float, *, more_is_bett
         there = [ratio for ratio in ratios if not math.isnan(ratio)]
         return worst(there) if there else math.nan
 
-    return Target(f"{who}, {title}, times the nearest peer", value, least, least, more_is_better=more_is_better)
+    return Target(f"{who}, {title}, times the best other program", value, least, least, more_is_better=more_is_better)
 
 
 def _ratio(who: str, other: str, key: str) -> Value:

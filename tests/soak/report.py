@@ -55,7 +55,7 @@ def summed_up(report: Report, stage: Stage, windows: Windows, totals: Totals, au
         (
             "the daemon",
             [
-                ("looks, stocktakings", f"{auditor.looks}, {auditor.stocktakings}"),
+                ("checks, audits at a standstill", f"{auditor.looks}, {auditor.stocktakings}"),
                 ("most descriptors", str(auditor.weigher.most_fds)),
                 ("most threads", str(auditor.weigher.most_threads)),
                 ("most memory, KB", f"{auditor.weigher.most_rss_kb:,}"),

@@ -138,8 +138,8 @@ def test_targets_tell_floor_aim_and_what_was_not_measured() -> None:
         ]
 
     assert verdicts(7.4) == ["missed", "not measured", "missed", "not measured"]
-    assert verdicts(8) == ["floor reached", "not measured", "aim reached", "not measured"]
-    assert verdicts(10)[0] == "aim reached"
+    assert verdicts(8) == ["floor reached", "not measured", "goal reached", "not measured"]
+    assert verdicts(10)[0] == "goal reached"
 
 
 def test_a_page_keeps_its_prose_and_knows_its_tables(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_each_benchmark_beside_the_contest_has_the_tables_that_it_names() -> Non
         assert [table.title for table in extra.tables(run.extras[extra.name])] == list(extra.titles)
     assert "| 11 | uring | 2 | 200 | 20 | 5 | 51 | 102 | 0.001 | 40 |" in shown["scale"]
     assert "| 11 | kernel | 2 | 200 | 20 | 5 | - | - | - | - |" in shown["scale"]
-    assert "| kernel, 11 between two others | 4 | 5 |" in shown["scale_time"]
+    assert "| kernel, 11 between two other namespaces | 4 | 5 |" in shown["scale_time"]
     assert "| peer up | 2 | 3 |" in shown["latency_load"]
     assert "| vethd | 6 | 6 | 2 | - | - | - |" in shown["creation"]
 
