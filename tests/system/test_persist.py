@@ -205,7 +205,7 @@ def test_what_is_another_device_is_not_touched(whichever: Place) -> None:
         stranger = wire.a.link
         did = again(site)
         assert (did["adopted"], did["lost"]) == (0, 1), what
-        (line,) = told(site, "device not attached again")
+        (line,) = told(site, "device not reattached")
         assert (line["name"], line["netns"]) == ("va", a.name)
         assert wire.a.link.ifindex == stranger.ifindex
         assert wire.a.link.address == stranger.address
@@ -334,7 +334,7 @@ def test_a_file_that_says_nothing(whichever: Place, what: str) -> None:
     did = again(site)
     assert (did["adopted"], did["lost"]) == (0, 0)
     assert "File exists" in site.wait_state("va", "waiting")["reason"]
-    assert bool(told(site, "what was written of persistent devices cannot be read")) == (what != "boot")
+    assert bool(told(site, "persistent device file unreadable")) == (what != "boot")
     assert (site.state / "devices.bad").exists() == (what != "boot")
     for end in (wire.a, wire.b):
         end.netns.ip(f"link del {end.name}")
