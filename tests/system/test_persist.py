@@ -414,7 +414,7 @@ def test_a_full_disk_is_told(whichever: Place) -> None:
     file_of(site).unlink()
     file_of(site).mkdir()  # what no file can replace
     pair = site.post({"name": "vc", "netns": wire.a.netns.name, "peer": {"name": "vd", "netns": wire.b.netns.name}})
-    wait_until(lambda: told(site, "devices are not written down"))
+    wait_until(lambda: told(site, "persistent device file not written"))
     assert not persistent(End(wire.a.netns, "vc"))
     assert persistent(wire.a)
     file_of(site).rmdir()
