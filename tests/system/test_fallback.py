@@ -38,7 +38,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 MAIN = "from vethd.daemon.main import main; main()"
 BUILD_S = 600.0
 END_S = 60.0
-TOLD = "uring cannot run here: asyncio forwards"
+TOLD = "engine uring unavailable, using asyncio"
 
 Argv = tuple[str, ...]
 

@@ -152,7 +152,7 @@ def test_of_much_that_is_wrong_what_is_right_goes_on(store: Store, tmp_path: Pat
             "spec of pair p4: ",
             "what was counted of pair p4",
             "pair number 5: ",
-            "pair not taken over: p2 of its file descriptors there is no t9",
+            "pair not taken over: p2 file descriptors are missing: t9",
             "pair not taken over: p3 its devices are gone",
             "pair not taken over: p6 its devices are gone",
             "stored devices without a record deleted",

@@ -180,7 +180,7 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_check_config_of_a_good_file(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     result = CliRunner().invoke(daemon_main.cli, ["--config", path, "--check-config"])
-    assert (result.exit_code, result.output) == (0, f"{path}: 2 pairs, no error\n")
+    assert (result.exit_code, result.output) == (0, f"{path}: 2 pairs, no errors\n")
 
 
 def test_check_config_of_a_bad_file(

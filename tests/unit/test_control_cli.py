@@ -123,7 +123,7 @@ def test_no_daemon(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["--socket", f"{tmp_path}/x.sock", "show"])
     assert result.exit_code == 3
     assert result.stderr == (
-        f"vethctl: no vethd listens at {tmp_path}/x.sock: start it, or name its socket with --socket\n"
+        f"vethctl: no vethd listens at {tmp_path}/x.sock: start it, or give its socket with --socket\n"
     )
 
 
