@@ -113,9 +113,8 @@ class Manager:
                     await self.workers.chore(changes.apply, self.workers.nursery, entry.live.links, said, fds)
                 await entry.live.arrived()
                 await self.workers.carriers_set()  # a client that sends right after the reply loses no frame
-            for side, link in said:
-                if link.master is not None:
-                    await entry.live.learn_master(side)
+            for side, _ in said:
+                await entry.live.look_again(side)
             entry.spec = merged(entry, change, self.info(entry).links)
             entry.live.tune(entry.spec)
             self.remember(entry)

@@ -263,10 +263,16 @@ class LivePair:
         if link.news == news:
             self._learn(side, place.state)
 
+    async def look_again(self, side: Side) -> None:
+        """Read the state of the end at side: the kernel reports no change of alias or group of a device that is down."""
+        await self._follow(side, placed=True)
+        await self.learn_master(side)
+
     async def learn_master(self, side: Side) -> None:
         """Look up the name of the bridge that the end at side is a port of."""
         link, workers = self.links[side], self._context.workers
-        link.master = await workers.insist(workers.nursery.name_of, link.tap, link.state.master) or ""
+        index = link.state.master
+        link.master = (await workers.insist(workers.nursery.name_of, link.tap, index) or "") if index else ""
 
     async def _noqueue(self, side: Side) -> None:
         await self._context.workers.insist(self._context.workers.nursery.noqueue, self.links[side].tap)
