@@ -264,7 +264,7 @@ class LivePair:
             self._learn(side, place.state)
 
     async def look_again(self, side: Side) -> None:
-        """Read the state of the end at side: the kernel reports no change of alias or group of a device that is down."""
+        """Read the state of the end at side: the kernel reports no new alias or group of a device that is down."""
         await self._follow(side, placed=True)
         await self.learn_master(side)
 
