@@ -26,7 +26,7 @@ EXIT_STATUS = (
 
 
 class Failure(click.ClickException):
-    """A command's failure: one plain sentence on stderr."""
+    """A command's failure: one sentence on stderr."""
 
     def show(self, file: Any = None) -> None:
         """Print the sentence as "vethctl: newlink va: File exists"."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class DaemonDown(Exception):  # noqa: N818  a state of the world, as ConnectionError's children are named
+class DaemonDown(Exception):  # noqa: N818  it names a state, as the subclasses of ConnectionError do
     """No vethd answers at a socket: holds the socket, the reason and advice."""
 
     def __init__(self, socket: str, reason: str, advice: str = "") -> None:

@@ -45,7 +45,7 @@ def show(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bo
     """
     client = client_of(ctx)
     if name is None and netns is not None:
-        raise click.UsageError("--netns says where NAME is, and there is no NAME", ctx)
+        raise click.UsageError("--netns needs NAME", ctx)
     if name is None:
         pairs = client.pairs()
     elif netns is not None:
@@ -79,7 +79,7 @@ def stats(ctx: click.Context, name: str | None, netns: str | None, *, as_json: b
     """
     client = client_of(ctx)
     if name is None and netns is not None:
-        raise click.UsageError("--netns says where NAME is, and there is no NAME", ctx)
+        raise click.UsageError("--netns needs NAME", ctx)
     if name is None:
         counters = client.stats()
     elif netns is not None:

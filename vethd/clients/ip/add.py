@@ -59,7 +59,7 @@ class Namespaces:
         """Return the descriptor of the namespace with that inode, or -1."""
         return next((fd for fd in self.fds if posix.fstat(fd).st_ino == inode), -1)
 
-    def __enter__(self) -> Namespaces:  # noqa: PYI034 - typing costs 4 ms
+    def __enter__(self) -> Namespaces:  # noqa: PYI034 - importing typing takes 4 ms
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -159,7 +159,7 @@ def refusal(reply: Reply, near: End | None, peer: End | None, *, replace: bool) 
     for key, low, high, words in _KERNELS if number == errno.EINVAL else ():
         if any(not low <= _number(end, key, low) <= high for end in ends):
             return f"Error: {words}.\n"
-    if number == errno.ENODEV:  # a master that is not in the namespace where the end goes
+    if number == errno.ENODEV:  # the master does not exist in the end's namespace
         return answer(errno.EINVAL)
     ours = any(low <= _number(end, key, 0) <= high for key, low, high in _OURS for end in ends)
     return answer(number) if number in _ANSWERS and not ours else f"Error: vethd: {message}.\n"

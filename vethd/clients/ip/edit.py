@@ -32,7 +32,7 @@ def write_links(real: str, line: Line, asked: Selection, netns: int, told: bytes
     if "json" in line.rows:
         rows = _json(json.loads(ran.out or b"[]"), ours, veths, details="details" in line.rows)
         if "brief" not in line.rows:
-            from vethd.clients.ip.nsids import add_nsids  # noqa: PLC0415 - text needs none
+            from vethd.clients.ip.nsids import add_nsids  # noqa: PLC0415 - text output does not need it
 
             add_nsids(rows, ours, netns)
         ran.out = _dumped(rows, pretty="pretty" in line.rows) if ran.out else b""

@@ -64,7 +64,7 @@ posix._exit(module.main({real!r}, unpack))
 def is_ours(path: Path) -> bool:
     """Return whether install() wrote a file, or the file is this program itself."""
     head = head_of(path)
-    if not head:  # resolve() fails on a link to itself
+    if not head:  # resolve() fails on a symbolic link to itself
         return False
     return MARK.encode() in head or path.resolve() == Path(sys.argv[0]).resolve()
 

@@ -40,7 +40,7 @@ def run(real: str, line: Line) -> int:
 
 
 def carry_out(real: str, line: Line, words: list[str]) -> int:
-    """Carry out words with line's options; return the status. Raises ElsewhereError, MistakeError."""
+    """Carry out the command in words with line's options; return the status. Raises ElsewhereError, MistakeError."""
     what = verb(words)
     if what in ("add", "replace"):
         return _add(real, line, words, replace=what == "replace")
