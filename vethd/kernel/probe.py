@@ -146,7 +146,7 @@ def _io_uring() -> Check:
     if code in (0, errno.EFAULT, errno.EINVAL):
         return Check(name="io_uring", ok=True, required=False, detail="allowed")
     if code == errno.ENOSYS:
-        detail = "this kernel has no io_uring: vethd uses the asyncio engine"
+        detail = "this kernel has none: vethd uses the asyncio engine"
         return Check(name="io_uring", ok=False, required=False, detail=detail)
     try:
         disabled = int(_IO_URING_DISABLED.read_text())
