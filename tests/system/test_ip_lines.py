@@ -58,7 +58,7 @@ def of_both(programs: tuple[Ip, Ip], function: Callable[[Ip], T]) -> tuple[T, T]
     return first, second
 
 
-MTU = "Error: vethd: newlink {}: mtu {} is outside 68..65521 (the kernel's veth takes 65535, a TAP does not).\n"
+MTU = "Error: vethd: newlink {}: mtu {} is outside 68..65521 (the kernel's veth allows 65535, a TAP does not).\n"
 QUEUES = "Error: vethd: newlink va: queues 300 is outside 1..256.\n"
 # what vethd-ip says in places where docs/ip.md lists a difference
 DIFFERENCES = {

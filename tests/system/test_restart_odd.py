@@ -150,7 +150,7 @@ def test_of_much_that_is_wrong_what_is_right_goes_on(store: Store, tmp_path: Pat
             "a copy of the record: it is damaged",
             f"a newer vethd wrote the record (version {VERSION + 1}",
             "spec of pair p4: ",
-            "what was counted of pair p4",
+            "the counters of pair p4",
             "pair number 5: ",
             "pair not taken over: p2 file descriptors are missing: t9",
             "pair not taken over: p3 its devices are gone",

@@ -102,11 +102,11 @@ BAD = {
     "gso": ("[[pair]]\ngso_max_size = -1", "pair[0].gso_max_size", "outside"),
     "rx_checksum": ('[[pair]]\nrx_checksum = "maybe"', "pair[0].rx_checksum", "expected one of verify, trust"),
     "name left out": ("[[pair]]\nmtu = 1500", "pair[0].name", "needs a name"),
-    "name twice": ('[[pair]]\nname = "va"\n[[pair]]\nname = "va"', "pair[1].name", "the name of pair[0] already"),
+    "name twice": ('[[pair]]\nname = "va"\n[[pair]]\nname = "va"', "pair[1].name", "already the name of pair[0]"),
     "name twice in a pair": (
         '[[pair]]\nname = "va"\nnetns = "red"\n[pair.peer]\nname = "va"\nnetns = "/run/netns/red"',
         "pair[0].peer.name",
-        "the name of pair[0] already",
+        "already the name of pair[0]",
     ),
 }
 

@@ -1,7 +1,7 @@
-"""What the native engine's worker and its ring say to each other: entries, completions, polls, and a ring anew.
+"""The native engine's use of its ring: submission entries, completions, polls, and the replacement of a failed ring.
 
-Theory of operation. Writes and reads complete inline and are waited for by exchange(); polls stay in the ring, one a lane at
-most, and whoever closes a lane waits until its poll is gone.
+Theory of operation. Writes and reads complete inline, and exchange() waits for them. Polls stay in the ring, at most one per
+lane; the thread that closes a lane waits until the lane's poll is gone.
 """
 
 from libc.errno cimport EAGAIN, EBUSY, EINTR
@@ -19,7 +19,7 @@ from vethd.datapath._ring cimport (
 
 cdef enum:
     RING_ENTRIES = 512  # a round's 64 reads and 64 writes, and room for polls
-    PATIENCE = 1000  # refusals in a row for want of memory, before a ring is made anew
+    PATIENCE = 1000  # consecutive refusals for lack of memory, before a ring is replaced
     RENEWAL_NS = 50_000_000
     EALREADY = 114
     ECANCELED = 125
@@ -36,10 +36,10 @@ cdef enum Kind:  # the low bits of user_data; above them a buffer's number or a 
 
 
 cdef inline void woken(Worker *worker, Lane *lane, int events) noexcept nogil:
-    """A lane's poll completed: with events, or a negative errno where it was cancelled."""
+    """Handle a lane's completed poll: events, or a negative errno if it was cancelled."""
     if lane.state == CLOSING:
         unlink(&worker.closing, lane, CLOSED)
-        sem_post(&lane.closed)  # the lane is its owner's again, who may free it at once
+        sem_post(&lane.closed)  # the lane belongs to its owner again, which may free it at once
         return
     unlink(&worker.armed, lane, PARKED)
     if events > 0 and events & POLLERR:  # tun_chr_poll(): the device is no longer registered
@@ -49,7 +49,7 @@ cdef inline void woken(Worker *worker, Lane *lane, int events) noexcept nogil:
 
 
 cdef inline void reap(Worker *worker) noexcept nogil:
-    """Deal with every completion that is there."""
+    """Handle all available completions."""
     cdef uint64_t above, ignored = 0
     cdef Cqe *cqe
     while True:
@@ -75,7 +75,7 @@ cdef inline void reap(Worker *worker) noexcept nogil:
 
 
 cdef inline void enter(Worker *worker, uint32_t min_complete) noexcept nogil:
-    """Enter the kernel. What says that this ring will never work again makes worker.error."""
+    """Enter the kernel. Set worker.error if the result means that this ring will never work again."""
     cdef int result = ring_enter(&worker.ring, min_complete)
     worker.refusals = 0 if result == 0 or result == -EINTR else worker.refusals + 1
     if worker.refusals > PATIENCE or (worker.refusals and result != -EAGAIN and result != -EBUSY):
@@ -83,7 +83,7 @@ cdef inline void enter(Worker *worker, uint32_t min_complete) noexcept nogil:
 
 
 cdef inline void exchange(Worker *worker) noexcept nogil:
-    """Submit all that was taken and wait for every read and write of it: one system call, as they complete inline."""
+    """Submit all entries and wait for their reads and writes: one system call, because these complete inline."""
     enter(worker, 0)
     reap(worker)
     while (worker.ring.unsent or worker.outstanding) and not worker.error:
@@ -92,22 +92,22 @@ cdef inline void exchange(Worker *worker) noexcept nogil:
 
 
 cdef inline Sqe *take_sqe(Worker *worker, uint8_t opcode, int fd, uint64_t user_data) noexcept nogil:
-    """Take a submission entry; where all are taken, submit them first."""
+    """Take a submission entry; if all are taken, submit them first."""
     while worker.ring.unsent >= RING_ENTRIES and not worker.error:
         enter(worker, 0)
     return ring_sqe(&worker.ring, opcode, fd, user_data)
 
 
 cdef inline void arm(Worker *worker, Lane *lane) noexcept nogil:
-    """Let the kernel say when an active lane has frames again."""
+    """Poll an active lane's fd, so that the kernel reports when the lane has frames again."""
     unlink(&worker.active, lane, ARMED)
     link(&worker.armed, lane, ARMED)
     take_sqe(worker, IORING_OP_POLL_ADD, lane.src, <uint64_t>lane | POLL).op_flags = POLLIN
 
 
 cdef inline void cancel_closing(Worker *worker) noexcept nogil:
-    """Cancel the polls of lanes that are to be closed. Again, where the kernel answers EALREADY: a frame had come, and the poll
-    was about to complete; once another has taken the frame, it polls on (io_poll_check_events(), IOU_POLL_REISSUE).
+    """Cancel the polls of closing lanes. This is repeated if the kernel returns EALREADY: a frame had arrived, and the poll was
+    about to complete; if another thread takes the frame, the poll continues (io_poll_check_events(), IOU_POLL_REISSUE).
     """
     cdef Lane *lane = worker.closing
     if not worker.cancels_due:
@@ -119,15 +119,15 @@ cdef inline void cancel_closing(Worker *worker) noexcept nogil:
 
 
 cdef inline void renew(Worker *worker) noexcept nogil:
-    """Make a new ring where the old one failed, and go on; polls are armed again, and what the old one had of reads and
-    writes is given up, the writes as write errors (ECANCELED). Where none is to be had, try again a little later.
+    """Replace a failed ring and continue. Polls are armed again; reads and writes in the old ring are given up, and the writes
+    count as write errors (ECANCELED). If no ring can be made, retry after RENEWAL_NS.
     """
     cdef uint32_t i
     cdef timespec pause
     worker.renewals += 1
     worker.error = worker.refusals = worker.outstanding = worker.pendings = worker.frees = 0
     worker.kick_armed = False
-    ring_close(&worker.ring)  # cancels all that is in it
+    ring_close(&worker.ring)  # cancels everything in it
     for i in range(BUFFERS):
         if worker.buffers[i].lane != NULL:
             settle(&worker.buffers[i], -ECANCELED)

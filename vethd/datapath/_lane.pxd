@@ -1,9 +1,9 @@
-"""One direction of one queue in the native engine: what it may do, what it counted, and the lock that guards both.
+"""One direction of one queue in the native engine: its settings, its counters, and the lock that guards both.
 
-Theory of operation. A Worker's thread and the loop's thread share lanes, buffers and counters, and every word of them is
-written under the worker's one mutex. The worker holds it for a round (some 64 frames) and lets it go between rounds and
-while it waits in the kernel. A pthread mutex is not fair, and a worker at full speed would take it again before anybody wakes: so whoever wants it queues
-at a second mutex first (take_turn()), behind which at most one waits at a time.
+Theory of operation. A Worker's thread and the loop's thread share lanes, buffers and counters, and write every word of them
+under the worker's one mutex. The worker holds it for a round (some 64 frames) and releases it between rounds and while it
+waits in the kernel. A pthread mutex is not fair: a worker at full speed would take it again before a waiting thread wakes. So
+a thread first takes a second mutex (take_turn()); only the holder of the second mutex waits for the first, one at a time.
 """
 
 from libc.errno cimport EBADF, EFAULT, EINVAL, EIO, errno
@@ -35,36 +35,36 @@ cdef extern from "<semaphore.h>" nogil:
 cdef enum:
     EBADFD = 77
     BATCH = 64  # frames read in a round, at most
-    BUFFERS = 2 * BATCH  # one round's reads, and the writes that they became
+    BUFFERS = 2 * BATCH  # one round's reads, and the writes of the frames that the last round read
     FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, the longest IP packet
     STRIDE = 68 << 10  # FRAME_MAX in whole pages
-    DRAIN_FRAMES = 1024  # what dry() reads at most: a default ring of 1,000 frames
+    DRAIN_FRAMES = 1024  # the most frames that dry() reads: a default ring of 1,000 frames
     STALE_FRAMES = 1 << 16  # engine.STALE_FRAMES
-    ERRNOS = 32  # kinds of write errors told apart, more than a write answers; the last one's place takes all further ones
+    ERRNOS = 32  # write errnos that are counted separately, more than a write returns; the last place counts all others
 
 cdef enum State:
-    PARKED  # not read: not begun, or its device is gone
+    PARKED  # not read: not started, or its device is gone
     ACTIVE  # read in every round
     ARMED  # dry: the ring polls its fd
-    CLOSING  # the ring polls its fd still, and shall not
+    CLOSING  # the ring still polls its fd, and the poll is being cancelled
     CLOSED
 
 
 cdef struct Lane:
     int src, dst
-    uint64_t tag  # the owner's name for it
+    uint64_t tag  # the owner's identifier of the lane
     State state
     bint dead, trust, gro, gro_udp
-    int gate  # FORWARD: open; else the Drop of every frame
+    int gate  # FORWARD: open; otherwise the Drop of every frame
     uint32_t vnet_hdr_len, limit
-    uint32_t depth  # how many reads the next round asks for
+    uint32_t depth  # number of reads in the next round
     int64_t last_ns  # when it last had a frame
-    Lane *previous  # the circle of active lanes, of armed ones, or of those that are closing
+    Lane *previous  # in the circle of active, armed or closing lanes
     Lane *next
     Lane *next_dead
     sem_t closed
     uint64_t frames, forwarded, in_flight
-    int64_t frame_bytes, forwarded_bytes  # a read shorter than the vnet header counts below zero
+    int64_t frame_bytes, forwarded_bytes  # a read shorter than the vnet header adds a negative number
     uint64_t drops[DROPS]
     int error_codes[ERRNOS]
     uint64_t error_frames[ERRNOS]
@@ -76,50 +76,50 @@ cdef struct Worker:
     sem_t started
     int error, kick_fd, news_fd  # kick_fd wakes the worker, news_fd the loop
     bint stopping, kick_armed
-    bint plain  # reads and writes are system calls of their own; the ring is for polls
-    bint cancels_due  # of every lane that is closing
+    bint plain  # reads and writes are separate system calls; the ring only polls
+    bint cancels_due  # the polls of all closing lanes are to be cancelled
     int64_t spin_ns, no_spin_until_ns, now_ns
-    int64_t window_ns, window_bytes  # when the running millisecond began, and what was read in it
-    bint bulk  # this one or the last had more than BULK_BYTES
+    int64_t window_ns, window_bytes  # the start of the current millisecond, and the bytes read in it
+    bint bulk  # the current or the last millisecond had more than BULK_BYTES
     uint64_t rounds
     uint8_t *memory
     Buffer buffers[BUFFERS]
-    uint32_t free[BUFFERS]  # a stack: the buffer used last is the warmest
+    uint32_t free[BUFFERS]  # a stack: the buffer used last is most likely cached
     uint32_t frees, pendings, outstanding
-    uint32_t pending[BUFFERS]  # read and judged, written by the next round
-    uint32_t refusals  # how often in a row the kernel took nothing
-    uint64_t renewals  # how often the ring had to be made anew
-    Lane *active  # the next one to be read, in a circle
-    Lane *armed  # those whose fds the ring polls, in a circle
-    Lane *closing  # armed ones whose owner waits, in a circle
+    uint32_t pending[BUFFERS]  # frames read and accepted, which the next round writes
+    uint32_t refusals  # how often in a row the kernel accepted no entry
+    uint64_t renewals  # how often the ring was replaced
+    Lane *active  # the next lane to read, in a circle
+    Lane *armed  # lanes whose fds the ring polls, in a circle
+    Lane *closing  # armed lanes whose owner waits, in a circle
     Lane *dead
 
 
 cdef inline void take_turn(Worker *worker) noexcept nogil:
-    """Lock the worker's data; at most one other goes first."""
+    """Lock the worker's data; at most one other thread goes first."""
     pthread_mutex_lock(&worker.queue)
     pthread_mutex_lock(&worker.data)
     pthread_mutex_unlock(&worker.queue)
 
 
 cdef inline void give_turn(Worker *worker) noexcept nogil:
-    """Unlock it."""
+    """Unlock the worker's data."""
     pthread_mutex_unlock(&worker.data)
 
 
 cdef inline void wake(int eventfd) noexcept nogil:
-    """Make an eventfd readable; it may be so already."""
+    """Make an eventfd readable; it may already be readable."""
     cdef uint64_t one = 1
     write(eventfd, &one, sizeof(one))
 
 
 cdef inline bint fatal(int got) noexcept nogil:
-    """Tell whether a read's result says that the device is gone (EFAULT: tun_ring_recv(), of one that is just going)."""
+    """Return whether a read's result means that the device is gone (EFAULT: tun_ring_recv(), during the deletion)."""
     return got == -EBADFD or got == -EBADF or got == -EFAULT
 
 
 cdef inline void link(Lane **circle, Lane *lane, State state) noexcept nogil:
-    """Put a lane into a circle, behind all others."""
+    """Put a lane into a circle, after all others."""
     lane.state = state
     if circle[0] == NULL:
         circle[0] = lane.next = lane.previous = lane
@@ -140,13 +140,13 @@ cdef inline void unlink(Lane **circle, Lane *lane, State state) noexcept nogil:
 
 
 cdef inline void activate(Worker *worker, Lane *lane) noexcept nogil:
-    """Read a lane from the next round on."""
+    """Make a lane active: it is read from the next round on."""
     lane.depth = 1
     link(&worker.active, lane, ACTIVE)
 
 
 cdef inline void bury(Worker *worker, Lane *lane) noexcept nogil:
-    """Stop reading a lane whose device is gone, and tell the loop, once."""
+    """Stop reading a lane whose device is gone, and report it to the loop once."""
     if lane.state == ACTIVE:
         unlink(&worker.active, lane, PARKED)
     if not lane.dead:
@@ -157,7 +157,7 @@ cdef inline void bury(Worker *worker, Lane *lane) noexcept nogil:
 
 
 cdef inline bint admit(Lane *lane, Buffer *buffer, int got) noexcept nogil:
-    """Count a frame that was read, and judge it. True: it is in flight."""
+    """Count a frame that was read, and apply the verdict. True: it is in flight."""
     cdef int drop = lane.gate
     lane.frames += 1
     lane.frame_bytes += got - <int>lane.vnet_hdr_len
@@ -175,7 +175,7 @@ cdef inline bint admit(Lane *lane, Buffer *buffer, int got) noexcept nogil:
 
 
 cdef inline void settle(Buffer *buffer, int64_t written) noexcept nogil:
-    """Count what became of a write: all of its frames were forwarded, or dropped for what the errno says."""
+    """Count the result of a write: all of its frames are forwarded, or dropped for the reason that the errno means."""
     cdef Lane *lane = <Lane *>buffer.lane
     cdef int i
     lane.in_flight -= buffer.frames
@@ -185,7 +185,7 @@ cdef inline void settle(Buffer *buffer, int64_t written) noexcept nogil:
     elif written == -EIO:
         lane.drops[PEER_DOWN] += buffer.frames  # tun_get_user(): the device is not IFF_UP
     elif written == -EINVAL:
-        lane.drops[BAD_VNET_HEADER] += buffer.frames  # the kernel's own opinion of the header
+        lane.drops[BAD_VNET_HEADER] += buffer.frames  # the kernel refused the header
     elif fatal(<int>written):
         lane.drops[NO_PEER] += buffer.frames
     else:
@@ -198,20 +198,20 @@ cdef inline void settle(Buffer *buffer, int64_t written) noexcept nogil:
 
 
 cdef inline void release(Worker *worker, uint32_t number) noexcept nogil:
-    """Take a buffer back."""
+    """Put a buffer back on the free stack."""
     worker.buffers[number].lane = NULL
     worker.free[worker.frees] = number
     worker.frees += 1
 
 
 cdef inline int read_buffer(Lane *lane, Buffer *buffer) noexcept nogil:
-    """Read into a buffer, now; the length, or a negative errno."""
+    """Read into a buffer at once; return the length, or a negative errno."""
     cdef int64_t got = read(lane.src, buffer.data, FRAME_MAX)
     return -errno if got < 0 else <int>got
 
 
 cdef inline void write_buffer(Worker *worker, uint32_t number) noexcept nogil:
-    """Write a buffer, now, count what became of it, and take it back."""
+    """Write a buffer at once, count the result, and release the buffer."""
     cdef Buffer *buffer = &worker.buffers[number]
     cdef int64_t written = write((<Lane *>buffer.lane).dst, buffer.data, buffer.length)
     settle(buffer, -errno if written < 0 else written)
@@ -219,7 +219,7 @@ cdef inline void write_buffer(Worker *worker, uint32_t number) noexcept nogil:
 
 
 cdef inline void flush(Worker *worker, Lane *lane) noexcept nogil:
-    """Write what is pending of a lane, now, from whatever thread holds the lock."""
+    """Write a lane's pending frames at once. For any thread that holds the lock."""
     cdef uint32_t kept = 0, i, number
     for i in range(worker.pendings):
         number = worker.pending[i]
@@ -232,7 +232,7 @@ cdef inline void flush(Worker *worker, Lane *lane) noexcept nogil:
 
 
 cdef inline bint drain(Worker *worker, Lane *lane, uint32_t frames) noexcept nogil:
-    """Move what waits in a lane, up to so many frames; tell whether it is dry. From whatever thread holds the lock."""
+    """Read and write up to this many waiting frames of a lane; return whether it is dry. For any thread that holds the lock."""
     cdef Buffer *buffer
     cdef int64_t moved
     flush(worker, lane)

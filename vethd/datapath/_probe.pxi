@@ -1,10 +1,11 @@
-"""Whether the engine can run here."""
+"""Checks whether the engine can run here."""
 
 
 def probe() -> int:
-    """Try what the engine needs: a ring, and reads on /dev/net/tun that do not wait. 0, or the errno of what failed.
+    """Try what the engine needs: a ring, and reads on /dev/net/tun that do not wait. Return 0, or the errno of the failure.
 
-    EOPNOTSUPP: the tun driver takes no RWF_NOWAIT (Linux 6.1's). EINVAL: no READ (5.6). Blocks for microseconds.
+    EOPNOTSUPP: the tun driver does not support RWF_NOWAIT (Linux 6.1's). EINVAL: io_uring has no READ (it needs 5.6). Blocks
+    for microseconds.
     """
     cdef Ring ring
     cdef Sqe *sqe
@@ -24,7 +25,7 @@ def probe() -> int:
         cqe = ring_cqe(&ring)
         if cqe == NULL:
             result = result or EIO
-        elif cqe.res != -EBADFD:  # what a tun without a device answers
+        elif cqe.res != -EBADFD:  # the result for a tun fd without a device
             result = -cqe.res if cqe.res < 0 else EIO
         close(fd)
     ring_close(&ring)

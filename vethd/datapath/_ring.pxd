@@ -1,12 +1,12 @@
 """One io_uring by raw system calls: set up, fill, enter, reap. For one thread; every function is nogil.
 
-Theory of operation. The kernel maps two rings and an array of submission entries. We own the submission ring's tail
-and the completion ring's head, the kernel the other two; each side publishes its index with a release store and reads
-the other's with an acquire load, and that is all the synchronisation there is. Entries are taken with sqe(), the kernel
-sees them at the next enter(). Whoever uses a ring knows how many entries it may take: there is no check for a full one.
+Theory of operation. The kernel maps two rings and an array of submission entries. We own the submission ring's tail and the
+completion ring's head, the kernel owns the other two. Each side publishes its index with a release store and reads the
+other's with an acquire load; there is no other synchronisation. Entries are taken with ring_sqe(), and the kernel sees them
+at the next ring_enter(). The caller must know how many entries it may take: there is no check for a full ring.
 
-Kernel: io_uring/io_uring.c, include/uapi/linux/io_uring.h. The structs are spelled out here, as the ABI has them, so that
-any kernel's headers will do.
+Kernel: io_uring/io_uring.c, include/uapi/linux/io_uring.h. The structs are defined here, as in the ABI, so that the headers of
+any kernel suffice.
 """
 
 from libc.errno cimport EINVAL, errno
@@ -82,7 +82,7 @@ cdef struct Cqe:
 
 cdef struct Ring:
     int fd
-    uint32_t tail  # what the kernel will see of the submission ring at the next enter
+    uint32_t tail  # the submission ring's tail that the kernel sees at the next enter
     uint32_t unsent
     uint32_t sq_mask, cq_mask
     uint32_t *sq_tail
@@ -95,7 +95,7 @@ cdef struct Ring:
 
 
 cdef inline int ring_setup(uint32_t entries, Params *params) noexcept nogil:
-    """Make a ring with the best flags that this kernel knows; the fd, or a negative errno."""
+    """Make a ring with the best flags that this kernel supports; return the fd, or a negative errno."""
     cdef uint32_t[3] flags
     cdef int i
     cdef long fd = -1
@@ -114,7 +114,7 @@ cdef inline int ring_setup(uint32_t entries, Params *params) noexcept nogil:
 
 
 cdef inline int ring_open(Ring *ring, uint32_t entries) noexcept nogil:
-    """Make and map a ring; 0, or a negative errno. Only the thread that calls this may use the ring."""
+    """Make and map a ring; return 0, or a negative errno. Only the thread that calls this may use the ring."""
     cdef Params params
     cdef int fd = ring_setup(entries, &params)
     cdef size_t sq_len, cq_len
@@ -130,7 +130,7 @@ cdef inline int ring_open(Ring *ring, uint32_t entries) noexcept nogil:
     ring.sqes_len = params.sq_entries * sizeof(Sqe)
     ring.rings = mmap(NULL, ring.rings_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, IORING_OFF_SQ_RING)
     ring.sqes = <Sqe *>mmap(NULL, ring.sqes_len, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, IORING_OFF_SQES)
-    # without SINGLE_MMAP (before 5.4) the completion ring lies elsewhere; READ and WRITE came in 5.6
+    # without SINGLE_MMAP (before 5.4) the completion ring has a mapping of its own; READ and WRITE came in 5.6
     if ring.rings == MAP_FAILED or ring.sqes == MAP_FAILED or not params.features & IORING_FEAT_SINGLE_MMAP:
         ring_close(ring)
         return -EINVAL
@@ -147,7 +147,7 @@ cdef inline int ring_open(Ring *ring, uint32_t entries) noexcept nogil:
 
 
 cdef inline void ring_close(Ring *ring) noexcept nogil:
-    """Unmap and close a ring, whatever ring_open() had reached."""
+    """Unmap and close a ring, even one for which ring_open() failed midway."""
     if ring.rings != NULL and ring.rings != MAP_FAILED:
         munmap(ring.rings, ring.rings_len)
     if ring.sqes != NULL and <void *>ring.sqes != MAP_FAILED:
@@ -158,7 +158,7 @@ cdef inline void ring_close(Ring *ring) noexcept nogil:
 
 
 cdef inline Sqe *ring_sqe(Ring *ring, uint8_t opcode, int fd, uint64_t user_data) noexcept nogil:
-    """Take the next submission entry, cleared but for what is given."""
+    """Take the next submission entry; its other fields are 0."""
     cdef Sqe *sqe = &ring.sqes[ring.tail & ring.sq_mask]
     ring.tail += 1
     ring.unsent += 1
@@ -170,7 +170,7 @@ cdef inline Sqe *ring_sqe(Ring *ring, uint8_t opcode, int fd, uint64_t user_data
 
 
 cdef inline int ring_enter(Ring *ring, uint32_t min_complete) noexcept nogil:
-    """Submit what was taken, and wait for min_complete completions. 0, or a negative errno (-EINTR: wait again)."""
+    """Submit the taken entries and wait for min_complete completions. Return 0, or a negative errno (-EINTR: wait again)."""
     cdef long sent
     store_release(ring.sq_tail, ring.tail)
     sent = syscall(SYS_io_uring_enter, ring.fd, ring.unsent, min_complete, IORING_ENTER_GETEVENTS, NULL, 0)
@@ -181,7 +181,7 @@ cdef inline int ring_enter(Ring *ring, uint32_t min_complete) noexcept nogil:
 
 
 cdef inline Cqe *ring_cqe(Ring *ring) noexcept nogil:
-    """Give the oldest completion, or NULL; ring_seen() hands it back."""
+    """Return the oldest completion, or NULL; ring_seen() returns it to the kernel."""
     cdef uint32_t head = ring.cq_head[0]
     if head == load_acquire(ring.cq_tail):
         return NULL
@@ -189,5 +189,5 @@ cdef inline Cqe *ring_cqe(Ring *ring) noexcept nogil:
 
 
 cdef inline void ring_seen(Ring *ring) noexcept nogil:
-    """Hand the oldest completion's place back to the kernel."""
+    """Return the oldest completion's place to the kernel."""
     store_release(ring.cq_head, ring.cq_head[0] + 1)

@@ -1,4 +1,4 @@
-# What _uring.pyx gives to Python; its docstrings say the rest.
+# The Python interface of _uring.pyx, which has the docstrings.
 
 class Worker:
     news_fd: int

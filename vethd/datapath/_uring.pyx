@@ -1,9 +1,9 @@
 # cython: language_level=3, cdivision=True
-"""The native engine, as Python sees it: Worker and Lane. vethd.datapath.uring makes an Engine of them.
+"""The native engine's Python interface: Worker and Lane. vethd.datapath.uring makes an Engine of them.
 
 Who writes what. Everything in a Worker's and a Lane's struct is written under the worker's lock, by the worker's thread (serve())
-and by whoever calls a method here; stopping and the tag apart, which are words that are written once. Methods
-release the GIL before they ask for the lock, and the worker's thread never takes the GIL: neither waits for the other's.
+and by the threads that call the methods here; except stopping and the tag, which are words that are written once. Methods
+release the GIL before they take the lock, and the worker's thread never takes the GIL, so neither waits for the other's.
 """
 
 from cython cimport no_gc
@@ -45,14 +45,14 @@ cdef extern from "<signal.h>" nogil:
     int SIG_SETMASK
 
 if DROPS != len(Drop) or STALE != Drop.STALE:
-    raise ImportError("the extension was built for other drop reasons: build it again")
+    raise ImportError("the extension was built for other drop reasons: rebuild it")
 
 
 include "_probe.pxi"
 
 
 cdef class Worker:
-    """One thread, one ring, one pool of buffers, any number of lanes. The thread is who calls run()."""
+    """One thread, one ring, one pool of buffers, any number of lanes. The thread is the one that calls run()."""
 
     cdef WorkerStruct *it
 
@@ -89,7 +89,7 @@ cdef class Worker:
         free(self.it)
 
     cpdef close(self):
-        """Give descriptors and buffers back; after run(). Closed lanes still tell what they counted. Twice is once."""
+        """Release descriptors and buffers; call it after run(). Closed lanes keep their counters. Idempotent."""
         if self.it.memory != NULL and self.it.memory != <uint8_t *>MAP_FAILED:
             munmap(self.it.memory, BUFFERS * STRIDE)
         if self.it.kick_fd >= 0:
@@ -100,12 +100,12 @@ cdef class Worker:
 
     @property
     def news_fd(self):
-        """The eventfd that says when take_dead() has something to say."""
+        """The eventfd that is readable when take_dead() has tags to return."""
         return self.it.news_fd
 
     @property
     def rounds(self):
-        """How many rounds there were: system calls that moved or looked for frames."""
+        """The number of rounds: system calls that moved or looked for frames."""
         cdef uint64_t rounds
         with nogil:
             take_turn(self.it)
@@ -115,7 +115,7 @@ cdef class Worker:
 
     @property
     def renewals(self):
-        """How often the ring failed and was made anew."""
+        """How often the ring failed and was replaced."""
         cdef uint64_t renewals
         with nogil:
             take_turn(self.it)
@@ -125,7 +125,7 @@ cdef class Worker:
 
     @property
     def ring_fd(self):
-        """The ring's descriptor; tests make it fail."""
+        """The ring's descriptor; tests use it to make the ring fail."""
         cdef int fd
         with nogil:
             take_turn(self.it)
@@ -146,14 +146,14 @@ cdef class Worker:
                 ring_close(&self.it.ring)
 
     def wait_started(self):
-        """Wait until run() has its ring. Raises OSError where it got none."""
+        """Wait until run() has its ring. Raises OSError if no ring could be made."""
         with nogil:
             sem_wait(&self.it.started)
         if self.it.error:
             raise OSError(self.it.error, "io_uring_setup")
 
     def stop(self):
-        """Make run() return, soon. Lanes are closed first."""
+        """Make run() return soon. The caller closes the lanes first."""
         with nogil:
             take_turn(self.it)
             self.it.stopping = True
@@ -161,14 +161,14 @@ cdef class Worker:
         wake(self.it.kick_fd)
 
     def set_spin(self, int spin_us):
-        """Poll for so many microseconds after a lane's last frame before sleeping."""
+        """Set for how many microseconds to poll after a lane's last frame before sleeping."""
         with nogil:
             take_turn(self.it)
             self.it.spin_ns = <int64_t>spin_us * 1000
             give_turn(self.it)
 
     def take_dead(self):
-        """Give the tags of the lanes whose device was found gone since the last call. Makes news_fd unreadable."""
+        """Return the tags of the lanes whose device was found gone since the last call. Makes news_fd unreadable."""
         cdef LaneStruct *lane
         cdef uint64_t tag = 0
         tags = []
@@ -186,9 +186,11 @@ cdef class Worker:
             tags.append(tag)
 
 
-@no_gc  # it holds a worker and a worker holds nothing: there is no cycle, and __dealloc__ has its worker
+@no_gc  # a lane refers to a worker, a worker to nothing: there is no cycle, and __dealloc__ has its worker
 cdef class Lane:
-    """One queue's frames, one way: read from src, written to dst. The fds stay the caller's; close() comes first."""
+    """One direction of one queue: frames are read from src and written to dst. The fds stay the caller's, which calls close()
+    before it closes them.
+    """
 
     cdef LaneStruct *it
     cdef Worker worker
@@ -208,7 +210,7 @@ cdef class Lane:
         if self.it == NULL:
             return
         take_turn(self.worker.it)
-        ours = self.it.state in (PARKED, CLOSED)  # else it is the worker's: better lost than used
+        ours = self.it.state in (PARKED, CLOSED)  # otherwise the worker may still use it: leak it
         if ours:
             self.forget_death()
         give_turn(self.worker.it)
@@ -217,7 +219,7 @@ cdef class Lane:
             free(self.it)
 
     def start(self):
-        """Begin to read, unless it is closed already."""
+        """Start reading, unless the lane is closed."""
         with nogil:
             take_turn(self.worker.it)
             if self.it.state == PARKED and not self.it.dead:
@@ -226,7 +228,7 @@ cdef class Lane:
         wake(self.worker.it.kick_fd)
 
     def begin_close(self):
-        """Write what was read, and read no more. True: end_close() is to wait for the worker, whose ring polls the fd."""
+        """Write the frames that were read, and stop reading. True: call end_close(), because the worker's ring polls the fd."""
         cdef bint armed
         with nogil:
             take_turn(self.worker.it)
@@ -247,7 +249,7 @@ cdef class Lane:
         return armed
 
     def end_close(self):
-        """Wait until the worker has cancelled its poll. For lanes that are closed together the wait is one."""
+        """Wait until the worker has cancelled the poll. Lanes that are closed together share one wait."""
         with nogil:
             sem_wait(&self.it.closed)
 
@@ -265,7 +267,7 @@ cdef class Lane:
             at = &at[0].next_dead
 
     def set_gate(self, int gate):
-        """Drop every frame for that reason, or -1: forward them. Opening first drops, as STALE, what waits."""
+        """Drop every frame for this reason, or forward them (-1). Opening first drops the waiting frames as STALE."""
         with nogil:
             take_turn(self.worker.it)
             if gate == FORWARD and self.it.gate != FORWARD and self.it.state != CLOSED:
@@ -275,7 +277,7 @@ cdef class Lane:
             give_turn(self.worker.it)
 
     def set_limit(self, uint32_t limit):
-        """Forward no longer frames than limit bytes."""
+        """Forward frames of at most limit bytes."""
         with nogil:
             take_turn(self.worker.it)
             self.it.limit = limit
@@ -289,14 +291,14 @@ cdef class Lane:
             give_turn(self.worker.it)
 
     def set_gro(self, bint gro, bint udp):
-        """Coalesce each round's frames; udp: those of UDP, too."""
+        """Coalesce each round's frames; udp: datagrams as well."""
         with nogil:
             take_turn(self.worker.it)
             self.it.gro, self.it.gro_udp = gro, udp
             give_turn(self.worker.it)
 
     def dry(self):
-        """Move what waits, up to a budget; tell whether nothing is left."""
+        """Read and write the waiting frames, up to a budget; return whether none is left."""
         cdef bint dry = True
         with nogil:
             take_turn(self.worker.it)
@@ -306,7 +308,7 @@ cdef class Lane:
         return dry
 
     def counters(self):
-        """Give what engine.Counters holds, as a tuple, of one instant."""
+        """Return the values of engine.Counters at one instant, as a tuple."""
         cdef LaneStruct now
         with nogil:
             take_turn(self.worker.it)

@@ -1,21 +1,23 @@
-"""The native engine's thread: rounds of writes and reads, each in one system call.
+"""The native engine's thread: rounds of writes and reads, each round in one system call.
 
-Theory of operation. A round puts into the ring the writes that the last one left, then for every active lane as many
-reads as it is likely to have frames, and enters the kernel once; all of them complete inline and in order, so nothing of a
-lane is ever overtaken, and a buffer that was written is free again. What was read is judged, coalesced, and left to the next
-round to be written. Reads never wait (RWF_NOWAIT): a lane that was dry for spin_us gets a one-shot poll instead, and with no lane active the
-thread sleeps in the kernel. Between rounds nothing is in the ring but polls: that is what lets the loop's thread
-read and write the same fds itself, under the lock (drain()).
+Theory of operation. A round puts the last round's writes into the ring, then for every active lane as many reads as the lane
+probably has frames, and enters the kernel once. All of them complete inline and in order, so no frame of a lane is ever
+overtaken, and a written buffer is free again. The frames that were read are judged, coalesced, and left to the next round to be
+written. Reads never wait (RWF_NOWAIT): a lane that was dry for spin_us gets a one-shot poll instead, and if no lane is active,
+the thread sleeps in the kernel. Between rounds only polls are in the ring, so the loop's thread can read and write the same fds
+itself, under the lock (drain()).
 
-A lane asks for twice as many reads when it got all that it asked for, for one more than it got otherwise, and never for more than
-TURN_BYTES of frames like its last ones: that is fair by frames and by bytes, and the lanes take turns in a circle.
+A lane gets twice as many reads in the next round if each of its reads got a frame, otherwise one more than it got frames, but
+never more than TURN_BYTES hold frames of the last round's average size. That is fair by frames and by bytes, and the lanes
+take turns in a circle.
 
-Spinning is for requests and answers, and steals from whoever wants the CPU. So nobody spins while more than BULK_BYTES come in a
-millisecond: whoever sends so much does not wait for single answers (TCP loses a fifth to a worker that spins). And a probe takes
-a microsecond or two: one that took STOLEN_NS was preempted, and nobody spins for the next NO_SPIN_NS.
+Spinning helps requests that wait for an answer, and takes CPU time from other threads. So a worker does not spin while more than
+BULK_BYTES arrive in a millisecond: a sender of that much does not wait for single answers (TCP loses a fifth of its rate to a
+worker that spins). A round that finds no frame takes a microsecond or two: if one took more than STOLEN_NS, the thread was
+preempted, and it does not spin for the next NO_SPIN_NS.
 
-A plain worker is for tun drivers that take no RWF_NOWAIT, where a read through the ring would wait: its reads and writes are
-system calls of their own, in the same order, and the ring has the polls alone. All else is the same.
+A plain worker is for tun drivers without RWF_NOWAIT, with which a read through the ring would wait. Its reads and writes are
+separate system calls, in the same order, and its ring only polls. Everything else is the same.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -51,7 +53,7 @@ cdef inline int64_t clock_ns() noexcept nogil:
 
 
 cdef inline uint32_t ask(Worker *worker, Turn *turns, uint32_t *asked) noexcept nogil:
-    """Put a round's writes and reads into the ring; how many lanes have a turn. asked: the reads' buffers, in order."""
+    """Put a round's writes and reads into the ring; return how many lanes have a turn. asked: the reads' buffers, in order."""
     cdef uint32_t lanes = 0, reads = 0, count, number, i
     cdef int got
     cdef Lane *lane
@@ -78,7 +80,7 @@ cdef inline uint32_t ask(Worker *worker, Turn *turns, uint32_t *asked) noexcept 
             asked[reads] = number
             reads += 1
             if worker.plain:
-                got = got if got < 0 else read_buffer(lane, &worker.buffers[number])  # once dry, it is asked no more
+                got = got if got < 0 else read_buffer(lane, &worker.buffers[number])  # once dry, it is not read again
                 worker.buffers[number].got = got
                 continue
             sqe = take_sqe(worker, IORING_OP_READ, lane.src, <uint64_t>number << 3 | READ)
@@ -92,14 +94,14 @@ cdef inline uint32_t ask(Worker *worker, Turn *turns, uint32_t *asked) noexcept 
 
 
 cdef inline uint32_t next_depth(uint32_t got, uint32_t asked, uint64_t size) noexcept nogil:
-    """Say how many reads a lane gets in the next round, after got frames of size bytes in all."""
+    """Return the number of a lane's reads in the next round, after got frames of size bytes in all."""
     cdef uint64_t most = min(<uint64_t>BATCH, <uint64_t>TURN_BYTES * got // (size | 1))
     cdef uint64_t depth = 2 * got if got == asked else got + 1
     return <uint32_t>max(<uint64_t>1, min(depth, most))
 
 
 cdef inline uint32_t take(Worker *worker, Turn *turn, const uint32_t *asked) noexcept nogil:
-    """Judge and coalesce what a lane's reads brought; how many frames. What goes on is pending afterwards."""
+    """Judge and coalesce the frames that a lane's reads returned; return their number. Accepted frames are pending then."""
     cdef Lane *lane = turn.lane
     cdef uint32_t got = 0, i
     cdef uint64_t size = 0
@@ -136,13 +138,13 @@ cdef inline uint32_t take(Worker *worker, Turn *turn, const uint32_t *asked) noe
 
 
 cdef inline void run_round(Worker *worker) noexcept nogil:
-    """Write what is pending, read what is there."""
+    """Write the pending frames and read the waiting ones."""
     cdef Turn[BATCH] turns
     cdef uint32_t[BATCH] asked
     cdef uint32_t lanes = 0, i, frames = worker.pendings
     cdef int64_t before = clock_ns()
     if worker.plain:
-        exchange(worker)  # first: what is read after it is judged, whatever becomes of the ring
+        exchange(worker)  # first: frames read after it are judged, even if the ring fails
         if not worker.error:
             lanes = ask(worker, turns, asked)
     else:
@@ -164,7 +166,7 @@ cdef inline void run_round(Worker *worker) noexcept nogil:
 
 
 cdef inline void serve(Worker *worker) noexcept nogil:
-    """Run until told to stop. The worker's own thread; see take_turn()."""
+    """Run rounds until stop(), on the worker's own thread; see take_turn()."""
     take_turn(worker)
     while not worker.stopping:
         if worker.error:
@@ -172,7 +174,7 @@ cdef inline void serve(Worker *worker) noexcept nogil:
         cancel_closing(worker)
         if worker.active != NULL or worker.pendings:
             run_round(worker)
-            if worker.error:  # at once: it counts writes of lanes, and who closes one next may free it
+            if worker.error:  # at once: it counts writes of lanes, and a lane that is closed next may be freed
                 renew(worker)
             give_turn(worker)
             take_turn(worker)

@@ -1,7 +1,7 @@
-"""The native engine: worker threads without the GIL, an io_uring each. See docs/datapath.md and _worker.pxd.
+"""The native engine: worker threads without the GIL, each with an io_uring. See docs/datapath.md and _worker.pxd.
 
-This is the part that speaks the engine protocol; what touches frames is the extension module _uring, which pip builds
-where there is a C compiler. why_not() says whether it can run here.
+This module implements the engine protocol. The extension module _uring handles the frames; pip builds it if there is a
+C compiler. why_not() returns the reason if it cannot run here.
 """
 
 from __future__ import annotations
@@ -27,31 +27,31 @@ else:
         from vethd.datapath import _uring
     except ImportError as error:
         _uring = None
-        if error.name != "vethd.datapath":  # it is there, and built for another Python or another C library
+        if error.name != "vethd.datapath":  # the module exists, but was built for another Python or C library
             _MISSING = str(error)
 
 _OPEN = -1
 _REASONS = {
     errno.ENOSYS: "this kernel has no io_uring",
-    errno.EINVAL: "this kernel's io_uring is too old (5.6 and later can read and write)",
+    errno.EINVAL: "this kernel's io_uring is too old (vethd needs Linux 5.6 or newer for it)",
     errno.EPERM: "io_uring is forbidden here (sysctl kernel.io_uring_disabled, or a seccomp filter)",
-    errno.EACCES: "io_uring is forbidden here (a seccomp filter, or /dev/net/tun may not be opened)",
+    errno.EACCES: "io_uring is forbidden here (a seccomp filter, or no permission to open /dev/net/tun)",
 }
 
 
 class Obstacle(NamedTuple):
-    """Why the engine cannot run: a sentence, and whether the extension module is there at all."""
+    """The reason why the engine cannot run, and whether the extension module exists at all."""
 
     reason: str
     built: bool = True
 
     def __str__(self) -> str:
-        """Return the sentence."""
+        """Return the reason."""
         return self.reason
 
 
 def why_not() -> Obstacle | None:
-    """Say why the engine cannot run here; None where it can. Blocks for microseconds."""
+    """Return why the engine cannot run here; None if it can. Blocks for microseconds."""
     if _uring is None:
         return Obstacle("the native engine is not built" + (f" ({_MISSING})" if _MISSING else ""), built=False)
     code = _uring.probe()
@@ -61,16 +61,16 @@ def why_not() -> Obstacle | None:
 
 
 def plain() -> bool:
-    """Say whether reads and writes are system calls of their own here, and io_uring only polls.
+    """Return whether reads and writes are separate system calls here, and io_uring only polls.
 
-    So it is where the tun driver takes no RWF_NOWAIT (Linux 6.1's does not, 6.18's does), and with VETHD_URING_PLAIN=1
-    in the environment. Blocks for microseconds.
+    This is so if the tun driver does not support RWF_NOWAIT (Linux 6.1's does not, 6.18's does), or with
+    VETHD_URING_PLAIN=1 in the environment. Blocks for microseconds.
     """
     return os.environ.get("VETHD_URING_PLAIN") == "1" or _uring.probe() == errno.EOPNOTSUPP
 
 
 class _Thread:
-    """A worker, the thread that runs it, and how many lanes it has."""
+    """A worker and the thread that runs it."""
 
     def __init__(self, number: int, spin_us: int, dead: Callable[[int], None]) -> None:
         self.worker = _uring.Worker(spin_us, plain())
@@ -79,8 +79,8 @@ class _Thread:
         self._thread = threading.Thread(target=self.worker.run, name=f"vethd-uring-{number}", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError as error:  # Python's word for EAGAIN of pthread_create()
-            raise OSError(errno.EAGAIN, "no thread for a worker") from error
+        except RuntimeError as error:  # Python raises this for EAGAIN of pthread_create()
+            raise OSError(errno.EAGAIN, "cannot start a worker thread") from error
         self.worker.wait_started()
 
     def attach(self, loop: AbstractEventLoop) -> None:
@@ -103,7 +103,7 @@ class UringWire:
     """A Wire whose lanes, one for each queue and direction, belong to worker threads."""
 
     def __init__(self, engine: UringEngine, died: Callable[[int], None]) -> None:
-        """Begin with no lanes; the engine adds them."""
+        """Start with no lanes; the engine adds them."""
         self._engine = engine
         self._died = died
         self._gone = [False, False]
@@ -111,7 +111,7 @@ class UringWire:
         self._closed = False
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         for side in (0, 1):
             for lane in self.lanes[side].values():
                 if not self._closed:
@@ -140,7 +140,7 @@ class UringWire:
                 lane.set_gro(gro, udp)
 
     def counters(self, side: int) -> Counters:
-        """See Wire. Each queue's are of one instant."""
+        """See Wire. The counters of each queue are of one instant."""
         total = Counters()
         for lane in self.lanes[side].values():
             one = Counters(*lane.counters())
@@ -149,14 +149,14 @@ class UringWire:
 
     def dry(self, side: int) -> bool:
         """See Wire."""
-        return all([lane.dry() for lane in self.lanes[side].values()])  # noqa: C419 - every queue is to be read
+        return all([lane.dry() for lane in self.lanes[side].values()])  # noqa: C419 - every queue must be read
 
     def close(self) -> None:
         """See Wire. All lanes wait for the worker together."""
         self._engine.close_wires([self])
 
     def begin_close(self) -> list[_uring.Lane]:
-        """Close what can be closed at once; return the lanes that wait for their worker."""
+        """Close the lanes that can be closed at once; return those that wait for their worker."""
         if self._closed:
             return []
         self._closed = True
@@ -164,7 +164,7 @@ class UringWire:
         return [lane for lanes in self.lanes for lane in lanes.values() if lane.begin_close()]
 
     def lane_died(self, tag: int) -> None:
-        """Hear, on the loop, that a lane's device is gone."""
+        """Handle, on the loop, that a lane's device is gone."""
         side = 0 if tag in self.lanes[0] else 1
         if not self._gone[side] and not self._closed:
             self._gone[side] = True
@@ -172,14 +172,14 @@ class UringWire:
 
 
 class UringEngine:
-    """The Engine that takes frames off the loop."""
+    """The Engine that forwards frames on its own threads."""
 
     name = "uring"
 
     def __init__(self, loop: AbstractEventLoop | None, workers: int = 1, spin_us: int = 50) -> None:
-        """Start the worker threads. Raises OSError where io_uring does not work; see why_not().
+        """Start the worker threads. Raises OSError if io_uring does not work; see why_not().
 
-        Without a loop frames flow all the same, from begin() on; attach() is then owed.
+        Without a loop, frames are forwarded from begin() on, and the caller must call attach() later.
         """
         self.loop: AbstractEventLoop | None = None
         self.workers = workers
@@ -189,7 +189,7 @@ class UringEngine:
         self._waiting: list[UringWire] = []
         self._owners: dict[int, UringWire] = {}
         self._tags = count()
-        self._next = count()  # which worker a new pair's first queue goes to
+        self._next = count()  # the worker of a new pair's first queue
         try:
             for number in range(workers):
                 self._threads.append(_Thread(number, spin_us, self._dead))
@@ -212,7 +212,7 @@ class UringEngine:
             wire.start()
 
     def set_spin(self, spin_us: int) -> None:
-        """Let the workers poll for so many microseconds after a frame before they sleep; from now on."""
+        """Set for how many microseconds the workers poll after a frame before they sleep, from now on."""
         self.spin_us = spin_us
         for thread in self._threads:
             thread.worker.set_spin(spin_us)
@@ -237,7 +237,7 @@ class UringEngine:
                 tag = next(self._tags)
                 worker = self._threads[(first + queue) % self.workers].worker
                 gate = gates[side]
-                sink = sinks[queue % len(sinks)]  # a flow stays on one queue, whatever their numbers
+                sink = sinks[queue % len(sinks)]  # a flow stays on one queue, for any numbers of queues
                 wire.lanes[side][tag] = _uring.Lane(
                     worker, source, sink, vnet_hdr_len, tag, _OPEN if gate is None else int(gate)
                 )
@@ -249,7 +249,7 @@ class UringEngine:
         return wire
 
     def forget(self, wire: UringWire) -> None:
-        """Take a closed wire off the list."""
+        """Remove a closed wire."""
         self._wires.discard(wire)
         for lanes in wire.lanes:
             for tag in lanes:
@@ -257,7 +257,7 @@ class UringEngine:
 
     @staticmethod
     def close_wires(wires: Sequence[UringWire]) -> None:
-        """Close wires; the wait for the workers, which cancel polls, is one for all."""
+        """Close wires. They share one wait for the workers, which cancel polls."""
         for lane in [lane for wire in wires for lane in wire.begin_close()]:
             lane.end_close()
 
