@@ -39,6 +39,10 @@ class Counters(NamedTuple):
     write_errors: dict[int, int] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
 
 
+def nobody(_side: int) -> None:
+    """Take the place of died() in a wire that is closed, whose pair may go."""
+
+
 def plus(one: Counters, other: Counters) -> Counters:
     """Add two counts of one direction; in_flight is the second's."""
     codes = one.write_errors | other.write_errors
@@ -82,7 +86,10 @@ class Wire(Protocol):
         """Read what side has queued, up to a budget; tell whether nothing is left."""
 
     def close(self) -> None:
-        """Stop reading. After it returned no frame is touched, and nobody hears of a death. Twice is once."""
+        """Stop reading. After it returned no frame is touched, and nobody hears of a death. Twice is once.
+
+        The wire keeps its counters and refers to nobody any more: what dies with a pair is freed at once.
+        """
 
 
 class Engine(Protocol):
