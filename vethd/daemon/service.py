@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import grp
 import resource
 import signal
@@ -53,6 +54,16 @@ def raise_fd_limit() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def leave_imports_alone() -> None:
+    """Take what is imported, 60,000 objects, out of the garbage collector's sight.
+
+    It makes a full collection once a quarter as many objects have grown old as there are: a daemon would gather that
+    much garbage first, and stand still for 35 ms then. This way the quarter is of the pairs' and requests' own objects.
+    """
+    gc.freeze()
+    gc.collect()  # of nothing: it counts how many there are
+
+
 def _policy(config: Config) -> Policy:
     """Look the admin group up. Raises VethError EINVAL where one was asked for that there is not."""
     gid = None
@@ -79,6 +90,7 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
     """
     need_machine()
     raise_fd_limit()
+    leave_imports_alone()
     policy = _policy(config)
     notify = Notify()
     loop = asyncio.get_running_loop()
