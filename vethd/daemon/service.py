@@ -100,6 +100,7 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
     sockets = listen(config.socket, config.mode, config.socket_group, early.passed)
     try:
         picked = _engine(config, early, loop)
+        told = {"forwarding_after_ms": early.after_ms} if early.held else {}  # until they are adopted
         lasting = Lasting(config, notify)
         manager = Manager(picked, await lasting.memory(early), gro=config.gro)
         engine = manager.tuning.info()
@@ -114,7 +115,6 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
         confirm()
         watchdog = loop.create_task(_watchdog(notify))
         try:
-            told = {"forwarding_after_ms": early.after_ms} if early.held else {}
             log.info("started", version=__version__, engine=engine.name, socket=config.socket, adopted=adopted, **told)
             starting = loop.create_task(_start(declared, config, notify, manager, reloader))
             manager.spawn(lasting.start(manager, starting))

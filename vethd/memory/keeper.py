@@ -56,16 +56,15 @@ class Keeper(Protocol):
 class Memory:
     """What is kept of one manager. Not for two threads at once; write() is the loop's."""
 
-    def __init__(
-        self, keeper: Keeper, inherited: Mapping[str, int], held: Mapping[str, HeldPair] | None = None
-    ) -> None:
+    def __init__(self, keeper: Keeper, inherited: Mapping[str, int], held: dict[str, HeldPair] | None = None) -> None:
         """Read what a predecessor left; inherited holds its fds by name, and is ours from now on.
 
-        held are its pairs whose frames are forwarded already. complaints is what of it cannot be read, in words.
+        held are its pairs whose frames are forwarded already, and ours too: adoption takes them out, and the record, so
+        that neither is kept for life. complaints is what of it cannot be read, in words.
         """
         self._keeper = keeper
         self._inherited = dict(inherited)
-        self.held = dict(held or {})
+        self.held = {} if held is None else held
         self.record, self.complaints = read_record(self._inherited)
         self._copies: list[int] = []
         for name in COPIES:

@@ -43,6 +43,7 @@ async def adopt_pairs(manager: Adopter, memory: Memory) -> int:
     for complaint in memory.complaints:
         log.warning("the predecessor's record", reason=complaint)
     record, held = memory.record, memory.held
+    memory.record = None
     if record is not None:  # what could not begin yet, and all of it where the engine is another now
         hold(record, memory.inherited, manager.tuning.engine, held, gro=manager.tuning.info().gro)
     for left in record.pairs if record else []:
