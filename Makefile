@@ -8,6 +8,7 @@ READY := .venv/.ready
 BUILT := .venv/.built
 NATIVE := setup.py $(wildcard vethd/datapath/*.p[xy][xdi])
 SOAK_S ?= 3600
+PAIRS ?= 2000
 FUZZ_S ?= 60
 FUZZERS ?= config requests rtnetlink record frames
 
@@ -48,7 +49,8 @@ WHEELS := build/install$(subst /,-,$(OUR_PYTHON))
 MANIFEST = $(venvdir)/manifest
 
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all test-newest lock lint unit bench bench-quick bench-page soak fuzz man clean
+.PHONY: help setup demo test test-all test-newest lock lint unit bench bench-quick bench-page soak lifetimes fuzz
+.PHONY: man clean
 .PHONY: stage install uninstall deb
 .PHONY: packages-demo packages-test packages-heavy packages-bench packages-python packages-deb
 
@@ -105,6 +107,9 @@ bench-page: $(READY) ## write the tables and plots of docs/performance.md from b
 
 soak: packages-test $(BUILT) ## live for SOAK_S=3600 s under the real systemd, upset and audited (SOAK_SEED=..., SOAK_ENGINE=...)
 	@exec $(BIN)/python -m tests.soak --seconds $(SOAK_S) $(SOAK_SEED:%=--seed %) $(SOAK_ENGINE:%=--engine %)
+
+lifetimes: packages-test $(BUILT) ## weigh a daemon over PAIRS=2000 pairs of each way of living and dying (SOAK_ENGINE=...)
+	@exec $(BIN)/python -m tests.soak.lifetimes --pairs $(PAIRS) $(SOAK_ENGINE:%=--engine %)
 
 fuzz: $(BUILT) ## let atheris look for input that breaks a parser, FUZZ_S=60 s on each (FUZZERS=frames: on that)
 	@$(VENV) .venv fuzz

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from tests.lib import engines
-from vethd.datapath.aio import BATCH, FRAME_MAX, _Buffers, _Direction
+from vethd.datapath.aio_direction import BATCH, FRAME_MAX, Buffers, Direction
+from vethd.datapath.engine import nobody
 from vethd.model.drops import DROPS
 from vethd.model.gro import coalesce
 from vethd.model.verdict import Road, forward_limit, verdict
@@ -17,7 +18,7 @@ from vethd.model.verdict import Road, forward_limit, verdict
 END = 0xFFFF
 MTUS = (68, 600, 1500, 65521)
 _native = engines.native()
-_buffers = _Buffers()
+_buffers = Buffers()
 
 
 def one_input(data: bytes) -> None:
@@ -27,7 +28,7 @@ def one_input(data: bytes) -> None:
     vnet_hdr_len = 24 if data[0] & 1 else 10
     udp, trust = bool(data[0] & 2), bool(data[0] & 4)
     road = Road(None, forward_limit(MTUS[data[0] >> 3 & 3]), trust, vnet_hdr_len)
-    direction = _Direction(_buffers, vnet_hdr_len, None, lambda: None)
+    direction = Direction(0, _buffers, vnet_hdr_len, None, nobody)
     direction.set_gro(gro=True, udp=udp)
     direction.limit, direction.trust = road.limit, trust
     drops = [0] * DROPS
@@ -65,7 +66,7 @@ def _batches(data: bytes) -> Iterator[list[bytes]]:
     yield batch
 
 
-def _through(direction: _Direction, batch: list[bytes]) -> list[bytes]:
+def _through(direction: Direction, batch: list[bytes]) -> list[bytes]:
     """Return what the asyncio engine writes of a batch."""
     waiting = iter(batch)
     out: list[bytes] = []
@@ -81,5 +82,5 @@ def _through(direction: _Direction, batch: list[bytes]) -> list[bytes]:
         out.append(bytes(data))
         return len(data)
 
-    assert direction.pump(readinto, write) or len(batch) == BATCH
+    assert direction.pump(readinto, write, lambda _: []) or len(batch) == BATCH
     return out

@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from tests.lib.sockwire import LOOPS, LoopFactory, bench, frame
-from vethd.datapath import aio
-from vethd.datapath.aio import BATCH
+from vethd.datapath import aio_direction
+from vethd.datapath.aio_direction import BATCH
 from vethd.model.drops import Drop
 from vethd.model.vnet import VnetHdr
 
@@ -79,7 +79,7 @@ def test_two_full_directions_take_turns(factory: LoopFactory) -> None:
 
 def test_turn_is_short_in_bytes_too(monkeypatch: pytest.MonkeyPatch, factory: LoopFactory) -> None:
     """Super-frames take longer to copy: a batch ends with the frame that passes its budget of bytes."""
-    monkeypatch.setattr(aio, "BATCH_BYTES", 10_000)
+    monkeypatch.setattr(aio_direction, "BATCH_BYTES", 10_000)
     with bench(factory) as it:
         for n in range(50):
             it.devices[0][0].send(frame(1490, n))

@@ -213,6 +213,23 @@ def test_read_that_says_gone_is_told_once(faults: Faults, factory: LoopFactory, 
         assert it.died == [0]
 
 
+def test_device_that_is_being_unregistered_is_told_once(faults: Faults, factory: LoopFactory, tun: int) -> None:
+    """A read still answers EAGAIN then, and POLLERR alone is the death (tests/kernel/test_pinning.py)."""
+
+    def before_read(fd: int) -> None:
+        if fd == tun:
+            raise BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    with bench(factory) as it:
+        it.wire.close()
+        faults.before_read = before_read
+        it.wire = it.engine.join(([it.fds[0][0].fileno()], [tun]), 10, it.died.append, (None, None))
+        it.until(lambda: bool(it.died))
+        for _ in range(5):
+            it.turn()
+        assert it.died == [1]
+
+
 def test_read_that_fails_otherwise_is_no_death(faults: Faults) -> None:
     with bench() as it:
         it.open()

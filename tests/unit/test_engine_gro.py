@@ -14,8 +14,8 @@ from tests.lib.frames import Vnet
 from tests.lib.segments import ACK, PSH
 from tests.lib.sockwire import Bench, bench, frame
 from tests.lib.traffic import batches, session
-from vethd.datapath import aio
-from vethd.datapath.aio import BATCH
+from vethd.datapath import aio_direction
+from vethd.datapath.aio_direction import BATCH
 from vethd.datapath.engine import Counters
 from vethd.model.drops import DROPS
 from vethd.model.gro import FLOWS, coalesce
@@ -232,7 +232,7 @@ def test_known_flow_that_opens_anew_is_the_youngest(shared: Bench, engine: str) 
 
 def test_64_datagrams_and_not_one_more(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the asyncio engine, were its batches longer."""
-    monkeypatch.setattr(aio, "BATCH", 200)
+    monkeypatch.setattr(aio_direction, "BATCH", 200)
     with bench() as it:
         start(it)
         runs = [U4.run(70), U4.but(sport=9).run(70)]
@@ -255,7 +255,7 @@ def test_oversize_is_judged_before_it_joins(shared: Bench) -> None:
 
 def test_budget_of_bytes_ends_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the asyncio engine: seven frames of 152 bytes pass 1,000."""
-    monkeypatch.setattr(aio, "BATCH_BYTES", 1000)
+    monkeypatch.setattr(aio_direction, "BATCH_BYTES", 1000)
     run = U4.run(14)
     with bench() as it:
         start(it)

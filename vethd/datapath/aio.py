@@ -1,176 +1,21 @@
 """The reference engine: pure Python on the event loop.
 
-Theory of operation. Each TAP queue has one add_reader. A wake-up reads a batch, up to BATCH frames or BATCH_BYTES, each
-frame into a buffer of its own, judges the frames, and writes those that pass. To read all and then write all is a third
-faster than to alternate. A full batch leaves the rest to the next wake-up (the loop is level-triggered), so one pair at
-full speed delays another by at most one batch. Writes complete inline and in order, so order within a direction is
-never broken. The buffers belong to the engine, are shared by all wires, and are free again before the callback returns.
-
-A write error concerns one frame: it is counted, and the batch continues. Only EAGAIN of a read means dry. A device that
-is gone returns EBADFD: its reader is removed, otherwise a level-triggered loop would spin.
-
-Reads and writes are those of io.FileIO: they cost less than os.readv() and os.write(), and return None for EAGAIN, with
-which every wake-up ends, instead of raising an exception.
+Theory of operation. Each TAP queue has one add_reader, whose callback Direction.pump() forwards one batch. A full batch
+leaves the rest to the next wake-up (the loop is level-triggered), so one pair at full speed delays another by at most
+one batch. The buffers belong to the engine and are shared by all wires.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from io import FileIO
 
-from vethd.datapath.aio_gro import Coalescer, strangers
-from vethd.datapath.engine import STALE_FRAMES, Counters
-from vethd.model.drops import DROPS, Drop
-from vethd.model.verdict import ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN
-from vethd.model.vnet import F_DATA_VALID, FIELDS, GSO_NONE, acceptable
+from vethd.datapath.aio_direction import Buffers, Channel, Direction, channel
+from vethd.datapath.engine import STALE_FRAMES, Counters, nobody
+from vethd.model.drops import Drop
 
-BATCH = 64
-BATCH_BYTES = 192 << 10  # three super-frames: one direction's turn stays under 0.2 ms
-FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, the longest IP packet
 _DRAIN_BATCHES = 16  # the most that dry() reads: a default ring of 1,000 frames
-
-_RUNT = int(Drop.RUNT)
-_OVERSIZE = int(Drop.OVERSIZE)
-_BAD_VNET_HEADER = int(Drop.BAD_VNET_HEADER)
-_WRITE_ERROR = int(Drop.WRITE_ERROR)
-_PEER_DOWN = int(Drop.PEER_DOWN)
-_NO_PEER = int(Drop.NO_PEER)
-_DEAD = (errno.EBADFD, errno.EBADF, errno.EFAULT)  # EFAULT: tun_ring_recv(), during a device's deletion
-
-Readinto = Callable[[bytearray], int | None]  # None: nothing to read
-Write = Callable[[bytes | memoryview], int | None]  # None: no room
-
-
-class _Buffers:
-    """BATCH frame buffers, shared by every direction: the loop runs one direction at a time."""
-
-    def __init__(self) -> None:
-        self.whole = [bytearray(FRAME_MAX) for _ in range(BATCH)]
-        self.views = [memoryview(buffer) for buffer in self.whole]
-
-
-class _Direction:
-    """The frames that one side sends: the reader of its queues, the verdict, the counters."""
-
-    def __init__(self, buffers: _Buffers, vnet_hdr_len: int, gate: Drop | None, dead: Callable[[], None]) -> None:
-        self.buffers = buffers
-        self.vnet_hdr_len = vnet_hdr_len
-        self.dead = dead
-        self.gate = gate
-        self.limit = 0
-        self.trust = False
-        self.gro: Coalescer | None = None
-        self.read = self.read_bytes = self.forwarded = self.forwarded_bytes = 0
-        self.drops = [0] * DROPS
-        self.write_errors: dict[int, int] = {}
-
-    def set_gro(self, *, gro: bool, udp: bool) -> None:
-        """See Wire."""
-        self.gro = Coalescer(self.buffers.whole, self.buffers.views, self.vnet_hdr_len, udp=udp) if gro else None
-
-    def pump(self, readinto: Readinto, write: Write) -> bool:
-        """Read and write one batch; return whether its source was dry. The loop's callback: must not raise."""
-        lengths: list[int] = []
-        budget = BATCH_BYTES
-        dry = False
-        try:
-            for buffer in self.buffers.whole:
-                length = readinto(buffer)
-                if length is None:
-                    dry = True
-                    break
-                lengths.append(length)
-                budget -= length
-                if budget <= 0:
-                    break
-        except OSError as error:
-            dry = True
-            if error.errno in _DEAD:
-                self.dead()
-        if lengths:
-            self._judge(lengths, write)
-        return dry
-
-    def _judge(self, lengths: list[int], write: Write) -> None:
-        """Forward or drop the frames in the buffers, in order."""
-        self.read += len(lengths)
-        self.read_bytes += sum(lengths) - self.vnet_hdr_len * len(lengths)
-        if self.gate is not None:
-            self.drops[self.gate] += len(lengths)
-            return
-        forwarded = forwarded_bytes = 0
-        gro = None if strangers(lengths) else self.gro
-        for data, frames, size in self._passed(lengths) if gro is None else self._merged(lengths, gro):
-            try:
-                written = write(data)
-            except OSError as error:
-                self._failed(error.errno or errno.EIO, frames)
-                continue
-            if written is None:
-                self._failed(errno.EAGAIN, frames)
-                continue
-            forwarded += frames
-            forwarded_bytes += size
-        self.forwarded += forwarded
-        self.forwarded_bytes += forwarded_bytes
-
-    def _passed(self, lengths: list[int]) -> Iterator[tuple[memoryview, int, int]]:
-        """Yield each frame that passes the verdict: its data, 1 for one frame, and its length in bytes."""
-        buffers = self.buffers
-        for buffer, view, length in zip(buffers.whole, buffers.views, lengths, strict=False):
-            if not self._refused(buffer, length):
-                yield view[:length], 1, length - self.vnet_hdr_len
-
-    def _merged(self, lengths: list[int], gro: Coalescer) -> Iterator[tuple[bytes | memoryview, int, int]]:
-        """Return the frames that pass the verdict, coalesced: data, number of frames, and their length in bytes."""
-        gro.begin(lengths, self.limit)
-        number = gro.follow(0)
-        while number < len(lengths):
-            if not self._refused(self.buffers.whole[number], lengths[number]):
-                gro.add(number)
-            number = gro.follow(number + 1)
-        return gro.written()
-
-    def _refused(self, buffer: bytearray, length: int) -> bool:
-        """Return whether model.verdict, without the gate, drops a frame; count the frame if so."""
-        vnet_hdr_len = self.vnet_hdr_len
-        if length < ETH_HLEN + vnet_hdr_len:
-            self.drops[_RUNT if length >= vnet_hdr_len else _BAD_VNET_HEADER] += 1
-            return True
-        flags, gso_type, hdr_len, _, csum_start, csum_offset = FIELDS.unpack_from(buffer)
-        # almost no header needs the full check
-        odd = gso_type or hdr_len or (flags and csum_start + csum_offset + 2 > length - vnet_hdr_len)
-        if odd and not acceptable(buffer, length - vnet_hdr_len):
-            self.drops[_BAD_VNET_HEADER] += 1
-            return True
-        over = length - vnet_hdr_len > self.limit
-        if over and gso_type == GSO_NONE and not self._forgiven(buffer, length):
-            self.drops[_OVERSIZE] += 1
-            return True
-        if self.trust and not flags:
-            buffer[0] = F_DATA_VALID
-        return False
-
-    def _forgiven(self, buffer: bytearray, length: int) -> bool:
-        """Return whether the frame exceeds the limit only by its outer VLAN tag; see model.verdict."""
-        at = self.vnet_hdr_len + 12
-        tagged = buffer[at : at + 2] in (ETH_P_8021Q, ETH_P_8021AD)
-        return tagged and length <= self.limit + self.vnet_hdr_len + VLAN_HLEN
-
-    def _failed(self, code: int, frames: int) -> None:
-        """Count the frames of a failed write, under the drop reason that the errno means."""
-        if code == errno.EIO:
-            self.drops[_PEER_DOWN] += frames  # tun_get_user(): the device is not IFF_UP
-        elif code == errno.EINVAL:
-            self.drops[_BAD_VNET_HEADER] += frames  # the kernel refused the header
-        elif code in _DEAD:
-            self.drops[_NO_PEER] += frames
-        else:
-            self.drops[_WRITE_ERROR] += frames
-            self.write_errors[code] = self.write_errors.get(code, 0) + frames
 
 
 class AsyncioWire:
@@ -184,7 +29,7 @@ class AsyncioWire:
         died: Callable[[int], None],
         gates: tuple[Drop | None, Drop | None],
     ) -> None:
-        """Start reading both ends, on the loop's next turn."""
+        """Forward on that loop."""
         self._engine = engine
         self._loop = engine.loop
         self._died = died
@@ -193,20 +38,20 @@ class AsyncioWire:
         files = [[FileIO(fd, "r+", closefd=False) for fd in end] for end in self._fds]
         self._channels = (_channels(files[0], files[1]), _channels(files[1], files[0]))
         self._directions = tuple(
-            _Direction(engine.buffers, vnet_hdr_len, gates[side], partial(self._dead, side)) for side in (0, 1)
+            Direction(side, engine.buffers, vnet_hdr_len, gates[side], self._dead) for side in (0, 1)
         )
         for side, direction in enumerate(self._directions):
-            for fd, (readinto, write) in zip(self._fds[side], self._channels[side], strict=True):
-                self._loop.add_reader(fd, direction.pump, readinto, write)
+            for fd, ways in zip(self._fds[side], self._channels[side], strict=True):
+                self._loop.add_reader(fd, direction.pump, *ways)
 
     def set_gate(self, side: int, gate: Drop | None) -> None:
         """See Wire."""
         direction = self._directions[side]
         if gate is None and direction.gate is not None:
             direction.gate = Drop.STALE
-            for channel in self._channels[side]:
+            for ways in self._channels[side]:
                 enough = direction.read + STALE_FRAMES
-                while not direction.pump(*channel) and direction.read < enough:
+                while not direction.pump(*ways) and direction.read < enough:
                     pass
         direction.gate = gate
 
@@ -232,8 +77,8 @@ class AsyncioWire:
     def dry(self, side: int) -> bool:
         """See Wire."""
         dry = True
-        for channel in self._channels[side]:
-            if not any(self._directions[side].pump(*channel) for _ in range(_DRAIN_BATCHES)):
+        for ways in self._channels[side]:
+            if not any(self._directions[side].pump(*ways) for _ in range(_DRAIN_BATCHES)):
                 dry = False
         return dry
 
@@ -243,6 +88,9 @@ class AsyncioWire:
             self._stop_reading(side)
         self._fds = ((), ())
         self._channels = ([], [])
+        self._died = nobody
+        for direction in self._directions:
+            direction.dead = nobody
         self._engine.forget(self)
 
     def _dead(self, side: int) -> None:
@@ -260,9 +108,9 @@ class AsyncioWire:
             self._loop.remove_reader(fd)
 
 
-def _channels(sources: Sequence[FileIO], sinks: Sequence[FileIO]) -> list[tuple[Readinto, Write]]:
+def _channels(sources: Sequence[FileIO], sinks: Sequence[FileIO]) -> list[Channel]:
     """Pair every queue of one end with one of the other, so that a flow stays on one, for any numbers of queues."""
-    return [(source.readinto, sinks[index % len(sinks)].write) for index, source in enumerate(sources)]
+    return [channel(source, sinks[index % len(sinks)]) for index, source in enumerate(sources)]
 
 
 class AsyncioEngine:
@@ -273,7 +121,7 @@ class AsyncioEngine:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         """Forward on that loop."""
         self.loop = loop
-        self.buffers = _Buffers()
+        self.buffers = Buffers()
         self._wires: set[AsyncioWire] = set()
 
     def join(

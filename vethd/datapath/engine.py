@@ -39,6 +39,10 @@ class Counters(NamedTuple):
     write_errors: dict[int, int] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
 
 
+def nobody(_side: int) -> None:
+    """Replace died() in a closed wire, so that the wire does not refer to its pair."""
+
+
 def plus(one: Counters, other: Counters) -> Counters:
     """Add two counts of one direction; in_flight is that of the second."""
     codes = one.write_errors | other.write_errors
@@ -82,7 +86,10 @@ class Wire(Protocol):
         """Read the frames that side has queued, up to a budget; return whether none is left."""
 
     def close(self) -> None:
-        """Stop reading. After it returns, no frame is touched and no death is reported. Idempotent."""
+        """Stop reading. After it returns, no frame is touched and no death is reported. Idempotent.
+
+        A closed wire keeps its counters and refers to no other object, so that a dead pair is freed at once.
+        """
 
 
 class Engine(Protocol):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
-from vethd.datapath.engine import Counters, plus
+from vethd.datapath.engine import Counters, nobody, plus
 from vethd.model.drops import Drop
 from vethd.model.errors import symbol
 
@@ -160,6 +160,7 @@ class UringWire:
         if self._closed:
             return []
         self._closed = True
+        self._died = nobody
         self._engine.forget(self)
         return [lane for lanes in self.lanes for lane in lanes.values() if lane.begin_close()]
 

@@ -44,7 +44,7 @@ class HttpDoor:
         logger = logging.getLogger("vethd.http")
         logger.addFilter(_our_fault)
         self._runner = web.AppRunner(app, logger=logger, access_log=None, handle_signals=False, shutdown_timeout=1.0)
-        self._streams: set[asyncio.Task[None]] = set()
+        self._streams: dict[asyncio.BaseProtocol, asyncio.Task[None]] = {}  # by connection: one has one at a time
         self._entrance: Entrance | None = None
         self._callers: dict[asyncio.BaseProtocol, tuple[Caller, socket.socket]] = {}
 
@@ -57,7 +57,7 @@ class HttpDoor:
         """Stop serving: end the streams, and give requests in progress one second."""
         if self._entrance is not None:
             self._entrance.shut()
-        for task in list(self._streams):
+        for task in list(self._streams.values()):
             task.cancel()
         if self._entrance is not None:
             await self._entrance.hear_out()
@@ -77,6 +77,8 @@ class HttpDoor:
             await gone
         finally:
             del self._callers[handler]
+            if (stream := self._streams.get(handler)) is not None:
+                stream.cancel()  # aiohttp would tell it with the next event, which may never come
 
     def _caller(self, request: web.Request) -> Caller:
         """Return the caller of a request. Raises ConnectionResetError if the caller has hung up."""
@@ -109,7 +111,7 @@ class HttpDoor:
         listener = self._api.manager.hub.listen()
         task = asyncio.current_task()
         if task is not None:
-            self._streams.add(task)
+            self._streams[request.protocol] = task
         try:
             await response.prepare(request)
             async for event in listener:
@@ -125,8 +127,7 @@ class HttpDoor:
                     await response.write_eof()
         finally:
             listener.close()
-            if task is not None:
-                self._streams.discard(task)
+            self._streams.pop(request.protocol, None)
         return response
 
     async def _metrics(self, request: web.Request) -> web.StreamResponse:

@@ -34,7 +34,7 @@ _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
 _HOMEWARD_S = (0.0, 0.001, 0.01, 0.1, 1.0)
 """Pauses before each attempt to return from a namespace."""
 
-_STATX_BYTES = 256
+_Statx = ctypes.c_char * 256
 _STX_DEV = slice(136, 144)  # stx_dev_major, stx_dev_minor
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -142,7 +142,7 @@ def is_namespace(fd: int) -> bool:
 
 def _device(fd: int) -> bytes:
     """Return the number of the device that a file is on; b"" if fd is not open."""
-    statx = ctypes.create_string_buffer(_STATX_BYTES)
+    statx = _Statx()
     if _libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, statx) != 0:
         return b""
     return statx.raw[_STX_DEV]

@@ -21,6 +21,7 @@ import fcntl
 import os
 import socket
 import struct
+from array import array
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -76,14 +77,16 @@ def _groups(sock_fd: int) -> list[int]:
     """Return the supplementary groups. Python's own getsockopt() would stop at 256 groups."""
     count = _GROUPS
     while True:
-        gids = (ctypes.c_uint32 * count)()
-        length = ctypes.c_uint32(ctypes.sizeof(gids))
-        if _libc.getsockopt(sock_fd, socket.SOL_SOCKET, SO_PEERGROUPS, gids, ctypes.byref(length)) == 0:
-            return gids[: length.value // ctypes.sizeof(ctypes.c_uint32)]
+        gids = array("I", bytes(4 * count))  # not an array type of ctypes, which each call would make anew
+        address, _ = gids.buffer_info()
+        length = ctypes.c_uint32(4 * count)
+        space = ctypes.c_void_p(address)
+        if _libc.getsockopt(sock_fd, socket.SOL_SOCKET, SO_PEERGROUPS, space, ctypes.byref(length)) == 0:
+            return list(gids[: length.value // 4])
         code = ctypes.get_errno()
         if code != errno.ERANGE:
             raise OSError(code, os.strerror(code))
-        count = length.value // ctypes.sizeof(ctypes.c_uint32)
+        count = length.value // 4
 
 
 @cache

@@ -42,6 +42,10 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _LIMIT, _OVERSIZE, _PASSED = 0, 8, 16
 _VALUE_SIZE = 24
 
+# An array type that nobody refers to is garbage: each would be made anew for the next filter.
+_Value = ctypes.c_uint64 * 3
+_Attr = ctypes.c_char * 128
+
 # struct __sk_buff
 _SKB_LEN = 0
 _SKB_GSO_SIZE = 176
@@ -96,7 +100,7 @@ def _map(map_fd: int) -> Any:
     address = _libc.mmap(None, size, protection, shared, map_fd, offset)
     if address == ctypes.c_void_p(-1).value:
         raise VethError(ctypes.get_errno(), "mmap")
-    value = (ctypes.c_uint64 * 3).from_address(address)
+    value = _Value.from_address(address)
     weakref.finalize(value, _libc.munmap, ctypes.c_void_p(address), size)
     return value
 
@@ -130,15 +134,18 @@ def _program(map_fd: int) -> bytes:
     )
 
 
+_Program = ctypes.c_char * len(_program(0))
+_LICENCE = ctypes.create_string_buffer(b"GPL")
+
+
 def _load(program: bytes) -> int:
-    text = ctypes.create_string_buffer(program, len(program))
-    licence = ctypes.create_string_buffer(b"GPL")
+    text = _Program.from_buffer_copy(program)
     attr = struct.pack(
         "=IIQQ",
         BPF_PROG_TYPE_SOCKET_FILTER,
         len(program) // 8,
         ctypes.addressof(text),
-        ctypes.addressof(licence),
+        ctypes.addressof(_LICENCE),
     )
     return _bpf(BPF_PROG_LOAD, attr)
 
@@ -148,8 +155,8 @@ def _bpf(command: int, attr: bytes) -> int:
     if number is None:
         raise VethError(errno.ENOSYS, "bpf", reason=f"the number of bpf(2) is unknown on {platform.machine()}")
     # the kernel reads what it is given and takes the rest as zero
-    buffer = ctypes.create_string_buffer(attr.ljust(128, b"\0"), 128)
-    result = int(_libc.syscall(number, command, buffer, 128))
+    buffer = _Attr.from_buffer_copy(attr.ljust(ctypes.sizeof(_Attr), b"\0"))
+    result = int(_libc.syscall(number, command, buffer, ctypes.sizeof(_Attr)))
     if result < 0:
         raise VethError(ctypes.get_errno(), "bpf")
     return result

@@ -56,16 +56,15 @@ class Keeper(Protocol):
 class Memory:
     """The kept fds and the record of one manager. Not thread-safe; call put() and remove() on the loop."""
 
-    def __init__(
-        self, keeper: Keeper, inherited: Mapping[str, int], held: Mapping[str, HeldPair] | None = None
-    ) -> None:
+    def __init__(self, keeper: Keeper, inherited: Mapping[str, int], held: dict[str, HeldPair] | None = None) -> None:
         """Read a predecessor's record; inherited maps names to its fds, which the memory owns from now on.
 
-        held are the predecessor's pairs that are already forwarding. complaints describes the unreadable parts.
+        held are the predecessor's pairs that are already forwarding. The memory owns them, too: adoption takes them and
+        the record out, so that neither is kept. complaints describes the unreadable parts.
         """
         self._keeper = keeper
         self._inherited = dict(inherited)
-        self.held = dict(held or {})
+        self.held = {} if held is None else held
         self.record, self.complaints = read_record(self._inherited)
         self._copies: list[int] = []
         for name in COPIES:

@@ -45,6 +45,7 @@ async def adopt_pairs(manager: Adopter, memory: Memory) -> int:
     for complaint in memory.complaints:
         log.warning("predecessor's record not fully readable", reason=complaint)
     record, held = memory.record, memory.held
+    memory.record = None
     if record is not None:  # the pairs that do not forward yet: all of them if the engine is another now
         hold(record, memory.inherited, manager.tuning.engine, held, gro=manager.tuning.info().gro)
     for left, written in _read(record):

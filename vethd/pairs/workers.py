@@ -60,6 +60,8 @@ class Workers:
         except asyncio.CancelledError:
             birth.add_done_callback(_unwanted)
             raise
+        finally:
+            del birth  # it holds its failure, whose traceback holds this frame
 
     async def chore(self, function: Callable[..., T], *args: object) -> T:
         """Run a blocking function of the kernel room on the chores' thread, after the chores before it."""

@@ -1,0 +1,185 @@
+"""`python -m tests.soak.lifetimes`: thousands of pairs in every way of living and dying, and what memory grew by.
+
+One daemon lives through all ways, one after the other. Its anonymous memory is weighed SAMPLES times on each; a quarter
+of them is a warm-up. What it then grew by, by its trend, must be within ROOM_KB: on each way, and over its whole life.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.lib.engines import ENGINES, need
+from tests.lib.wait import wait_until
+from tests.soak.ground import Ground, grounds
+from tests.soak.growth import Growth
+from tests.soak.lives import WAYS, live
+
+PAIRS = 2000
+SAMPLES = 40
+WARM_SAMPLES = 10
+CLIENTS = 8
+ROOM_KB = 512
+FILTER = "anon_inode:bpf-map"  # what a pair's filters are mapped from
+SPARE_THREADS = min(32, (os.cpu_count() or 1) + 4)  # of the loop's own executor, which come by and by
+
+
+@dataclass(frozen=True)
+class Weight:
+    """What a daemon without pairs weighs."""
+
+    anon_kb: int
+    fds: int
+    threads: int
+    filters: int
+
+    @classmethod
+    def of(cls, ground: Ground) -> Weight:
+        """Weigh it."""
+        proc = Path(f"/proc/{ground.daemon.pid}")
+        status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
+        return cls(
+            anon_kb=int(status["RssAnon"].split()[0]),
+            fds=ground.daemon.fd_count(),
+            threads=int(status["Threads"]),
+            filters=(proc / "maps").read_text().count(FILTER),
+        )
+
+    def more_than(self, before: Weight) -> list[str]:
+        """Say what there is more of than before, where nothing but pairs that live should make it more."""
+        figures = {"fds": (before.fds, self.fds), "filters": (before.filters, self.filters)}
+        found = [f"{what} {then} -> {now}" for what, (then, now) in figures.items() if now > then]
+        if self.threads > before.threads + SPARE_THREADS:
+            found.append(f"threads {before.threads} -> {self.threads}")
+        return found
+
+
+@dataclass
+class Turn:
+    """One way, lived through pairs times."""
+
+    name: str
+    pairs: int
+    seconds: float = 0.0
+    growth: Growth = field(default_factory=Growth)
+
+    def row(self) -> str:
+        """Give what it came to."""
+        slope = self.growth.slope()
+        each = f"{1000 * self.seconds / self.pairs:7.1f} ms"
+        return f"{self.name:<24} {self.pairs:>7,} {each} {slope * self.growth.span:>+7.0f} KB {1024 * slope:>+7.1f} B"
+
+
+@dataclass
+class Course:
+    """One daemon's life."""
+
+    pairs: int
+    names: Sequence[str]
+    turns: list[Turn] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Prepare to weigh."""
+        self.rounds = max(self.pairs // SAMPLES, 1)
+        self.whole = Turn("all", 0, growth=self._growth(len(self.names)))
+        self.first: Weight | None = None  # when the first way was warm
+        self.last: Weight | None = None
+
+    def run(self, ground: Ground, say: Callable[[str], object]) -> None:
+        """Take all turns."""
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            for name in self.names:
+                turn = Turn(name, 0, growth=self._growth(1))
+                self.turns.append(turn)
+                for sample in range(SAMPLES):
+                    self._live(ground, turn, pool)
+                    if self.first is None and sample == WARM_SAMPLES:
+                        self.first = self.last
+                say(f"{turn.row()}  {self.last}")
+        self._settle(ground)
+
+    def verdict(self) -> str:
+        """Say what is wrong, "" where nothing is."""
+        wrong = [f"{turn.name}: {words}" for turn in (*self.turns, self.whole) if (words := turn.growth.verdict())]
+        return "; ".join(wrong + self._more())
+
+    def table(self) -> str:
+        """Give what each way came to, and all of them."""
+        head = f"{'way':<24} {'pairs':>7} {'each':>10} {'growth':>10} {'a pair':>9}"
+        rows = [turn.row() for turn in (*self.turns, self.whole)]
+        return "\n".join((head, *rows, f"from {self.first}", f"to   {self.last}"))
+
+    def _growth(self, ways: int) -> Growth:
+        return Growth(ROOM_KB, ways * WARM_SAMPLES * self.rounds)
+
+    def _live(self, ground: Ground, turn: Turn, pool: ThreadPoolExecutor) -> None:
+        began = time.monotonic()
+        live(ground, WAYS[turn.name], self.rounds, pool)
+        self.last = Weight.of(ground)
+        for one in (turn, self.whole):
+            one.seconds += time.monotonic() - began
+            one.pairs += self.rounds
+            one.growth.add(one.pairs, self.last.anon_kb)
+
+    def _more(self) -> list[str]:
+        return self.last.more_than(self.first) if self.first and self.last else []
+
+    def _settle(self, ground: Ground) -> None:
+        """Wait, not for long, until what the last turn left under way is over."""
+
+        def over() -> bool:
+            self.last = Weight.of(ground)
+            return not self._more()
+
+        with suppress(AssertionError):  # it is in the verdict
+            wait_until(over)
+
+
+def _host() -> str:
+    """Say on what it ran."""
+    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next((line.partition(": ")[2] for line in cpuinfo if line.startswith("model name")), "an unknown CPU")
+    return f"{os.cpu_count()} x {model}, Linux {os.uname().release}"
+
+
+def _steal() -> tuple[int, int]:
+    """Give (stolen, all) ticks of all CPUs until now."""
+    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return ticks[7], sum(ticks)
+
+
+def main() -> int:
+    """Run what the command line says; 1 where memory is not flat."""
+    parser = argparse.ArgumentParser(prog="python -m tests.soak.lifetimes", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"of each way, on each engine (default {PAIRS})")
+    parser.add_argument("--engine", choices=ENGINES, help="one of them (default: both, one after the other)")
+    parser.add_argument("--way", choices=WAYS, action="append", help="one way, again for more (default: all)")
+    said = parser.parse_args()
+    failed = False
+    for engine in (said.engine,) if said.engine else ENGINES:
+        need(engine)
+        before = _steal()
+        course = Course(said.pairs, said.way or list(WAYS))
+        with (
+            tempfile.TemporaryDirectory(prefix="vethd-lives.") as directory,
+            grounds(Path(directory), engine) as ground,
+        ):
+            course.run(ground, lambda line: print(line, file=sys.stderr, flush=True))
+        stolen, ticks = (now - then for now, then in zip(_steal(), before, strict=True))
+        verdict = course.verdict()
+        failed = failed or bool(verdict)
+        print(f"lifetimes: {engine}, {_host()}, {100 * stolen / ticks:.1f} % stolen: {verdict or 'flat'}")
+        print(f"{course.table()}\n", flush=True)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
