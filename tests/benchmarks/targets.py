@@ -10,7 +10,7 @@ from tests.benchmarks.data import Run
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.tables import Cell, cell
 
-KERNEL, URING, ASYNCIO = "kernel", "uring", "asyncio"
+KERNEL, URING, ASYNCIO = "kernel", "native", "asyncio"
 TICK_S = 0.01  # a clock tick, the least that the kernel's own accounting shows
 
 Value = Callable[[Run], float]

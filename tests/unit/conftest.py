@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lib.engines import FLAVOURS, need
+from tests.lib.engines import ENGINES, need
 
 
-@pytest.fixture(scope="session", params=FLAVOURS)
+@pytest.fixture(scope="session", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     """Return the name of every engine in turn, the native one twice; or of the one that VETHD_ENGINE names."""
     name: str = request.param

@@ -10,13 +10,13 @@ import click
 import msgspec
 import pytest
 from click.testing import CliRunner
+from vethd.datapath.uring import Obstacle
 
 from tests.lib.fake_daemon import HOME, FakeDaemon, daemon_fixture, link_info, pair_info
 from tests.lib.vethctl import Run, run_fixture
 from vethd.control import apply as apply_module
 from vethd.control.doctor import engine_check
 from vethd.control.main import cli
-from vethd.datapath.uring import Obstacle
 from vethd.kernel.probe import Check
 from vethd.model.api import EngineInfo, LinkInfo, Saved
 from vethd.model.errors import VethError

@@ -42,14 +42,14 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
 
 def engine_check() -> Check:
     """Try whether the native engine can run; a machine where it cannot is no worse than slower."""
-    from vethd.datapath.uring import why_not  # noqa: PLC0415  as above
+    from vethd.datapath.native import why_not  # noqa: PLC0415  as above
     from vethd.kernel.probe import Check  # noqa: PLC0415  as above
 
     obstacle = why_not()
     if obstacle is None:
-        return Check(name="engine uring", ok=True, required=False, detail="built, and it can run here")
-    advice = "" if obstacle.built else "install a C compiler and Python.h, then vethd again; asyncio does without"
-    return Check(name="engine uring", ok=False, required=False, detail=obstacle.reason, advice=advice)
+        return Check(name="engine native", ok=True, required=False, detail="built, and it can run here")
+    advice = "" if obstacle else "install a C compiler and Python.h, then vethd again; asyncio does without"
+    return Check(name="engine native", ok=False, required=False, detail=obstacle, advice=advice)
 
 
 def daemon_check(client: Client) -> Check:

@@ -12,7 +12,7 @@ from vethd.datapath.engine import Engine, SpinningEngine
 from vethd.model.api import SPIN_US, SPIN_US_MAX, WORKERS_MAX
 from vethd.model.errors import VethError
 
-ENGINES = ("auto", "uring", "asyncio")
+ENGINES = ("auto", "native", "asyncio")
 """What a config or a command line may name. "auto" takes the best that this machine has."""
 
 
@@ -27,7 +27,7 @@ def pick_engine(name: str, loop: asyncio.AbstractEventLoop, workers: int = 0, sp
     """Make the engine of that name; workers 0 is as many as suit the machine.
 
     workers and spin_us are nothing to asyncio. Raises ValueError for a name that is not in ENGINES and for figures out
-    of their range, and VethError EOPNOTSUPP, with the reason, where uring is asked for and cannot run here.
+    of their range, and VethError EOPNOTSUPP, with the reason, where native is asked for and cannot run here.
     """
     if name not in ENGINES:
         raise ValueError(f"no engine {name!r}: one of {', '.join(ENGINES)}")
@@ -36,12 +36,12 @@ def pick_engine(name: str, loop: asyncio.AbstractEventLoop, workers: int = 0, sp
             raise ValueError(f"{key} {value} is outside 0..{most}")
     if name == "asyncio":
         return Picked(AsyncioEngine(loop))
-    engine = _uring(loop, workers or automatic_workers(), spin_us)
+    engine = _native(loop, workers or automatic_workers(), spin_us)
     if not isinstance(engine, str):
         return Picked(engine)
     if name == "auto":
         return Picked(AsyncioEngine(loop), engine)
-    raise VethError(errno.EOPNOTSUPP, "engine", "uring", engine)
+    raise VethError(errno.EOPNOTSUPP, "engine", "native", engine)
 
 
 def make_engine(name: str, loop: asyncio.AbstractEventLoop, workers: int = 0, spin_us: int = SPIN_US) -> Engine:
@@ -64,10 +64,10 @@ def keep_or_pick(
     elif running is not None:
         if name == running.name:
             return Picked(running)
-        from vethd.datapath.uring import why_not  # noqa: PLC0415  asyncio does without
+        from vethd.datapath.native import why_not  # noqa: PLC0415  asyncio does without
 
         if name == "auto" and (obstacle := why_not()) is not None:
-            return Picked(running, obstacle.reason)
+            return Picked(running, obstacle)
     return pick_engine(name, loop, workers, spin_us)
 
 
@@ -76,14 +76,14 @@ def automatic_workers() -> int:
     return max(1, len(os.sched_getaffinity(0)) // 2)
 
 
-def _uring(loop: asyncio.AbstractEventLoop, workers: int, spin_us: int) -> Engine | str:
+def _native(loop: asyncio.AbstractEventLoop, workers: int, spin_us: int) -> Engine | str:
     """Make the native engine, or say why it cannot be."""
-    from vethd.datapath.uring import UringEngine, why_not  # noqa: PLC0415  asyncio does without
+    from vethd.datapath.native import NativeEngine, why_not  # noqa: PLC0415  asyncio does without
 
     obstacle = why_not()
     if obstacle is not None:
-        return obstacle.reason
+        return obstacle
     try:
-        return UringEngine(loop, workers, spin_us)
+        return NativeEngine(loop, workers, spin_us)
     except OSError as error:  # allowed, and yet no room for it: memory, locked memory, descriptors
         return f"its rings cannot be made ({error.strerror or error})"

@@ -118,11 +118,11 @@ def same_engine(record: Record, loop: Callable[[], AbstractEventLoop]) -> Engine
         from vethd.datapath.aio import AsyncioEngine  # noqa: PLC0415  the other one does without
 
         return AsyncioEngine(loop())
-    if record.engine.name == "uring" and record.engine.workers:
-        from vethd.datapath.uring import UringEngine, why_not  # noqa: PLC0415  asyncio does without
+    if record.engine.name in ("native", "uring") and record.engine.workers:
+        from vethd.datapath.native import NativeEngine, why_not  # noqa: PLC0415  asyncio does without
 
         try:
-            return UringEngine(None, record.engine.workers, record.engine.spin_us) if why_not() is None else None
+            return NativeEngine(None, record.engine.workers, record.engine.spin_us) if why_not() is None else None
         except OSError:
             return None
     return None

@@ -1,33 +1,30 @@
 # cython: language_level=3, cdivision=True
-"""The native engine, as Python sees it: Worker and Lane. vethd.datapath.uring makes an Engine of them.
+"""The native engine, as Python sees it: Worker and Lane. vethd.datapath.native makes an Engine of them.
 
 Who writes what. Everything in a Worker's and a Lane's struct is written under the worker's lock, by the worker's thread (serve())
-and by whoever calls a method here; stopping and the tag apart, which are words that are written once. Methods
+and by whoever calls a method here. Methods
 release the GIL before they ask for the lock, and the worker's thread never takes the GIL: neither waits for the other's.
 """
 
 from cython cimport no_gc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
-from libc.errno cimport EIO, errno
+from libc.errno cimport EBADF, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
-from posix.fcntl cimport O_CLOEXEC, O_NONBLOCK, O_RDWR, open
+from posix.time cimport CLOCK_MONOTONIC, clock_getres, timespec
 from posix.unistd cimport close, read
 
-from vethd.datapath._exchange cimport RING_ENTRIES
 from vethd.datapath._frame cimport DROPS, FORWARD, STALE
 from vethd.datapath._frame cimport verdict as frame_verdict
 from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
 from vethd.datapath._lane cimport (
-    ACTIVE, ARMED, BUFFERS, CLOSED, CLOSING, DRAIN_FRAMES, EBADFD, ERRNOS, FRAME_MAX, PARKED, STALE_FRAMES, STRIDE,
+    BATCH, CLOSED, DRAIN_FRAMES, ERRNOS, FRAME_MAX, PARKED, STALE_FRAMES, STRIDE,
     Lane as LaneStruct,
-    Worker as WorkerStruct, activate, drain, flush, give_turn, link, pthread_mutex_destroy, pthread_mutex_init, sem_destroy,
-    sem_init, sem_post, sem_wait, take_turn, unlink, wake,
+    Worker as WorkerStruct, activate, drain, give_turn, pthread_mutex_destroy, pthread_mutex_init, shut, take_turn, untie, wake,
 )
-from vethd.datapath._ring cimport (
-    IORING_OP_READ, MAP_ANONYMOUS, MAP_FAILED, MAP_PRIVATE, PROT_READ, PROT_WRITE, RWF_NOWAIT, Cqe, Ring, Sqe, mmap, munmap,
-    ring_close, ring_cqe, ring_enter, ring_open, ring_sqe,
+from vethd.datapath._poll cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, EPOLLONESHOT, PR_SET_TIMERSLACK, epoll_create1, prctl, watch,
 )
 from vethd.datapath._worker cimport serve
 
@@ -36,6 +33,12 @@ from vethd.model.drops import Drop
 cdef extern from "<sys/eventfd.h>" nogil:
     int eventfd(unsigned int initial, int flags)
     int EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)
+    int munmap(void *addr, size_t length)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
+    void *MAP_FAILED
 
 cdef extern from "<signal.h>" nogil:
     ctypedef struct sigset_t:
@@ -48,42 +51,37 @@ if DROPS != len(Drop) or STALE != Drop.STALE:
     raise ImportError("the extension was built for other drop reasons: build it again")
 
 
-include "_probe.pxi"
-
-
 cdef class Worker:
-    """One thread, one ring, one pool of buffers, any number of lanes. The thread is who calls run()."""
+    """One thread, one epoll instance, one set of buffers, any number of lanes. The thread is the caller of run()."""
 
     cdef WorkerStruct *it
 
-    def __cinit__(self, int spin_us, bint plain=False):
+    def __cinit__(self, int spin_us, int moderation_us):
         cdef uint32_t i
         self.it = <WorkerStruct *>calloc(1, sizeof(WorkerStruct))
         if self.it == NULL:
             raise MemoryError
         pthread_mutex_init(&self.it.queue, NULL)
         pthread_mutex_init(&self.it.data, NULL)
-        sem_init(&self.it.started, 0, 0)
-        self.it.ring.fd = -1
         self.it.spin_ns = <int64_t>spin_us * 1000
-        self.it.plain = plain
+        self.it.moderation_ns = self.it.pause_ns = <int64_t>moderation_us * 1000
+        self.it.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
         self.it.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self.it.news_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         self.it.memory = <uint8_t *>mmap(
-            NULL, BUFFERS * STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
+            NULL, BATCH * STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
         )
-        if self.it.kick_fd < 0 or self.it.news_fd < 0 or self.it.memory == <uint8_t *>MAP_FAILED:
+        if self.it.memory == <uint8_t *>MAP_FAILED or min(self.it.epoll_fd, self.it.kick_fd, self.it.news_fd) < 0:
             raise OSError(errno, "no memory or descriptors for a worker")
-        for i in range(BUFFERS):
+        if watch(self.it.epoll_fd, EPOLL_CTL_ADD, self.it.kick_fd, EPOLLIN, NULL) < 0:
+            raise OSError(errno, "epoll_ctl")
+        for i in range(BATCH):
             self.it.buffers[i].data = self.it.memory + i * STRIDE
-            self.it.free[i] = BUFFERS - 1 - i
-        self.it.frees = BUFFERS
 
     def __dealloc__(self):
         if self.it == NULL:
             return
         self.close()
-        sem_destroy(&self.it.started)
         pthread_mutex_destroy(&self.it.queue)
         pthread_mutex_destroy(&self.it.data)
         free(self.it)
@@ -91,12 +89,11 @@ cdef class Worker:
     cpdef close(self):
         """Give descriptors and buffers back; after run(). Closed lanes still tell what they counted. Twice is once."""
         if self.it.memory != NULL and self.it.memory != <uint8_t *>MAP_FAILED:
-            munmap(self.it.memory, BUFFERS * STRIDE)
-        if self.it.kick_fd >= 0:
-            close(self.it.kick_fd)
-        if self.it.news_fd >= 0:
-            close(self.it.news_fd)
-        self.it.memory, self.it.kick_fd, self.it.news_fd = NULL, -1, -1
+            munmap(self.it.memory, BATCH * STRIDE)
+        for fd in (self.it.epoll_fd, self.it.kick_fd, self.it.news_fd):
+            if fd >= 0:
+                close(fd)
+        self.it.memory, self.it.epoll_fd, self.it.kick_fd, self.it.news_fd = NULL, -1, -1, -1
 
     @property
     def news_fd(self):
@@ -105,52 +102,22 @@ cdef class Worker:
 
     @property
     def rounds(self):
-        """How many rounds there were: system calls that moved or looked for frames."""
-        cdef uint64_t rounds
+        """How many rounds there were, and how many pauses between them."""
+        cdef uint64_t rounds, pauses
         with nogil:
             take_turn(self.it)
-            rounds = self.it.rounds
+            rounds, pauses = self.it.rounds, self.it.pauses
             give_turn(self.it)
-        return rounds
-
-    @property
-    def renewals(self):
-        """How often the ring failed and was made anew."""
-        cdef uint64_t renewals
-        with nogil:
-            take_turn(self.it)
-            renewals = self.it.renewals
-            give_turn(self.it)
-        return renewals
-
-    @property
-    def ring_fd(self):
-        """The ring's descriptor; tests make it fail."""
-        cdef int fd
-        with nogil:
-            take_turn(self.it)
-            fd = self.it.ring.fd
-            give_turn(self.it)
-        return fd
+        return rounds, pauses
 
     def run(self):
-        """Forward frames until stop(). The ring belongs to the thread that calls this."""
+        """Forward frames until stop()."""
         cdef sigset_t signals
         with nogil:
             sigfillset(&signals)
             pthread_sigmask(SIG_SETMASK, &signals, NULL)
-            self.it.error = -ring_open(&self.it.ring, RING_ENTRIES)
-            sem_post(&self.it.started)
-            if self.it.error == 0:
-                serve(self.it)
-                ring_close(&self.it.ring)
-
-    def wait_started(self):
-        """Wait until run() has its ring. Raises OSError where it got none."""
-        with nogil:
-            sem_wait(&self.it.started)
-        if self.it.error:
-            raise OSError(self.it.error, "io_uring_setup")
+            prctl(PR_SET_TIMERSLACK, 1)  # ns; a pause is as long as it is meant to be
+            serve(self.it)
 
     def stop(self):
         """Make run() return, soon. Lanes are closed first."""
@@ -167,8 +134,15 @@ cdef class Worker:
             self.it.spin_ns = <int64_t>spin_us * 1000
             give_turn(self.it)
 
+    def set_moderation(self, int moderation_us):
+        """Pause for so many microseconds at most amid bulk flows; 0: arm their lanes instead."""
+        with nogil:
+            take_turn(self.it)
+            self.it.moderation_ns = self.it.pause_ns = <int64_t>moderation_us * 1000
+            give_turn(self.it)
+
     def take_dead(self):
-        """Give the tags of the lanes whose device was found gone since the last call. Makes news_fd unreadable."""
+        """Return the tags of the lanes whose device was found gone since the last call. Makes news_fd unreadable."""
         cdef LaneStruct *lane
         cdef uint64_t tag = 0
         tags = []
@@ -198,23 +172,21 @@ cdef class Lane:
         self.it = <LaneStruct *>calloc(1, sizeof(LaneStruct))
         if self.it == NULL:
             raise MemoryError
-        sem_init(&self.it.closed, 0, 0)
         self.it.src, self.it.dst, self.it.tag, self.it.gate = src, dst, tag, gate
         self.it.vnet_hdr_len = vnet_hdr_len
         self.it.state = PARKED
+        # not armed yet; of an fd that is none the first read tells
+        if watch(worker.it.epoll_fd, EPOLL_CTL_ADD, src, EPOLLONESHOT, self.it) < 0 and errno != EBADF:
+            self.it.state = CLOSED
+            raise OSError(errno, "epoll_ctl")
 
     def __dealloc__(self):
-        cdef bint ours
         if self.it == NULL:
             return
         take_turn(self.worker.it)
-        ours = self.it.state in (PARKED, CLOSED)  # else it is the worker's: better lost than used
-        if ours:
-            self.forget_death()
+        shut(self.worker.it, self.it)
         give_turn(self.worker.it)
-        if ours:
-            sem_destroy(&self.it.closed)
-            free(self.it)
+        free(self.it)
 
     def start(self):
         """Begin to read, unless it is closed already."""
@@ -225,44 +197,24 @@ cdef class Lane:
             give_turn(self.worker.it)
         wake(self.worker.it.kick_fd)
 
-    def begin_close(self):
-        """Write what was read, and read no more. True: end_close() is to wait for the worker, whose ring polls the fd."""
-        cdef bint armed
+    def close(self):
+        """Read no more. Waits for the worker's round, if it is at one."""
         with nogil:
             take_turn(self.worker.it)
-            flush(self.worker.it, self.it)
-            armed = self.it.state == ARMED
-            if armed:
-                unlink(&self.worker.it.armed, self.it, CLOSING)
-                link(&self.worker.it.closing, self.it, CLOSING)
-                self.worker.it.cancels_due = True
-            elif self.it.state == ACTIVE:
-                unlink(&self.worker.it.active, self.it, CLOSED)
-            else:
-                self.it.state = CLOSED
-            self.forget_death()
+            shut(self.worker.it, self.it)
             give_turn(self.worker.it)
-            if armed:
-                wake(self.worker.it.kick_fd)
-        return armed
 
-    def end_close(self):
-        """Wait until the worker has cancelled its poll. For lanes that are closed together the wait is one."""
+    def join_back(self, Lane back):
+        """Say which lane carries the other direction of this queue. Raises ValueError where it is another worker's."""
+        if back.worker is not self.worker:
+            raise ValueError("the lanes of one queue are one worker's")
         with nogil:
-            sem_wait(&self.it.closed)
-
-    def close(self):
-        """Close one lane; see begin_close()."""
-        if self.begin_close():
-            self.end_close()
-
-    cdef void forget_death(self) noexcept nogil:
-        cdef LaneStruct **at = &self.worker.it.dead
-        while at[0] != NULL:
-            if at[0] == self.it:
-                at[0] = self.it.next_dead
-                return
-            at = &at[0].next_dead
+            take_turn(self.worker.it)
+            untie(self.it)
+            untie(back.it)
+            if self.it.state != CLOSED and back.it.state != CLOSED:
+                self.it.back, back.it.back = back.it, self.it
+            give_turn(self.worker.it)
 
     def set_gate(self, int gate):
         """Drop every frame for that reason, or -1: forward them. Opening first drops, as STALE, what waits."""
@@ -314,7 +266,14 @@ cdef class Lane:
             give_turn(self.worker.it)
         drops = tuple([now.drops[i] for i in range(DROPS)])
         errors = {now.error_codes[i]: now.error_frames[i] for i in range(ERRNOS) if now.error_codes[i]}
-        return now.frames, now.frame_bytes, now.forwarded, now.forwarded_bytes, now.in_flight, drops, errors
+        return now.frames, now.frame_bytes, now.forwarded, now.forwarded_bytes, 0, drops, errors
+
+
+def clock_resolution_ns():
+    """Return how finely a pause can be timed here: 1, or a jiffy where the kernel has no high-resolution timers."""
+    cdef timespec resolution
+    clock_getres(CLOCK_MONOTONIC, &resolution)
+    return resolution.tv_sec * 1_000_000_000 + resolution.tv_nsec
 
 
 include "_spec.pxi"

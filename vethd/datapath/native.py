@@ -1,87 +1,57 @@
-"""The native engine: worker threads without the GIL, an io_uring each. See docs/datapath.md and _worker.pxd.
+"""The native engine: worker threads without the GIL, an epoll instance each. See docs/datapath.md and _worker.pxd.
 
-This is the part that speaks the engine protocol; what touches frames is the extension module _uring, which pip builds
-where there is a C compiler. why_not() says whether it can run here.
+This is the part that speaks the engine protocol; what touches frames is the extension module _native, which pip builds
+where there is a C compiler. why_not() says whether it is there.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import threading
 from collections.abc import Callable, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from vethd.datapath.engine import Counters, plus
 from vethd.model.drops import Drop
-from vethd.model.errors import symbol
+from vethd.model.errors import VethError
 
 _MISSING = ""
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
-    from vethd.datapath import _uring
+    from vethd.datapath import _native
 else:
     try:
-        from vethd.datapath import _uring
+        from vethd.datapath import _native
     except ImportError as error:
-        _uring = None
+        _native = None
         if error.name != "vethd.datapath":  # it is there, and built for another Python or another C library
             _MISSING = str(error)
 
 _OPEN = -1
-_REASONS = {
-    errno.ENOSYS: "this kernel has no io_uring",
-    errno.EINVAL: "this kernel's io_uring is too old (5.6 and later can read and write)",
-    errno.EPERM: "io_uring is forbidden here (sysctl kernel.io_uring_disabled, or a seccomp filter)",
-    errno.EACCES: "io_uring is forbidden here (a seccomp filter, or /dev/net/tun may not be opened)",
-}
+_FINE_NS = 1000  # a clock that ticks less often than that makes a pause of 50 us one of a jiffy
 
 
-class Obstacle(NamedTuple):
-    """Why the engine cannot run: a sentence, and whether the extension module is there at all."""
-
-    reason: str
-    built: bool = True
-
-    def __str__(self) -> str:
-        """Return the sentence."""
-        return self.reason
-
-
-def why_not() -> Obstacle | None:
-    """Say why the engine cannot run here; None where it can. Blocks for microseconds."""
-    if _uring is None:
-        return Obstacle("the native engine is not built" + (f" ({_MISSING})" if _MISSING else ""), built=False)
-    code = _uring.probe()
-    if code in (0, errno.EOPNOTSUPP):
-        return None
-    return Obstacle(_REASONS.get(code, f"io_uring does not work here ({symbol(code)})"))
-
-
-def plain() -> bool:
-    """Say whether reads and writes are system calls of their own here, and io_uring only polls.
-
-    So it is where the tun driver takes no RWF_NOWAIT (Linux 6.1's does not, 6.18's does), and with VETHD_URING_PLAIN=1
-    in the environment. Blocks for microseconds.
-    """
-    return os.environ.get("VETHD_URING_PLAIN") == "1" or _uring.probe() == errno.EOPNOTSUPP
+def why_not() -> str | None:
+    """Return why the engine cannot run here, None if it can."""
+    if _native is None:
+        return "the native engine is not built" + (f" ({_MISSING})" if _MISSING else "")
+    return None
 
 
 class _Thread:
-    """A worker, the thread that runs it, and how many lanes it has."""
+    """A worker and the thread that runs it."""
 
-    def __init__(self, number: int, spin_us: int, dead: Callable[[int], None]) -> None:
-        self.worker = _uring.Worker(spin_us, plain())
+    def __init__(self, number: int, spin_us: int, moderation_us: int, dead: Callable[[int], None]) -> None:
+        self.worker = _native.Worker(spin_us, moderation_us)
         self._loop: AbstractEventLoop | None = None
         self._dead = dead
-        self._thread = threading.Thread(target=self.worker.run, name=f"vethd-uring-{number}", daemon=True)
+        self._thread = threading.Thread(target=self.worker.run, name=f"vethd-native-{number}", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as error:  # Python's word for EAGAIN of pthread_create()
             raise OSError(errno.EAGAIN, "no thread for a worker") from error
-        self.worker.wait_started()
 
     def attach(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
@@ -99,15 +69,15 @@ class _Thread:
         self.worker.close()
 
 
-class UringWire:
+class NativeWire:
     """A Wire whose lanes, one for each queue and direction, belong to worker threads."""
 
-    def __init__(self, engine: UringEngine, died: Callable[[int], None]) -> None:
+    def __init__(self, engine: NativeEngine, died: Callable[[int], None]) -> None:
         """Begin with no lanes; the engine adds them."""
         self._engine = engine
         self._died = died
         self._gone = [False, False]
-        self.lanes: tuple[dict[int, _uring.Lane], dict[int, _uring.Lane]] = ({}, {})
+        self.lanes: tuple[dict[int, _native.Lane], dict[int, _native.Lane]] = ({}, {})
         self._closed = False
 
     def start(self) -> None:
@@ -152,16 +122,14 @@ class UringWire:
         return all([lane.dry() for lane in self.lanes[side].values()])  # noqa: C419 - every queue is to be read
 
     def close(self) -> None:
-        """See Wire. All lanes wait for the worker together."""
-        self._engine.close_wires([self])
-
-    def begin_close(self) -> list[_uring.Lane]:
-        """Close what can be closed at once; return the lanes that wait for their worker."""
+        """See Wire."""
         if self._closed:
-            return []
+            return
         self._closed = True
         self._engine.forget(self)
-        return [lane for lanes in self.lanes for lane in lanes.values() if lane.begin_close()]
+        for lanes in self.lanes:
+            for lane in lanes.values():
+                lane.close()
 
     def lane_died(self, tag: int) -> None:
         """Hear, on the loop, that a lane's device is gone."""
@@ -171,28 +139,31 @@ class UringWire:
             self._died(side)
 
 
-class UringEngine:
+class NativeEngine:
     """The Engine that takes frames off the loop."""
 
-    name = "uring"
+    name = "native"
 
-    def __init__(self, loop: AbstractEventLoop | None, workers: int = 1, spin_us: int = 50) -> None:
-        """Start the worker threads. Raises OSError where io_uring does not work; see why_not().
+    def __init__(
+        self, loop: AbstractEventLoop | None, workers: int = 1, spin_us: int = 50, moderation_us: int = 50
+    ) -> None:
+        """Start the worker threads. Raises OSError if threads, memory or descriptors run out.
 
-        Without a loop frames flow all the same, from begin() on; attach() is then owed.
+        Without a loop frames flow all the same, from begin() on; the caller owes an attach() then.
         """
         self.loop: AbstractEventLoop | None = None
         self.workers = workers
         self.spin_us = spin_us
+        self.moderation_us = moderation_us if _native.clock_resolution_ns() <= _FINE_NS else 0
         self._threads: list[_Thread] = []
-        self._wires: set[UringWire] = set()
-        self._waiting: list[UringWire] = []
-        self._owners: dict[int, UringWire] = {}
+        self._wires: set[NativeWire] = set()
+        self._waiting: list[NativeWire] = []
+        self._owners: dict[int, NativeWire] = {}
         self._tags = count()
         self._next = count()  # which worker a new pair's first queue goes to
         try:
             for number in range(workers):
-                self._threads.append(_Thread(number, spin_us, self._dead))
+                self._threads.append(_Thread(number, spin_us, self.moderation_us, self._dead))
         except OSError:
             self.close()
             raise
@@ -217,53 +188,60 @@ class UringEngine:
         for thread in self._threads:
             thread.worker.set_spin(spin_us)
 
+    def set_moderation(self, moderation_us: int) -> None:
+        """Let the workers pause for so many microseconds at most amid bulk flows; from now on."""
+        self.moderation_us = moderation_us if _native.clock_resolution_ns() <= _FINE_NS else 0
+        for thread in self._threads:
+            thread.worker.set_moderation(self.moderation_us)
+
     def join(
         self,
         fds: tuple[Sequence[int], Sequence[int]],
         vnet_hdr_len: int,
         died: Callable[[int], None],
         gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER),
-    ) -> UringWire:
+    ) -> NativeWire:
         """See Engine. Queue i of a pair has both its directions on one worker, queue i + 1 on the next.
 
-        Raises RuntimeError after close().
+        Raises RuntimeError after close(), and VethError where the kernel cannot watch more descriptors.
         """
         if not self._threads:
             raise RuntimeError("the engine is closed")
-        wire = UringWire(self, died)
+        wire = NativeWire(self, died)
         first = next(self._next)
-        for side, (sources, sinks) in enumerate(((fds[0], fds[1]), (fds[1], fds[0]))):
-            for queue, source in enumerate(sources):
-                tag = next(self._tags)
-                worker = self._threads[(first + queue) % self.workers].worker
+        queues: list[dict[int, _native.Lane]] = [{}, {}]
+        try:
+            for side, (sources, sinks) in enumerate(((fds[0], fds[1]), (fds[1], fds[0]))):
                 gate = gates[side]
-                sink = sinks[queue % len(sinks)]  # a flow stays on one queue, whatever their numbers
-                wire.lanes[side][tag] = _uring.Lane(
-                    worker, source, sink, vnet_hdr_len, tag, _OPEN if gate is None else int(gate)
-                )
-                self._owners[tag] = wire
+                for queue, source in enumerate(sources):
+                    tag = next(self._tags)
+                    worker = self._threads[(first + queue) % self.workers].worker
+                    sink = sinks[queue % len(sinks)]  # a flow stays on one queue, whatever their numbers
+                    lane = _native.Lane(worker, source, sink, vnet_hdr_len, tag, _OPEN if gate is None else int(gate))
+                    wire.lanes[side][tag] = queues[side][queue] = lane
+                    self._owners[tag] = wire
+        except OSError as error:
+            wire.close()
+            raise VethError(error.errno or errno.EIO, "join") from error
+        for queue in queues[0].keys() & queues[1].keys():
+            queues[0][queue].join_back(queues[1][queue])
         self._wires.add(wire)
         self._waiting.append(wire)
         if self.loop is not None:
             self.loop.call_soon(self.begin)
         return wire
 
-    def forget(self, wire: UringWire) -> None:
+    def forget(self, wire: NativeWire) -> None:
         """Take a closed wire off the list."""
         self._wires.discard(wire)
         for lanes in wire.lanes:
             for tag in lanes:
                 self._owners.pop(tag, None)
 
-    @staticmethod
-    def close_wires(wires: Sequence[UringWire]) -> None:
-        """Close wires; the wait for the workers, which cancel polls, is one for all."""
-        for lane in [lane for wire in wires for lane in wire.begin_close()]:
-            lane.end_close()
-
     def close(self) -> None:
         """See Engine."""
-        self.close_wires(list(self._wires))
+        for wire in list(self._wires):
+            wire.close()
         for thread in self._threads:
             thread.close()
         self._threads.clear()
