@@ -1,7 +1,7 @@
 """Builds the native engine; everything else of the package is in pyproject.toml.
 
-The extension is optional: where there is no C compiler, or no Python.h, the package is installed without it, and vethd
-runs on the asyncio engine. An error in its own source is still one.
+The extension is optional: if there is no C compiler or no Python.h, the package is installed without it, and vethd runs
+on the asyncio engine. An error in the extension's own source is still an error.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ setup(
             "vethd.datapath._native",
             sources=[str(NATIVE / "_native.pyx")],
             depends=sorted(str(path) for path in NATIVE.glob("*.px[di]")),
-            # frames are read through pointers of other types, as the kernel does it
+            # frames are read through pointers of other types, as in the kernel
             extra_compile_args=["-O2", "-fno-strict-aliasing", "-pthread"],
             extra_link_args=["-pthread"],
             optional=True,

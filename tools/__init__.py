@@ -1,1 +1,1 @@
-"""What the Makefile calls; not part of the package."""
+"""Programs that the Makefile calls; not part of the package."""

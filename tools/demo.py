@@ -1,11 +1,11 @@
-"""Shows a pair at work: two namespaces joined, traffic across, a link that goes down, and what was counted.
+"""Shows a pair at work: two joined namespaces, traffic between them, a link that goes down, and the counters.
 
     .venv/bin/python tools/demo.py [--seconds N]        (make demo; unshare -Urn make demo)
 
-Theory of operation. The two namespaces have no name: they live as long as a file descriptor on them is open, here and
-in the daemon, which is started with them as its descriptors 3 and 4 (configs/demo.toml: "fd:3", "fd:4"). So nothing
-needs /run/netns, and the root of a user namespace can run it. All that is made is undone by an ExitStack, newest
-first. The signals that end a program raise an exception, once, so that they come by there too.
+Theory of operation. The two namespaces have no name: they exist while a file descriptor on them is open, here and in
+the daemon, which is started with them as its descriptors 3 and 4 (configs/demo.toml: "fd:3", "fd:4"). So the demo does
+not need /run/netns, and root of a user namespace can run it. An ExitStack undoes every step, newest first. The signals
+that end a program raise an exception, once, so that the ExitStack runs in that case, too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ CONFIG = REPO / "configs" / "demo.toml"
 TUN = "/dev/net/tun"
 FIRST_FD = 3  # where demo.toml expects the two namespaces
 FREE_FD = 10  # well above them
-DEADLINE_S = 20.0  # for any one step; all of them together take five seconds
+DEADLINE_S = 20.0  # for each step; all steps together take five seconds
 STOP_S = 10.0
 POLL_S = 0.01
 CHUNK_BYTES = 1 << 20
@@ -51,14 +51,14 @@ T = TypeVar("T")
 
 
 class DemoError(Exception):
-    """End the demo with one plain sentence."""
+    """An error that ends the demo with one sentence."""
 
 
 class Ended(BaseException):
-    """A signal ended the demo; like KeyboardInterrupt, nobody on the way catches it by mistake."""
+    """A signal ended the demo. Like KeyboardInterrupt, it is no Exception, so that no code catches it by mistake."""
 
     def __init__(self, number: int) -> None:
-        """Remember which."""
+        """Store the signal's number."""
         self.number = number
         super().__init__(number)
 
@@ -85,20 +85,20 @@ class End(NamedTuple):
         return _living(begin, _end_child)
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
-        """Run a program in the end's namespace to its end."""
+        """Run a program in the end's namespace and wait until it ends."""
         with self.start(*argv) as child:
             out, err = child.communicate(timeout=DEADLINE_S)
         return subprocess.CompletedProcess(argv, child.returncode, out, err)
 
     def ip(self, *args: str) -> None:
-        """Run ip in the end's namespace. Raises DemoError with its words where it fails."""
+        """Run ip in the end's namespace. Raises DemoError with ip's error message if it fails."""
         done = self.run("ip", *args)
         if done.returncode != 0:
             raise DemoError(f"ip {' '.join(args)}: {done.stderr.strip()}")
 
 
 class Daemon(NamedTuple):
-    """The running vethd and the way to talk to it; pidfd tells of its end."""
+    """The running vethd and a client for it; pidfd becomes readable when vethd ends."""
 
     client: Client
     socket: str
@@ -106,28 +106,28 @@ class Daemon(NamedTuple):
     pidfd: int
 
     def wait_until(self, condition: Callable[[], T], what: str) -> T:
-        """Ask until the condition is true. Raises DemoError after DEADLINE_S, or at once where the daemon ends."""
+        """Call condition until it is true. Raises DemoError after DEADLINE_S, or at once if the daemon ends."""
         poller = select.poll()
         poller.register(self.pidfd, select.POLLIN)
         end = time.monotonic() + DEADLINE_S
         while time.monotonic() < end:
-            with contextlib.suppress(DaemonDown):  # it has not begun to listen
+            with contextlib.suppress(DaemonDown):  # it does not listen yet
                 value = condition()
                 if value:
                     return value
             if poller.poll(POLL_S * 1000):
-                raise DemoError("vethd ended: it says why above")
-        raise DemoError(f"not within {DEADLINE_S:g} s: {what}")
+                raise DemoError("vethd ended: see its message above")
+        raise DemoError(f"timed out after {DEADLINE_S:g} s while waiting for: {what}")
 
     def wait_carrier(self, *, on: bool) -> None:
-        """Wait until both ends have, or have lost, their carrier."""
+        """Wait until the carriers of both ends are on, or off."""
         self.wait_until(
             lambda: [link.carrier for link in self.client.links()] == [on, on], f"carrier {'on' if on else 'off'}"
         )
 
 
 class Ping(NamedTuple):
-    """What ping counted, in its words, and the average time of an answer."""
+    """The counts that ping printed, and the average time of an answer."""
 
     counts: str
     average_ms: str
@@ -147,7 +147,7 @@ def main() -> int:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except Ended as ended:
-        print(f"\ndemo: {signal.Signals(ended.number).name}: all that it made is removed", file=sys.stderr)
+        print(f"\ndemo: {signal.Signals(ended.number).name}: everything that it made was removed", file=sys.stderr)
         return 128 + ended.number
     _say("removed", "daemon, devices and namespaces")
     return 0
@@ -166,7 +166,7 @@ def _run(stack: contextlib.ExitStack, seconds: int) -> None:
     _say("vethd", f"{version.version}, engine {version.engine}, PID {version.pid}, rootless {_yes(_rootless())}")
     _say("pair", f"va ({red.address}) in net:[{_inode(red)}], vb ({blue.address}) in net:[{_inode(blue)}], carrier on")
 
-    _ping(red, blue, count=1)  # ARP's time is none of the pair's
+    _ping(red, blue, count=1)  # this one's time includes ARP
     ping = _ping(red, blue, count=5)
     _say("ping", f"{ping.counts}, {ping.average_ms} ms on average")
     _say("TCP", _iperf3(red, blue, seconds) if shutil.which("iperf3") else _python_tcp(red, blue, seconds))
@@ -178,7 +178,7 @@ def _run(stack: contextlib.ExitStack, seconds: int) -> None:
     blue.ip("link", "set", "vb", "up")
     daemon.wait_carrier(on=True)
     _say("vb up", f"va: {daemon.wait_until(lambda: _state(red, carrier=True), 'va with carrier')}")
-    # ARP asked while vb was down, and three seconds after that gives up, and drops what waits (as on a veth): ask anew
+    # ARP tried while vb was down, gives up after three seconds and drops the waiting packets (as on veth): start again
     red.ip("neighbour", "flush", "dev", "va")
     _say("ping", _ping(red, blue, count=3).counts)
 
@@ -186,30 +186,30 @@ def _run(stack: contextlib.ExitStack, seconds: int) -> None:
     stats = [str(BIN / "vethctl"), "--socket", daemon.socket, "stats"]
     with _living(lambda: subprocess.Popen(stats, text=True), _end_child) as child:
         if child.wait(DEADLINE_S) != 0:
-            raise DemoError("vethctl stats failed: it says why above")
+            raise DemoError("vethctl stats failed: see its message above")
     print(flush=True)
 
 
 def _check_machine() -> None:
-    """Raise DemoError with one sentence about what is missing here."""
+    """Raise DemoError if this machine lacks something that the demo needs."""
     try:
         os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise DemoError(f"this user may not open {TUN}: run as root, or make it 0666 as udev does") from error
+            raise DemoError(f"no permission to open {TUN}: run as root, or make it 0666 as udev does") from error
         raise DemoError(f"there is no {TUN}: run `modprobe tun`, or give this container the device") from error
     for program in ("ip", "ping", "nsenter"):
         if shutil.which(program) is None:
-            raise DemoError(f"there is no {program}: install iproute2, iputils-ping and util-linux")
+            raise DemoError(f"{program} is missing: install iproute2, iputils-ping and util-linux")
 
 
 def _new_netns(stack: contextlib.ExitStack) -> int:
-    """Make an anonymous namespace; its fd is closed by the stack, and with the last fd it dies."""
+    """Make an anonymous namespace and return its fd, which the stack closes. The last close deletes the namespace."""
     try:
         fd = netns.new_anonymous()
     except VethError as error:
         if error.errno == errno.EPERM:
-            raise DemoError("this user may not make namespaces: run as root, or `unshare -Urn make demo`") from error
+            raise DemoError("no permission to create namespaces: run as root, or `unshare -Urn make demo`") from error
         raise
     high = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FREE_FD)
     os.close(fd)
@@ -219,7 +219,7 @@ def _new_netns(stack: contextlib.ExitStack) -> int:
 
 @contextlib.contextmanager
 def _daemon(red: End, blue: End) -> Iterator[Daemon]:
-    """Run vethd on demo.toml, in a process group of its own: a Ctrl-C is ours, and we end it in order."""
+    """Run vethd with demo.toml, in a process group of its own: Ctrl-C signals only the demo, which then ends vethd."""
     actions = [(os.POSIX_SPAWN_DUP2, end.fd, FIRST_FD + index) for index, end in enumerate((red, blue))]
 
     def spawn(directory: str) -> Daemon:
@@ -237,7 +237,7 @@ def _daemon(red: End, blue: End) -> Iterator[Daemon]:
 
 
 def _end_daemon(daemon: Daemon) -> None:
-    """Ask the daemon to go, and make sure that it went."""
+    """Terminate the daemon, and make sure that it has ended."""
     poller = select.poll()
     poller.register(daemon.pidfd, select.POLLIN)
     signal.pidfd_send_signal(daemon.pidfd, signal.SIGTERM)
@@ -248,12 +248,12 @@ def _end_daemon(daemon: Daemon) -> None:
 
 
 def _end_child(child: subprocess.Popen[str]) -> None:
-    child.kill()  # nothing happens where it has ended and was waited for
+    child.kill()  # no effect if it has ended and was waited for
     child.communicate()
 
 
 def _ping(source: End, target: End, count: int, *, lost: bool = False) -> Ping:
-    # the next when the last is answered, and until count are: else ping waits for the last one hardly at all
+    # -A -w: each ping after the last answer, until count answers: otherwise ping hardly waits for the last answer
     pace = ("-i", "0.2", "-W", "1") if lost else ("-A", "-w", "10")
     done = source.run("ping", "-n", "-q", "-c", str(count), *pace, target.address)
     summary = [line for line in done.stdout.splitlines() if " transmitted, " in line]
@@ -277,7 +277,7 @@ def _iperf3(source: End, target: End, seconds: int) -> str:
 
 
 def _python_tcp(source: End, target: End, seconds: int) -> str:
-    """Do what iperf3 does, with two sockets, each made by a thread that stands in its namespace."""
+    """Do the same as iperf3 with two sockets, each made by a thread that has entered its namespace."""
     with netns.inside(target.fd):
         listener = socket.create_server((target.address, PORT))
     with netns.inside(source.fd):
@@ -306,9 +306,9 @@ def _rate(what: str, len_bytes: float, seconds: float) -> str:
 
 
 def _state(end: End, *, carrier: bool) -> str:
-    """Return what ip says of the link (<NO-CARRIER,BROADCAST,...> state DOWN), "" until it says so of the carrier.
+    """Return the link's state as ip shows it (<NO-CARRIER,BROADCAST,...> state DOWN); "" until it has this carrier.
 
-    The daemon knows of a carrier a moment before the kernel does: a worker thread of its tells it.
+    The daemon reports a carrier a moment before the kernel shows it, because a worker thread of the daemon sets it.
     """
     words = end.run("ip", "-oneline", "link", "show", "dev", end.name).stdout.split()
     if "state" not in words or ("NO-CARRIER" in words[2]) == carrier:
@@ -322,7 +322,7 @@ def _inode(end: End) -> int:
 
 
 def _rootless() -> bool:
-    """Return whether this is a user namespace: there, root has not all the users."""
+    """Return whether this is a user namespace: there, not all uids are mapped."""
     return Path("/proc/self/uid_map").read_text().split() != ["0", "0", str((1 << 32) - 1)]
 
 
@@ -335,7 +335,7 @@ def _say(what: str, text: str) -> None:
 
 
 def _ended(number: int, _frame: FrameType | None) -> None:
-    """Raise Ended, once: what follows is cleaning up, and another Ctrl-C shall not disturb it."""
+    """Raise Ended, once: a cleanup follows, and another Ctrl-C must not disturb it."""
     for other in ENDING:
         signal.signal(other, signal.SIG_IGN)
     raise Ended(number)
@@ -343,10 +343,10 @@ def _ended(number: int, _frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def _living(begin: Callable[[], T], end: Callable[[T], None]) -> Iterator[T]:
-    """Begin something and end it again, whatever comes between.
+    """Begin something, and end it again whatever happens in between.
 
-    The ending signals are held back meanwhile: none falls between the beginning and our knowing of it, none into
-    the end. One that arrived before raises Ended where it is held back or let through, which the end survives.
+    The ending signals are blocked during begin and end, so no signal arrives between begin() and the try statement, or
+    during end(). A signal that arrived earlier raises Ended when signals are blocked or unblocked; end() still runs.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     thing = begin()

@@ -59,7 +59,7 @@ def text(x: int, y: int, words: str, kind: str = "") -> str:
 
 
 def arrow(points: tuple[int, int, int, int], kind: str, *, both: bool = False) -> str:
-    """Draw an arrow from x1, y1 to x2, y2; the last word of kind is its tip's."""
+    """Draw an arrow from x1, y1 to x2, y2; the last word of kind is the kind of its tip."""
     x1, y1, x2, y2 = points
     tip = f"url(#tip-{kind.rpartition(' ')[2]})"
     start = f' marker-start="{tip}"' if both else ""

@@ -1,11 +1,11 @@
-"""Copies what tools/stage laid out to where it belongs, and takes exactly that away again.
+"""Installs the files that tools/stage laid out, and uninstalls exactly these files.
 
     installed.py install STAGE MANIFEST
     installed.py uninstall MANIFEST
 
-$DESTDIR goes in front of every path. The manifest says which directories were made and which files written, with their
-digests. What is in our place and not in the manifest is somebody else's, and nothing is installed; a file that was
-changed since is kept: at a removal any file, at an installation configuration alone.
+$DESTDIR goes in front of every path. The manifest lists the directories that were made and the files that were written,
+with their digests. If a file that is not in the manifest is in the place of one of ours, nothing is installed. A file
+that was changed after its installation is kept: on removal any such file, on installation only configuration files.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ CONFIG = "/etc/vethd/"
 
 
 class Manifest(NamedTuple):
-    """What was installed: directories that were not there before, and files with their digests."""
+    """The installed directories that did not exist before, and the installed files with their digests."""
 
     directories: list[str]
     files: dict[str, str]
 
 
-class Obstacle(Exception):  # noqa: N818 - what stands in the way
-    """Nothing was changed, and why."""
+class Obstacle(Exception):  # noqa: N818 - the reason is an obstacle, not an error
+    """The reason why nothing was changed."""
 
 
 def digest(path: Path) -> str:
-    """Tell what is at a path, in words that differ when it does; "" where nothing is."""
+    """Return a text for the content of a path, which differs if the content differs; "" if nothing is there."""
     if path.is_symlink():
         return f"-> {path.readlink()}"
     if path.is_file():
@@ -44,7 +44,7 @@ def digest(path: Path) -> str:
 
 
 def read(path: Path) -> Manifest:
-    """Read a manifest; an empty one where there is none. Raises Obstacle where it is none of ours."""
+    """Read a manifest; an empty one if there is no file. Raises Obstacle if the file is not a manifest."""
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
         return Manifest(known["directories"], known["files"])
@@ -55,9 +55,9 @@ def read(path: Path) -> Manifest:
 
 
 def install(stage: Path, destdir: str, manifest: str) -> list[str]:
-    """Install what is in stage, over an older installation of ours, and return the files that were kept.
+    """Install the files in stage, over an older installation if there is one, and return the files that were kept.
 
-    Raises Obstacle before anything is written, OSError.
+    Raises Obstacle before anything is written, and OSError.
     """
     old = read(at(destdir, manifest))
     found = sorted(f"/{path.relative_to(stage)}" for path in stage.rglob("*"))
@@ -66,7 +66,7 @@ def install(stage: Path, destdir: str, manifest: str) -> list[str]:
     strangers = [path for path in files if path not in old.files and not is_config(path) and digest(at(destdir, path))]
     strangers += [path for path in directories if digest(at(destdir, path)) and not at(destdir, path).is_dir()]
     if strangers:
-        raise Obstacle(f"{strangers[0]} is there already, and not from `make install`: move it away first")
+        raise Obstacle(f"{strangers[0]} exists and is not from `make install`: move it away first")
 
     kept = [path for path in files if is_config(path) and is_changed(destdir, path, old.files.get(path, ""))]
     ours = {path: old.files.get(path, "") if path in kept else known for path, known in files.items()}
@@ -76,7 +76,7 @@ def install(stage: Path, destdir: str, manifest: str) -> list[str]:
     left = [path for path in old.directories if path not in directories]
     for path in directories:
         at(destdir, path).mkdir(parents=True, exist_ok=True)
-    # before the files: what an interrupted installation leaves can be taken away
+    # before the files, so that the files of an interrupted installation can be uninstalled
     write(at(destdir, manifest), Manifest(made + left, ours | gone))
     for path in ours:
         if path not in kept:
@@ -88,10 +88,10 @@ def install(stage: Path, destdir: str, manifest: str) -> list[str]:
 
 
 def uninstall(destdir: str, manifest: str) -> list[str]:
-    """Remove what install() put there, and return what was changed since and so was kept. Raises Obstacle, OSError."""
+    """Remove the files that install() wrote, and return those kept because they changed. Raises Obstacle, OSError."""
     path = at(destdir, manifest)
     if not path.exists():
-        raise Obstacle(f"{path} is not there: nothing was installed below this prefix")
+        raise Obstacle(f"{path} does not exist: nothing was installed under this prefix")
     known = read(path)
     kept = remove_files(destdir, known.files)
     path.unlink()
@@ -100,7 +100,7 @@ def uninstall(destdir: str, manifest: str) -> list[str]:
 
 
 def remove_files(destdir: str, files: dict[str, str]) -> list[str]:
-    """Remove files that are as they were installed; give those that are not."""
+    """Remove the files that have not changed since their installation; return the others."""
     kept = [path for path, known in files.items() if is_changed(destdir, path, known)]
     for path in set(files).difference(kept):
         at(destdir, path).unlink(missing_ok=True)
@@ -108,7 +108,7 @@ def remove_files(destdir: str, files: dict[str, str]) -> list[str]:
 
 
 def remove_directories(destdir: str, directories: list[str]) -> None:
-    """Remove directories, innermost first, where they are empty."""
+    """Remove the directories that are empty, innermost first."""
     for path in sorted(directories, reverse=True):
         try:
             at(destdir, path).rmdir()
@@ -118,17 +118,17 @@ def remove_directories(destdir: str, directories: list[str]) -> None:
 
 
 def is_changed(destdir: str, path: str, known: str) -> bool:
-    """Return whether something else is at a path than was installed."""
+    """Return whether the content of a path differs from what was installed; a missing file does not."""
     return digest(at(destdir, path)) not in ("", known)
 
 
 def is_config(path: str) -> bool:
-    """Return whether a file is there to be edited."""
+    """Return whether a file is configuration, which users edit."""
     return CONFIG in path
 
 
 def replace(source: Path, target: Path) -> None:
-    """Put a file in its place in one step: a running daemon finds the old or the new one."""
+    """Put a file in its place in one step: a running daemon finds either the old or the new file."""
     beside = target.with_name(f".{target.name}.new")
     beside.unlink(missing_ok=True)
     shutil.copy2(source, beside, follow_symlinks=False)
@@ -136,7 +136,7 @@ def replace(source: Path, target: Path) -> None:
 
 
 def write(path: Path, known: Manifest) -> None:
-    """Write a manifest, whole or not at all."""
+    """Write a manifest, completely or not at all."""
     beside = path.with_name(f".{path.name}.new")
     beside.write_text(json.dumps(known._asdict(), indent=0), encoding="utf-8")
     beside.replace(path)
@@ -148,7 +148,7 @@ def at(root: str | Path, path: str) -> Path:
 
 
 def main() -> int:
-    """Do as the command line says; one sentence on stderr where it cannot be done."""
+    """Execute the command line; print one sentence on stderr if it fails."""
     destdir = os.environ.get("DESTDIR", "")
     try:
         match sys.argv[1:]:
@@ -163,7 +163,7 @@ def main() -> int:
         sys.stderr.write(f"install: {error}\n")
         return 1
     for path in kept:
-        sys.stdout.write(f"{destdir}{path}: kept as it is, for it was changed\n")
+        sys.stdout.write(f"{destdir}{path}: kept, because it was changed\n")
     return 0
 
 

@@ -1,7 +1,7 @@
-"""Writes the man pages out of the commands' own help: `tools/man.py DIR`, with the environment's python.
+"""Generate the man pages from the commands' help texts: `tools/man.py DIR`, with the environment's python.
 
-vethctl.1 is the whole, vethctl-add.1 and its like are the commands, vethd.8 is the daemon; vethd-ip.8 and vethd-cni.8
-say how to install them. The pages hold no date: the same source makes the same pages.
+vethctl.1 describes vethctl as a whole, vethctl-add.1 and the like its commands, vethd.8 the daemon. vethd-ip.8 and
+vethd-cni.8 describe how to install these programs. The pages contain no date: the same source gives the same pages.
 """
 
 from __future__ import annotations
@@ -20,24 +20,28 @@ from vethd.control.main import PROG, cli
 from vethd.daemon.cli import cli as daemon
 
 DAEMON_PROG = "vethd"
-DAEMON_SUMMARY = "veth in userspace: pairs of TAP devices that behave like veth"
+DAEMON_SUMMARY = "veth in userspace: pairs of TAP devices that behave like the kernel's veth"
 
 CLIENTS = {
     "vethd-ip": (
-        "a drop-in for ip that makes veth by vethd",
-        ("install [--real IP] DIR", "ip's own words"),
+        "replacement for ip(8) that makes veth links with vethd",
+        ("install [--real IP] DIR", "IP-ARGUMENTS..."),
         (
-            "Does what ip(8) does, but makes, deletes and shows links of type veth as pairs of a running vethd."
-            " `install` puts one file named `ip` into DIR, for the head of a PATH: scripts for veth run unchanged."
+            "Runs the real ip(8), except for links of type veth: it makes, deletes and shows these as pairs of a"
+            " running vethd.\n\n"
+            "`install` writes one file named `ip` into DIR. Put DIR first on PATH, and scripts that use veth run"
+            " unchanged. --real gives the path of the real ip(8); by default it is the first one on PATH that is not"
+            " vethd-ip."
         ),
         "ip-link(8)",
     ),
     "vethd-cni": (
-        "the CNI plugin of vethd",
+        "container network (CNI) plugin of vethd",
         ("install DIR",),
         (
-            "Gives containers a network whose links are pairs of a running vethd. Container runtimes start the plugin,"
-            " with CNI_COMMAND in its environment; `install` puts it where they look: /opt/cni/bin, /usr/lib/cni."
+            "Connects containers to a network with pairs of a running vethd. Container runtimes start the plugin with"
+            " CNI_COMMAND in its environment.\n\n"
+            "`install` writes the plugin into DIR. Container runtimes look for plugins in /opt/cni/bin or /usr/lib/cni."
         ),
         "podman-network(1)",
     ),
@@ -52,7 +56,7 @@ def pages() -> Iterator[tuple[str, str]]:
     subpages = {name: command for name, command in cli.commands.items() if not command.hidden}
     related = [f"{PROG}-{name}(1)" for name in sorted(subpages)]
     main_page = [
-        *_head(PROG, 1, "look at a running vethd and tell it what to do"),
+        *_head(PROG, 1, "control a running vethd"),
         *_synopsis(PROG, context),
         *_description(cli),
         *_options(context),
@@ -85,7 +89,7 @@ def pages() -> Iterator[tuple[str, str]]:
 
 
 def write(directory: Path) -> list[Path]:
-    """Write every page into the directory, which is made where it is missing, and return their paths."""
+    """Write every page into the directory, which is created if it is missing, and return their paths."""
     directory.mkdir(parents=True, exist_ok=True)
     written = []
     for name, text in pages():
@@ -96,7 +100,7 @@ def write(directory: Path) -> list[Path]:
 
 
 def _daemon_page(daemon: click.Command) -> list[str]:
-    """Return vethd.8; a subcommand of the daemon's has a subsection there, not a page of its own."""
+    """Return vethd.8, with a subsection for each subcommand of the daemon."""
     context = click.Context(daemon, info_name=DAEMON_PROG, **daemon.context_settings)
     lines = [
         *_head(DAEMON_PROG, 8, DAEMON_SUMMARY),
@@ -136,7 +140,7 @@ def _description(command: click.Command) -> list[str]:
 
 
 def _paragraphs(text: str) -> list[str]:
-    r"""Set paragraphs; one that click is told not to wrap (it opens with \b) is set as it stands."""
+    r"""Format paragraphs; a paragraph that click does not wrap (it begins with \b) keeps its lines."""
     lines: list[str] = []
     for number, paragraph in enumerate(re.split(r"\n\s*\n", text.strip())):
         if number:
@@ -177,11 +181,11 @@ def _surroundings() -> list[str]:
         ".SH ENVIRONMENT",
         ".TP",
         f".B {SOCKET_VARIABLE}",
-        "The daemon's control socket, where --socket does not say it.".replace("-", "\\-"),
+        "The daemon's control socket, if --socket is not given.".replace("-", "\\-"),
         ".SH FILES",
         ".TP",
         f".I {_escape(DEFAULT_SOCKET)}",
-        "The control socket. Beside it, with .fd appended, the one that takes file descriptors.",
+        "The control socket. The socket for requests with file descriptors has the same path with .fd appended.",
     ]
 
 
@@ -195,7 +199,7 @@ def _see_also(names: list[str]) -> list[str]:
 
 
 def _escape(text: str) -> str:
-    """Write text so that roff prints it as it is; what stands in backquotes is set bold."""
+    """Escape text so that roff prints it as it is; text in backquotes becomes bold."""
     text = text.replace("\\", "\\e").replace("-", "\\-")
     text = _CODE.sub(r"\\fB\1\\fR", text).replace("`", "\\(ga")
     text = text.replace("~", "\\(ti").replace("^", "\\(ha")
@@ -207,7 +211,7 @@ def _text(lines: list[str]) -> str:
 
 
 def main() -> None:
-    """Write the pages into the directory named on the command line, and say which."""
+    """Write the pages into the directory given on the command line, and print their paths."""
     match sys.argv[1:]:
         case [directory]:
             for path in write(Path(directory)):

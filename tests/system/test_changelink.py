@@ -177,6 +177,16 @@ def test_set_and_taken_away(site: Site, live: Wire) -> None:
     assert (link.alias, link.master, link.altnames) == ("", 0, ())
 
 
+@pytest.mark.parametrize(("key", "value"), [("alias", "mine"), ("group", 7), ("altname", "other"), ("mtu", 1400)])
+def test_change_of_an_end_that_is_down(site: Site, live: Wire, key: str, value: object) -> None:
+    """The kernel reports some changes only of devices that are up; the API shows all of them at once."""
+    live.a.set("down")
+    live.b.wait_carrier(False)
+    assert patch(site, live.a, **{key: value})[1][key] == value
+    shown = site.daemon.request("GET", site.daemon.link_path(live.a.name, live.a.netns.name))[1]
+    assert shown[key] == value
+
+
 def test_rename(site: Site, live: Wire) -> None:
     assert patch(site, live.a, name="new")[1]["name"] == "new"
     assert live.a.netns.names() == {"new"}

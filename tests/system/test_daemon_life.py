@@ -119,7 +119,7 @@ def test_group_that_is_not(place: Place) -> None:
     site.configure('socket_group = "no-such-group"')
     done = site.run("--socket", str(site.socket), "--config", str(site.config))
     assert done.returncode == 1
-    assert done.stderr == "vethd: listen: socket_group: no group 'no-such-group'\n"
+    assert done.stderr == "vethd: listen: socket_group: no such group: 'no-such-group'\n"
     assert [path.name for path in site.directory.iterdir()] == ["vethd.toml"]
 
 

@@ -207,7 +207,7 @@ def test_ctrl_c(start: Start, stage: str) -> None:
     os.killpg(demo.process.pid, signal.SIGINT)  # as a terminal does: to the demo and to what it runs
     code, _out, err = demo.end()
     assert code == 128 + signal.SIGINT
-    assert err.strip() == "demo: SIGINT: all that it made is removed"
+    assert err.strip() == "demo: SIGINT: everything that it made was removed"
 
 
 def test_ctrl_c_before_anything_is_shown(tmp_path: Path, start: Start) -> None:
@@ -256,10 +256,10 @@ def test_without_tun(start: Start, prefix: tuple[str, ...]) -> None:
 def test_tun_of_another_user(tmp_path: Path, start: Start) -> None:
     code, out, err = start(*everybodys(tmp_path, 0o600), *AS_NOBODY, *ROOTLESS, *DEMO).end()
     assert (code, out) == (1, "")
-    assert err == "demo: this user may not open /dev/net/tun: run as root, or make it 0666 as udev does\n"
+    assert err == "demo: no permission to open /dev/net/tun: run as root, or make it 0666 as udev does\n"
 
 
 def test_without_rights(tmp_path: Path, start: Start) -> None:
     code, out, err = start(*everybodys(tmp_path), *AS_NOBODY, *DEMO).end()
     assert (code, out) == (1, "")
-    assert err == "demo: this user may not make namespaces: run as root, or `unshare -Urn make demo`\n"
+    assert err == "demo: no permission to create namespaces: run as root, or `unshare -Urn make demo`\n"

@@ -38,7 +38,7 @@ os.execvp(sys.argv[2], sys.argv[2:])
 MAIN = "from vethd.daemon.main import main; main()"
 BUILD_S = 600.0
 END_S = 60.0
-TOLD = "uring cannot run here: asyncio forwards"
+TOLD = "engine uring unavailable, using asyncio"
 
 Argv = tuple[str, ...]
 
@@ -225,10 +225,10 @@ def test_make_builds_what_changed_and_does_without_what_it_cannot(tmp_path: Path
     (source / "vethd" / "datapath" / "_ring.pxd").touch()
     done = native(CC="/bin/false")
     assert (done.returncode, done.stderr, built()) == (0, "", [])
-    assert done.stdout.startswith("setup: the native engine could not be built, so vethd forwards by asyncio (")
+    assert done.stdout.startswith("setup: the native engine could not be built, so vethd uses the asyncio engine (")
     assert len(done.stdout.splitlines()) == 1
     with (source / "vethd" / "datapath" / "_uring.pyx").open("a") as file:
         file.write("cdef int wrong(:\n")
     done = native()
     assert done.returncode == 1
-    assert done.stderr.endswith("setup: the native engine's source has an error (above)\n")
+    assert done.stderr.endswith("setup: the native engine's source has an error (see above)\n")

@@ -108,7 +108,7 @@ def test_deleted_device_ends_it_with_one_sentence(place: Place, which: str) -> N
         victim.netns.ip(f"link del {victim.name}")
         assert it.process.wait(DEADLINE_S) == 1
         words = [line for line in it.log.read_text().splitlines() if not line.startswith("{")]
-        assert words == ["vethd: pair va: an end was deleted, and the other with it"]
+        assert words == ["vethd: pair va: an end was deleted, so the pair is gone"]
         assert a.names() | b.names() == set()
 
 

@@ -156,7 +156,7 @@ def test_config_and_reload(place: Place) -> None:
     assert site.reload()["changed"] == 1
     assert coalesces(site, wire, addresses)
     assert site.pair("va")["spec"].get("gro") is None
-    assert "takes a restart" not in site.daemon.log.read_text()
+    assert "setting needs a restart" not in site.daemon.log.read_text()
 
 
 def test_reload_says_what_takes_a_restart(place: Place) -> None:
@@ -166,7 +166,7 @@ def test_reload_says_what_takes_a_restart(place: Place) -> None:
     site.configure("workers = 7")
     site.reload()
     assert engine(site) == before
-    told = [json.loads(line) for line in site.daemon.log.read_text().splitlines() if "takes a restart" in line]
+    told = [json.loads(line) for line in site.daemon.log.read_text().splitlines() if "setting needs a restart" in line]
     assert [(line["key"], line["config"], line["running"]) for line in told] == [("workers", 7, 0)]
 
 

@@ -92,7 +92,7 @@ def refused(answer: tuple[int, Any], hit: Injection) -> bool:
     status, body = answer
     if status < 400:
         return False
-    assert "error of vethd itself" not in body["message"], (hit, body)
+    assert "internal error in vethd" not in body["message"], (hit, body)
     assert body["errno"] in errno.errorcode, (hit, body)
     return True
 

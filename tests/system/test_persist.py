@@ -206,7 +206,7 @@ def test_what_is_another_device_is_not_touched(whichever: Place) -> None:
         stranger = wire.a.link
         did = again(site)
         assert (did["adopted"], did["lost"]) == (0, 1), what
-        (line,) = told(site, "device not attached again")
+        (line,) = told(site, "device not reattached")
         assert (line["name"], line["netns"]) == ("va", a.name)
         assert wire.a.link.ifindex == stranger.ifindex
         assert wire.a.link.address == stranger.address
@@ -335,7 +335,7 @@ def test_a_file_that_says_nothing(whichever: Place, what: str) -> None:
     did = again(site)
     assert (did["adopted"], did["lost"]) == (0, 0)
     assert os.strerror(errno.EEXIST) in site.wait_state("va", "waiting")["reason"]
-    assert bool(told(site, "what was written of persistent devices cannot be read")) == (what != "boot")
+    assert bool(told(site, "persistent device file unreadable")) == (what != "boot")
     assert (site.state / "devices.bad").exists() == (what != "boot")
     for end in (wire.a, wire.b):
         end.netns.ip(f"link del {end.name}")
@@ -415,7 +415,7 @@ def test_a_full_disk_is_told(whichever: Place) -> None:
     file_of(site).unlink()
     file_of(site).mkdir()  # what no file can replace
     pair = site.post({"name": "vc", "netns": wire.a.netns.name, "peer": {"name": "vd", "netns": wire.b.netns.name}})
-    wait_until(lambda: told(site, "devices are not written down"))
+    wait_until(lambda: told(site, "persistent device file not written"))
     assert not persistent(End(wire.a.netns, "vc"))
     assert persistent(wire.a)
     file_of(site).rmdir()

@@ -244,5 +244,5 @@ def test_under_systemd_an_operator_is_told(systemd_box: SystemdBox) -> None:
     said = wait_until(lambda: systemd_box.show("vethd.service", "StatusText"))
     assert said.startswith("1 pairs, 1 waiting; at the start 1 adopted, 1 lost"), said
     vethctl = str(VETHD.with_name("vethctl"))
-    assert "at its start 1 adopted, 1 lost" in systemd_box.output(vethctl, "--socket", CONTROL, "doctor", "--json")
+    assert "at start 1 adopted, 1 lost" in systemd_box.output(vethctl, "--socket", CONTROL, "doctor", "--json")
     assert service.devices("red") == {"vc"}

@@ -180,7 +180,7 @@ def test_what_is_declared_stays_so(root: None, tmp_path: Path) -> None:  # noqa:
 def test_without_a_daemon_it_just_starts(root: None, tmp_path: Path) -> None:  # noqa: ARG001 - the check that we may
     with make_site(tmp_path) as (site, _lab):
         site.start("--replace")
-        assert "no daemon runs here to be replaced" in site.daemon.log.read_text()
+        assert "no running daemon to replace" in site.daemon.log.read_text()
 
 
 READER = """
@@ -215,7 +215,7 @@ def test_one_that_dies_when_it_forwards_already(place: tuple[Site, Wire]) -> Non
     for end in settled(site):
         assert end["read"] == end["tx_packets"]
         assert end["read"] == end["forwarded"] + sum(n for reason, n in end["drops"].items() if "kernel" not in reason)
-    assert "not replaced, going on" in site.daemon.log.read_text()
+    assert "handover failed, resuming" in site.daemon.log.read_text()
 
 
 @contextmanager
@@ -271,7 +271,7 @@ def test_one_that_fails_with_all_in_its_hands(place: tuple[Site, Wire]) -> None:
                 fail(site, process, how)
                 forwards(wire)
     assert marks(site, wire) == before
-    assert site.daemon.log.read_text().count('"event": "not replaced, going on"') == len(ways)
+    assert site.daemon.log.read_text().count('"event": "handover failed, resuming"') == len(ways)
     wire.b.set("mtu 1400")
     wait_until(lambda: site.daemon.request("GET", f"/v1/links/vb?netns={wire.b.netns.name}")[1]["mtu"] == 1400)
     replace(site)

@@ -83,7 +83,7 @@ def test_stop_takes_the_devices_away(service: Service) -> None:
 def test_replace_is_not_for_a_service(service: Service) -> None:
     """Neither side: not in a unit of its own, nor in the place of one whose devices systemd keeps."""
     done = service.box.run(str(VETHD), "--socket", CONTROL, "--replace")
-    words = "systemd keeps the devices of this daemon: `systemctl restart` replaces it"
+    words = "systemd keeps this daemon's devices: use `systemctl restart`"
     assert (done.returncode, done.stderr) == (1, f"vethd: replace: handover: {words}\n")
     done = service.box.run("env", "NOTIFY_SOCKET=/run/none", str(VETHD), "--socket", CONTROL, "--replace")
     assert done.returncode == 1

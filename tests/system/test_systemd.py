@@ -115,7 +115,7 @@ def test_auto_in_such_a_sandbox(service: Service) -> None:
     service.ping()
     engine = service.get("/v1/engine")
     assert engine["name"] == "asyncio"
-    told = [line["reason"] for line in service.log() if "asyncio forwards" in line["event"]]
+    told = [line["reason"] for line in service.log() if "using asyncio" in line["event"]]
     assert told == [engine["fallback"]]
 
 

@@ -102,11 +102,11 @@ BAD = {
     "gso": ("[[pair]]\ngso_max_size = -1", "pair[0].gso_max_size", "outside"),
     "rx_checksum": ('[[pair]]\nrx_checksum = "maybe"', "pair[0].rx_checksum", "expected one of verify, trust"),
     "name left out": ("[[pair]]\nmtu = 1500", "pair[0].name", "needs a name"),
-    "name twice": ('[[pair]]\nname = "va"\n[[pair]]\nname = "va"', "pair[1].name", "the name of pair[0] already"),
+    "name twice": ('[[pair]]\nname = "va"\n[[pair]]\nname = "va"', "pair[1].name", "already the name of pair[0]"),
     "name twice in a pair": (
         '[[pair]]\nname = "va"\nnetns = "red"\n[pair.peer]\nname = "va"\nnetns = "/run/netns/red"',
         "pair[0].peer.name",
-        "the name of pair[0] already",
+        "already the name of pair[0]",
     ),
 }
 
@@ -180,7 +180,7 @@ def test_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_check_config_of_a_good_file(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD)
     result = CliRunner().invoke(daemon_main.cli, ["--config", path, "--check-config"])
-    assert (result.exit_code, result.output) == (0, f"{path}: 2 pairs, no error\n")
+    assert (result.exit_code, result.output) == (0, f"{path}: 2 pairs, no errors\n")
 
 
 def test_check_config_of_a_bad_file(

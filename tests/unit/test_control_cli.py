@@ -88,8 +88,8 @@ def test_add_is_silent_or_json(run: Run, daemon: FakeDaemon) -> None:
         (["engine", "--gro", "default"], "--gro"),
         (["set", "va", "--queues", "2"], "--queues"),
         (["del"], "NAME"),
-        (["show", "--netns", "red"], "there is no NAME"),
-        (["stats", "--netns", "red"], "there is no NAME"),
+        (["show", "--netns", "red"], "needs NAME"),
+        (["stats", "--netns", "red"], "needs NAME"),
         (["top", "--interval", "0"], "--interval"),
         (["completion", "tcsh"], "tcsh"),
         (["nothing"], "nothing"),
@@ -123,7 +123,7 @@ def test_no_daemon(tmp_path: Path) -> None:
     result = CliRunner().invoke(cli, ["--socket", f"{tmp_path}/x.sock", "show"])
     assert result.exit_code == 3
     assert result.stderr == (
-        f"vethctl: no vethd listens at {tmp_path}/x.sock: start it, or name its socket with --socket\n"
+        f"vethctl: no vethd listens at {tmp_path}/x.sock: start it, or give its socket with --socket\n"
     )
 
 

@@ -167,7 +167,10 @@ def test_doctor(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, check: Chec
 
 @pytest.mark.parametrize(
     ("obstacle", "advice"),
-    [(Obstacle("there is none (x)", built=False), "install a C compiler"), (Obstacle("io_uring is not built in"), "")],
+    [
+        (Obstacle("there is none (x)", built=False), "to use it, install a C"),
+        (Obstacle("io_uring is not built in"), ""),
+    ],
 )
 def test_doctor_on_the_native_engine(monkeypatch: pytest.MonkeyPatch, obstacle: Obstacle, advice: str) -> None:
     monkeypatch.setattr("vethd.datapath.uring.why_not", lambda: obstacle)

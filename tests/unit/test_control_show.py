@@ -143,7 +143,7 @@ def test_monitor(run: Run, daemon: FakeDaemon) -> None:
     daemon.on("GET", "/v1/events", lines=lines)
     result = run("monitor", status=3)
     assert result.stdout.split()[2:] == ["link_up", "va", "red", "p1", "why"]
-    assert result.stderr.startswith("vethctl: the events ended at ")
+    assert result.stderr.startswith("vethctl: the event stream ended at ")
     event = msgspec.json.decode(run("monitor", "--json", status=3).stdout, type=PairEvent)
     assert event == PairEvent(seq=1, time=2.5, event="link_up", pair="p1", link="va", netns="red", detail="why")
 

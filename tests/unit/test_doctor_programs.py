@@ -50,19 +50,19 @@ def test_nothing_is_there(path: Path) -> None:
 def test_ip(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert is_note(programs.ip(), "no ip(8)", "install iproute2")
     real = put(path, "ip")
-    assert is_note(programs.ip(), f"ip is {real}, the real one", "`vethd-ip install DIR`")
+    assert is_note(programs.ip(), f"ip is {real}, the real ip", "`vethd-ip install DIR`")
     prefix = tmp_path / "prefix"
     (prefix / "ip").mkdir(parents=True)
     put(prefix / "ip", "ip")
     with monkeypatch.context() as patch:
         patch.setattr(sys, "prefix", str(prefix))
-        assert is_note(programs.ip(), "the real one", f"PATH={prefix}/ip:$PATH")
+        assert is_note(programs.ip(), "the real ip", f"PATH={prefix}/ip:$PATH")
     ours = tmp_path / "ours"
     ours.mkdir()
     ip_install.install(ours, str(real))
     monkeypatch.setenv("PATH", f"{ours}:{path}")
     check = programs.ip()
-    assert (check.ok, check.detail) == (True, f"ip is {ours}/ip: `ip link add type veth` asks vethd")
+    assert (check.ok, check.detail) == (True, f"ip is {ours}/ip: `ip link add type veth` uses vethd")
     text = (ours / "ip").read_bytes()
     (ours / "ip").write_bytes(b"#!/gone/python3 -IS\n" + text.partition(b"\n")[2])
     assert is_note(programs.ip(), "made for /gone/python3, which is gone", f"`vethd-ip install {ours}`")
@@ -71,13 +71,13 @@ def test_ip(path: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None
 
 
 def test_cni(path: Path, tmp_path: Path) -> None:
-    assert is_note(programs.cni(), "no container runtime, and no plugin", "install podman")
+    assert is_note(programs.cni(), "no container runtime, no plugin", "install podman")
     podman = put(path, "podman")
-    assert is_note(programs.cni(), f"{podman}, and no plugin", f"`vethd-cni install {tmp_path}/cni`")
+    assert is_note(programs.cni(), f"{podman}, no plugin", f"`vethd-cni install {tmp_path}/cni`")
     (tmp_path / "cni2").mkdir()
     assert is_note(programs.cni(), "no plugin", f"`vethd-cni install {tmp_path}/cni2`")
     plugin = cni_install.install(tmp_path / "cni2")
-    assert is_note(programs.cni(), f"{plugin}, and no network that names it", '"type": "vethd-cni"')
+    assert is_note(programs.cni(), f"{plugin}, no network that names it", '"type": "vethd-cni"')
     (tmp_path / "net.d").mkdir()
     (tmp_path / "net.d" / "10-other.conflist").write_text('{"plugins": [{"type": "bridge"}]}')
     assert not programs.cni().ok
@@ -115,7 +115,7 @@ def test_a_program_is_there_or_not(path: Path, name: str, program: str) -> None:
         (
             "LoadState=loaded\nFileDescriptorStoreMax=16384\nNFileDescriptorStore=7\n",
             True,
-            "16384 descriptors, and keeps 7",
+            "stores 7 of at most 16384 descriptors",
         ),
         ("", False, "vethd.service is unknown"),
     ],
@@ -123,7 +123,7 @@ def test_a_program_is_there_or_not(path: Path, name: str, program: str) -> None:
 def test_fd_store(path: Path, tmp_path: Path, answer: str, *, ok: bool, words: str) -> None:
     assert is_note(programs.fd_store(), "systemd does not run here", "vethd --replace")
     (tmp_path / "systemd").mkdir()
-    assert is_note(programs.fd_store(), "systemctl does not say", "")
+    assert is_note(programs.fd_store(), "systemctl failed", "")
     put(path, "systemctl", f"#!/bin/sh\nprintf '%s' '{answer}'\n")
     check = programs.fd_store()
     assert (check.ok, words in check.detail) == (ok, True)
@@ -133,4 +133,4 @@ def test_fd_store(path: Path, tmp_path: Path, answer: str, *, ok: bool, words: s
 def test_systemctl_that_fails(path: Path, tmp_path: Path) -> None:
     (tmp_path / "systemd").mkdir()
     put(path, "systemctl", "#!/bin/sh\nexit 1\n")
-    assert is_note(programs.fd_store(), "systemctl does not say", "")
+    assert is_note(programs.fd_store(), "systemctl failed", "")

@@ -78,7 +78,7 @@ def test_slow_listener_loses_the_oldest_and_is_told_how_many() -> None:
             await take(quick, 1)
         assert len(slow._backlog) == BACKLOG, "bounded"
         events = await take(slow, BACKLOG + 1)
-        assert (events[0].event, events[0].seq, events[0].detail) == ("overflow", 10, "10 events left out")
+        assert (events[0].event, events[0].seq, events[0].detail) == ("overflow", 10, "10 events dropped")
         assert [event.seq for event in events[1:]] == list(range(11, BACKLOG + 11))
         assert all(event.event == "link_up" for event in events[1:])
         tell(hub, 1)
@@ -96,7 +96,7 @@ def test_overflow_while_reading_is_told_where_the_gap_is() -> None:
         assert (await anext(events)).seq == 1
         tell(hub, BACKLOG)
         gap = await anext(events)
-        assert (gap.event, gap.detail) == ("overflow", "2 events left out")
+        assert (gap.event, gap.detail) == ("overflow", "2 events dropped")
         assert (await anext(events)).seq == 4 == gap.seq + 1
 
     asyncio.run(scenario())

@@ -115,7 +115,7 @@ def test_what_was_put_in_our_place_since_stays(stage: Path, root: Path) -> None:
 def test_somebody_elses_in_our_place(stage: Path, root: Path, path: str) -> None:
     put(root, {path: "somebody's"})
     before = content(root)
-    with pytest.raises(Obstacle, match=f"/{path} is there already"):
+    with pytest.raises(Obstacle, match=f"/{path} exists and is not from"):
         install(stage, str(root), MANIFEST)
     assert content(root) == before
 
@@ -141,7 +141,7 @@ def test_nothing_to_uninstall(root: Path, monkeypatch: pytest.MonkeyPatch, capsy
     monkeypatch.setenv("DESTDIR", str(root))
     monkeypatch.setattr("sys.argv", ["installed.py", "uninstall", MANIFEST])
     assert installed.main() == 1
-    assert "nothing was installed below this prefix" in capsys.readouterr().err
+    assert "nothing was installed under this prefix" in capsys.readouterr().err
     put(root, {MANIFEST[1:]: "[]"})
     assert installed.main() == 1
     assert "cannot be read as a manifest" in capsys.readouterr().err

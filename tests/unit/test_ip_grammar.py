@@ -213,7 +213,7 @@ def test_no_lladdr(text: str) -> None:
         (errno.EEXIST, "newlink va: File exists", "RTNETLINK answers: File exists\n"),
         (errno.ENODEV, "newlink va: no master", "RTNETLINK answers: Invalid argument\n"),
         (errno.EDQUOT, "newlink va: uid 7 may have 16 pairs", "Error: vethd: newlink va: uid 7 may have 16 pairs.\n"),
-        (0, "an error of vethd itself", "Error: vethd: an error of vethd itself.\n"),
+        (0, "internal error in vethd; see its log", "Error: vethd: internal error in vethd; see its log.\n"),
     ],
 )
 def test_refusal(number: int, message: str, said: str) -> None:

@@ -52,7 +52,7 @@ def test_no_more_than_the_store_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keeper, "KEPT_MAX", 4)
     memory = Memory(Shelf(room=100), {})
     first = memory.keep((0, 1, 2))
-    with pytest.raises(VethError, match="no more than 4") as caught:
+    with pytest.raises(VethError, match="at most 4") as caught:
         memory.keep((0, 1))
     assert caught.value.errno == errno.ENOSPC
     memory.forget(first)

@@ -58,13 +58,13 @@ def test_tables_become_specs() -> None:
         ("[[pair]]\nmtu = 5", "demo.toml: pair[0].mtu: mtu 5 is outside 68..65521"),
         (
             "[[pair]]\n[pair.peer]\naddress = 'x'",
-            "demo.toml: pair[0].peer.address: address 'x' is not 6 bytes as xx:xx:xx:xx:xx:xx",
+            "demo.toml: pair[0].peer.address: address 'x' is not 6 bytes in the form xx:xx:xx:xx:xx:xx",
         ),
         ("[[pair]]\nname = 'a b'", "demo.toml: pair[0].name: 'a b' is not a valid device name"),
-        ("[[pair]]\nname='v'\n[[pair]]\nname='v'", "demo.toml: pair[1].name: v is the name of pair[0] already"),
+        ("[[pair]]\nname='v'\n[[pair]]\nname='v'", "demo.toml: pair[1].name: v is already the name of pair[0]"),
         (
             "[[pair]]\nname='v'\nnetns='r'\n[[pair]]\n[pair.peer]\nname='v'\nnetns='/run/netns/r'",
-            "demo.toml: pair[1].peer.name: v is the name of pair[0] already",
+            "demo.toml: pair[1].peer.name: v is already the name of pair[0]",
         ),
     ],
 )

@@ -33,7 +33,7 @@ def test_a_machine_without_another_thread_is_said_so_and_none_stays(monkeypatch:
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
-    with pytest.raises(VethError, match="no thread pool-b can be started") as caught:
+    with pytest.raises(VethError, match="cannot start the thread pool-b") as caught:
         _pool(3, "pool-b")
     assert caught.value.errno == errno.EAGAIN
     assert named("pool-b") == []

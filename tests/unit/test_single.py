@@ -44,7 +44,7 @@ def test_interpreter_without_blanks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "a b").touch()
     (tmp_path / "link").symlink_to("a b")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "link"))
-    with pytest.raises(InstallError, match="a b: a path with a blank cannot begin a script"):
+    with pytest.raises(InstallError, match="a b: the first line of a script cannot hold a path with a space"):
         interpreter()
     for install in (lambda: ip.install(tmp_path, "/bin/true"), lambda: cni.install(tmp_path)):
         with pytest.raises(InstallError, match="blank"):

@@ -113,7 +113,7 @@ def test_errno_of_every_refusal(said: dict[str, Any], expected: int) -> None:
 
 
 def test_a_mtu_that_veth_would_take_is_refused_with_the_reason() -> None:
-    with pytest.raises(VethError, match=r"68\.\.65521.*the kernel's veth takes 65535, a TAP does not"):
+    with pytest.raises(VethError, match=r"68\.\.65521.*the kernel's veth allows 65535, a TAP does not"):
         validate_link(LinkSpec(mtu=65535))
     with pytest.raises(VethError, match=r"mtu 65536 is outside 68\.\.65521$"):
         validate_link(LinkSpec(mtu=65536))

@@ -170,7 +170,7 @@ def loop() -> Any:
 def test_engines_by_name(loop: asyncio.AbstractEventLoop) -> None:
     assert pick_engine("asyncio", loop).engine.name == "asyncio"
     assert not isinstance(make_engine("asyncio", loop), SpinningEngine)
-    with pytest.raises(ValueError, match="no engine 'warp': one of auto, uring, asyncio"):
+    with pytest.raises(ValueError, match="unknown engine 'warp': expected one of auto, uring, asyncio"):
         make_engine("warp", loop)
 
 

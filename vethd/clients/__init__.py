@@ -1,1 +1,1 @@
-"""Programs that other programs start: stdlib alone, nothing of vethd but this room, so that they start fast."""
+"""Programs that other programs start. They import only the standard library and this room, so that they start fast."""

@@ -1,4 +1,4 @@
-"""The daemon's fd-passing socket, by _socket alone: one request with descriptors, one reply (docs/api.md)."""
+"""Client of the daemon's fd-passing socket, by _socket alone: one request with fds, one reply (docs/api.md)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import sys
 
 from vethd.clients.paths import socket_path
 
-DOWN_S = 1.0  # a daemon that does not say within this that it is well, nor has anything else to do, is down
-REPLY_S = 60.0  # it may have much to do
+DOWN_S = 1.0  # a daemon that is idle and does not answer a health request within this time is down
+REPLY_S = 60.0  # the daemon may be busy
 REPLY_MAX = 1 << 24
 
 HEALTH = b'{"method":"GET","path":"/v1/health"}'
 
 
 class DownError(Exception):
-    """No daemon answers; its text is the reason."""
+    """No daemon answers; the exception's text is the reason."""
 
 
 class Reply:
-    """A reply: the status of the request, and its JSON, both as the API has them."""
+    """A reply: status and JSON text, as in the API."""
 
     __slots__ = ("status", "text")
 
@@ -31,18 +31,18 @@ class Reply:
 
 
 def ask(request: bytes, fds: list[int]) -> Reply:
-    """Make one request of a daemon that was well a moment ago. Raises DownError."""
+    """Check that the daemon answers, then make one request. Raises DownError."""
     _call(HEALTH, [], DOWN_S)
     return Reply(_call(request, fds, REPLY_S))
 
 
 def request(method: str, path: str, body: str = "") -> bytes:
-    """Write a request; path and body are as JSON wants them already."""
+    """Return a request's JSON text; path and body must already be valid JSON."""
     return ('{"method":"' + method + '","path":"' + path + '"' + (',"body":' + body if body else "") + "}").encode()
 
 
 def quoted(name: str) -> str:
-    """Percent-encode a name for a path, and so for JSON, too."""
+    """Percent-encode a name for a path; the result is also safe in JSON."""
     return "".join(f"%{byte:02X}" for byte in name.encode("utf-8", "surrogateescape"))
 
 
@@ -58,16 +58,16 @@ def _call(data: bytes, fds: list[int], patience_s: float) -> bytes:
         finally:
             sock.close()
     except TimeoutError as error:
-        raise DownError(f"not within {patience_s:g} s") from error
+        raise DownError(f"no answer within {patience_s:g} s") from error
     except OSError as error:
         raise DownError(error.strerror or str(error)) from error
     if not reply:
-        raise DownError("it hung up")
+        raise DownError("it closed the connection")
     return reply
 
 
 def _hear(sock: _socket.socket, patience_s: float) -> bytes:
-    """Wait for the reply: on, while whoever is to give it is at work, as on a machine that has too much to do."""
+    """Wait for the reply, and wait longer while the listener still uses or waits for a CPU, as on a loaded machine."""
     worked, waited_s = _worked(sock), 0.0
     sock.settimeout(patience_s)
     while True:
@@ -80,9 +80,9 @@ def _hear(sock: _socket.socket, patience_s: float) -> bytes:
 
 
 def _worked(sock: _socket.socket) -> bytes:
-    """Return what the listener's main thread has had of a CPU so far, and waited for one; b"" where nobody tells.
+    """Return the CPU time of the listener's main thread so far, and its waiting time for a CPU; b"" if unreadable.
 
-    Where systemd listens it is systemd's: then a daemon that does nothing is its watchdog's affair.
+    If systemd listens, it is systemd's; then systemd's watchdog handles a daemon that hangs.
     """
     pid = int.from_bytes(sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[:4], sys.byteorder)
     try:

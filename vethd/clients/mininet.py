@@ -1,7 +1,7 @@
 """Mininet's links over vethd: `mn --custom FILE --link vethd`, or `Mininet(topo, link=VethdLink)`.
 
-Mininet runs on the system's Python, where vethd need not be: this file needs Mininet and the standard library alone.
-A link is asked for on the daemon's fd-passing socket (docs/api.md), with the namespaces of both nodes as descriptors.
+Mininet runs on the system's Python, where vethd may not be installed: this file needs only Mininet and the standard
+library. It requests a link on the daemon's fd-passing socket (docs/api.md), with the namespaces of both nodes as fds.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from mininet.node import Node
 
 _SOCKET = "/run/vethd/vethd.sock"
 _REPLY_MAX = 1 << 20
-_TIMEOUT_S = 60.0  # the daemon may have much to do
+_TIMEOUT_S = 60.0  # the daemon may be busy
 _CREATED = 201
 
 
 class VethdError(Exception):
-    """A link was not made, and why."""
+    """A link could not be made; the exception's text is the reason."""
 
 
 class VethdLink(Link):  # type: ignore[misc]  # Mininet has no types
-    """A link whose two interfaces are a pair of vethd's; everything else is as in Mininet's Link."""
+    """A link whose two interfaces are a pair of vethd; otherwise the same as Mininet's Link."""
 
     @classmethod
     def makeIntfPair(  # noqa: N802, PLR0913, PLR0917 - Mininet's own name and parameters
@@ -40,7 +40,7 @@ class VethdLink(Link):  # type: ignore[misc]  # Mininet has no types
         node2: Node | None = None,
         deleteIntfs: bool = True,  # noqa: FBT001, FBT002, N803
     ) -> None:
-        """Make the pair in the namespaces of both nodes, or in this process's. Raises VethdError."""
+        """Make the pair in the namespaces of both nodes; None means this process's namespace. Raises VethdError."""
         netnses = [_netns(node) for node in (node1, node2)]
         try:
             if deleteIntfs:
@@ -57,22 +57,22 @@ class VethdLink(Link):  # type: ignore[misc]  # Mininet has no types
 
 
 class VethdTCIntf(TCIntf):  # type: ignore[misc]
-    """An interface as Mininet's TCIntf configures it.
+    """An interface that is configured as by Mininet's TCIntf.
 
-    Differs: a veth has noqueue because nothing was asked for, a TAP because vethd did; so the root is taken, and
-    `tc qdisc add` is EEXIST where `replace` does the same.
+    Differs: on a veth noqueue is the default qdisc, on a TAP vethd has set it. So the root qdisc is in use, and
+    `tc qdisc add` fails with EEXIST; `tc qdisc replace` does the same and works.
     """
 
     def tc(self, cmd: str, tc: str = "tc") -> Any:
-        """Run one command of tc, a pattern for the program and our name."""
+        """Run one tc command; cmd is a pattern with places for the program and the interface."""
         return super().tc(cmd.replace(" qdisc add ", " qdisc replace ", 1), tc)
 
 
 class VethdTCLink(VethdLink, TCLink):  # type: ignore[misc]
-    """As Mininet's TCLink: bandwidth, delay, loss, as far as the kernel has the queueing disciplines."""
+    """The counterpart of Mininet's TCLink: bandwidth, delay and loss, if the kernel has the queueing disciplines."""
 
     def __init__(self, *args: Any, **params: Any) -> None:
-        """Take what TCLink takes."""
+        """Take the arguments of TCLink."""
         params.setdefault("cls1", VethdTCIntf)
         params.setdefault("cls2", VethdTCIntf)
         super().__init__(*args, **params)
@@ -84,7 +84,7 @@ def _netns(node: Node | None) -> int:
 
 
 def _ask(method: str, path: str, body: object, fds: list[int]) -> tuple[int, dict[str, str]]:
-    """Make one request of the daemon; return the reply's status and body. Raises VethdError where none answers."""
+    """Send one request to the daemon; return the reply's status and body. Raises VethdError if no daemon answers."""
     where = f"{os.environ.get('VETHD_SOCKET') or _SOCKET}.fd"
     request = {"method": method, "path": path} | ({} if body is None else {"body": body})
     try:
@@ -96,11 +96,11 @@ def _ask(method: str, path: str, body: object, fds: list[int]) -> tuple[int, dic
     except OSError as error:
         raise VethdError(f"vethd does not answer at {where}: {error.strerror or error}") from error
     if not reply:
-        raise VethdError(f"vethd at {where} hung up")
+        raise VethdError(f"vethd at {where} closed the connection")
     said = json.loads(reply)
     return said["status"], said["body"]
 
 
 links = {"vethd": VethdLink, "vethdtc": VethdTCLink}
-if __name__ == "builtins":  # executed by mn as --custom, not imported: 2.3 does not look at `links` (it lacks a comma)
+if __name__ == "builtins":  # mn executes a --custom file; mn 2.3 ignores `links`, because its list lacks a comma
     sys.modules["__main__"].LINKS.update(links)

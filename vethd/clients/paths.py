@@ -1,4 +1,4 @@
-"""The path of the daemon's fd-passing socket, and whether a file exists: by posix alone, which is built in."""
+"""The path of the daemon's fd-passing socket, and a test for a file. Imports only posix, which is built in."""
 
 import posix
 
@@ -6,7 +6,7 @@ SOCKET = b"/run/vethd/vethd.sock"
 
 
 def socket_path() -> bytes:
-    """Return the path of the daemon's fd-passing socket: that of $VETHD_SOCKET, or the default, with ".fd" appended."""
+    """Return the path of the daemon's fd-passing socket: $VETHD_SOCKET or the default, with ".fd" appended."""
     return (posix.environ.get(b"VETHD_SOCKET") or SOCKET) + b".fd"
 
 

@@ -1,4 +1,4 @@
-"""What the programs that are installed as one file share: whose a file is, its interpreter, putting it there."""
+"""Shared by the programs that are installed as one file: read a file's mark, find the interpreter, write the file."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _HEAD_MAX = 4096
 
 
 class InstallError(Exception):
-    """Nothing was installed, and why."""
+    """Nothing was installed; the exception's text is the reason."""
 
 
 def head_of(path: Path) -> bytes:
-    """Read the beginning of a file, where the mark is if it has one; b"" where it cannot be read."""
+    """Return the beginning of a file, which holds the mark if there is one; b"" if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(_HEAD_MAX)
@@ -26,17 +26,17 @@ def head_of(path: Path) -> bytes:
 
 
 def interpreter() -> str:
-    """Return the absolute path of the interpreter that runs this, for a script's first line. Raises InstallError."""
+    """Return the absolute path of the running interpreter, for a script's first line. Raises InstallError."""
     python = os.path.realpath(sys.executable)
     if any(char.isspace() for char in python):
-        raise InstallError(f"{python}: a path with a blank cannot begin a script")
+        raise InstallError(f"{python}: the first line of a script cannot hold a path with a space")
     return python
 
 
 def put(target: Path, contents: Callable[[], bytes]) -> None:
-    """Write an executable file, whole or not at all, over what is there. Raises InstallError.
+    """Write an executable file atomically, over an existing one. Raises InstallError.
 
-    contents is called once the directory is known to take a file.
+    contents is called after a temporary file was made in the directory.
     """
     try:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:

@@ -1,4 +1,4 @@
-"""How people and programs talk to a running vethd: a synchronous client library, and vethctl upon it."""
+"""Control a running vethd: a synchronous client library, and the command vethctl, which uses it."""
 
 from vethd.control.client import Client, Reloaded
 from vethd.control.errors import DaemonDown

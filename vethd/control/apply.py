@@ -1,4 +1,4 @@
-"""vethctl apply: makes the pairs of a file, changing only what differs."""
+"""vethctl apply: make the pairs of a file, and change only what differs."""
 
 from __future__ import annotations
 
@@ -21,33 +21,33 @@ from vethd.model.pairfile import read_pairs
 from vethd.model.plan import Plan, canonical_netns, plan
 from vethd.model.spec import LinkSpec, PairSpec
 
-OWN = "(own)"  # the caller's namespace, which travels as a PID and then as an fd
+OWN = "(own)"  # printed for the caller's namespace, which is given as a PID and sent as an fd
 DECLARED = ("config",)
 
 
 @click.command()
 @click.argument("file", type=click.Path(dir_okay=False, allow_dash=True))
-@click.option("--dry-run", is_flag=True, help="Print what would be done, and do nothing.")
+@click.option("--dry-run", is_flag=True, help="Print the changes without making them.")
 @click.option(
     "--prune",
     is_flag=True,
-    help="Delete the pairs that FILE does not have, but for those of the daemon's own configuration.",
+    help="Delete the pairs that are not in FILE, except those of the daemon's own configuration.",
 )
 @click.pass_context
 def apply(ctx: click.Context, file: str, *, dry_run: bool, prune: bool) -> None:
-    """Make the pairs of a file, changing only what differs.
+    """Make the pairs of a file, and change only what differs.
 
-    FILE ("-" is stdin) is TOML: [[pair]] tables with the attributes of the near end, [pair.peer] with the
-    peer's. All of it is checked before anything is done. A namespace that is not said is the caller's own.
-    What differs is printed, a line each.
+    FILE ("-" for stdin) is TOML: [[pair]] tables with the attributes of the near end, and [pair.peer] tables
+    with those of the peer. The whole file is checked before any change. An end without a namespace is in the
+    caller's own. Each change is printed on a line.
 
-    A FILE named *.netdev is systemd's, of Kind=veth: systemd.netdev(5).
+    A FILE named *.netdev is read as a systemd.netdev(5) file with Kind=veth.
     """
     client = client_of(ctx)
     wanted = [read_netdev(*_read(file))] if file.endswith(".netdev") else read_pairs(*_read(file))
     health = client.health()
     home = health.netns_inode
-    current = [info for info in client.pairs() if info.owner == health.owner]  # nobody else's are ours to prune
+    current = [info for info in client.pairs() if info.owner == health.owner]  # never prune other users' pairs
     todo = plan(
         current,
         wanted if home == own_inode() else [_in_own_netns(spec) for spec in wanted],
@@ -62,7 +62,7 @@ def apply(ctx: click.Context, file: str, *, dry_run: bool, prune: bool) -> None:
 
 
 def steps(client: Client, todo: Plan, current: Sequence[PairInfo]) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield the plan's steps in order: what to print, and what to do."""
+    """Yield the plan's steps in order: the line to print, and the function to call."""
     titles = {info.id: title(info) for info in current}
     for id_ in todo.deletes:
         yield f"delete {titles[id_]}", partial(client.delete, id_)
@@ -73,7 +73,7 @@ def steps(client: Client, todo: Plan, current: Sequence[PairInfo]) -> Iterator[t
 
 
 def title(info: PairInfo) -> str:
-    """Name a pair by its ends, as they are or, where it waits, as they were asked for."""
+    """Name a pair by its ends: their present names, or the requested ones if the pair waits."""
     if info.links:
         return " - ".join(_title(link.name, link.netns) for link in info.links)
     return f"{_end(info.spec.near_end())} - {_end(info.spec.far_end())}"
@@ -90,7 +90,7 @@ def _read(file: str) -> tuple[str, str]:
 
 
 def _canonical(current: Sequence[PairInfo], home: int) -> Callable[[str | None], str]:
-    """Return the function that spells a namespace as the daemon's LinkInfo.netns does, by looking at its inode."""
+    """Return the function that spells a namespace as the daemon's LinkInfo.netns does, by its inode."""
     known = {link.netns_inode: link.netns for info in current for link in info.links}
     known[home] = ""
 
@@ -102,7 +102,7 @@ def _canonical(current: Sequence[PairInfo], home: int) -> Callable[[str | None],
 
 
 def _in_own_netns(spec: PairSpec) -> PairSpec:
-    """Say this process's namespace where the file says none; as a PID it is opened and sent along."""
+    """Fill in this process's namespace where the file has none; given as a PID, it is opened and sent as an fd."""
     own = str(os.getpid())
     peer = spec.peer
     if peer is not None and peer.netns is None:

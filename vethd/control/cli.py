@@ -1,4 +1,4 @@
-"""What every vethctl command shares: the exit status, the way to the daemon, and JSON on stdout."""
+"""The parts that all vethctl commands share: exit statuses, access to the daemon, and JSON output."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ COMPLETION_TIMEOUT_S = 1.0
 
 EXIT_STATUS = (
     (0, "success"),
-    (1, "the daemon or the kernel refused, or doctor found that something required is missing"),
+    (1, "the daemon or the kernel refused the request, or doctor found that a requirement is missing"),
     (2, "wrong usage"),
     (3, "no daemon can be reached"),
-    (4, "a file is wrong: it says which key, and why"),
-    (EXIT_INTERRUPTED, "interrupted (monitor and top end with 0: that is how they end)"),
+    (4, "a file has an error; the message names the key and the reason"),
+    (EXIT_INTERRUPTED, "interrupted by Ctrl-C (monitor and top exit with 0)"),
 )
 
 
 class Failure(click.ClickException):
-    """A command's failure: one plain sentence on stderr."""
+    """A command's failure: one sentence on stderr."""
 
     def show(self, file: Any = None) -> None:
         """Print the sentence as "vethctl: newlink va: File exists"."""
@@ -34,7 +34,7 @@ class Failure(click.ClickException):
 
 
 class Refused(Failure):
-    """The daemon or the kernel said no."""
+    """The daemon or the kernel refused the request."""
 
     exit_code: ClassVar[int] = 1
 
@@ -46,13 +46,13 @@ class Unreachable(Failure):
 
 
 class BadFile(Failure):
-    """A file cannot be read, or says what it may not."""
+    """A file cannot be read, or has an error."""
 
     exit_code: ClassVar[int] = 4
 
 
 class Vethctl(click.Group):
-    """The group of all commands; maps what they raise to exit status and sentence, in this one place."""
+    """The group of all commands; the one place that maps their exceptions to exit status and message."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -80,7 +80,7 @@ def echo_json(value: Any, *, lines: bool = False) -> None:
 
 
 def complete_link(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Offer the names of living links to the shell; none where no daemon answers at once."""
+    """Return the names of living links for the shell's completion; none if no daemon answers in time."""
     client = Client(ctx.find_root().params.get("socket"), COMPLETION_TIMEOUT_S)
     try:
         links = client.links()
@@ -95,5 +95,5 @@ def complete_link(ctx: click.Context, _param: click.Parameter, incomplete: str) 
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the API's structs as JSON.")
 FIND_NETNS = click.option(
-    "--netns", "--in", "netns", metavar="NETNS", help="Namespace of NAME; unsaid, all are searched for it."
+    "--netns", "--in", "netns", metavar="NETNS", help="Namespace of NAME; by default all are searched."
 )

@@ -6,8 +6,8 @@
     client = Client()
     pair = client.create(PairSpec(name="va", up=True, peer=LinkSpec(name="vb", netns="blue", up=True)))
 
-A namespace is named as in LinkSpec, from the caller's point of view: None is the caller's own, "fd:N" a file
-descriptor of the caller's. A Client keeps no connection: it may be shared between threads and outlive the daemon.
+A namespace is given as in LinkSpec, from the caller's point of view: None is the caller's own, "fd:N" is a file
+descriptor of the caller. A Client holds no connection open, so threads may share it, and it may outlive the daemon.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ T = TypeVar("T")
 
 
 class Reloaded(msgspec.Struct, kw_only=True, frozen=True):
-    """Reply of POST /v1/reload: how many pairs it created, changed, deleted, and how many wait."""
+    """Reply of POST /v1/reload: the numbers of pairs created, changed and deleted, and of those that wait."""
 
     created: int
     changed: int
@@ -53,14 +53,14 @@ class Reloaded(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Client:
-    """Talk to one daemon.
+    """A client of one daemon.
 
-    Every method blocks for up to timeout_s (events() for longer) and raises VethError, with the kernel's
-    errno, where the daemon or the kernel refuses, and DaemonDown where no daemon answers.
+    Every method blocks for up to timeout_s (events() for longer). It raises VethError with the kernel's errno if
+    the daemon or the kernel refuses the request, and DaemonDown if no daemon answers.
     """
 
     def __init__(self, socket: str | None = None, timeout_s: float = 30.0) -> None:
-        """Name the control socket; None is $VETHD_SOCKET, or /run/vethd/vethd.sock. Nothing is opened yet."""
+        """Use that control socket; None is $VETHD_SOCKET, or /run/vethd/vethd.sock. Opens no connection yet."""
         self.socket = socket or os.environ.get(SOCKET_VARIABLE) or DEFAULT_SOCKET
         self._transport = Transport(self.socket, timeout_s)
 
@@ -73,10 +73,10 @@ class Client:
         return self._ask(PairInfo, Request("GET", f"/v1/pairs/{segment(id)}"))
 
     def create(self, spec: PairSpec) -> PairInfo:
-        """Make a pair, all of it or nothing. Raises VethError with what the kernel's veth answers, e.g. EEXIST.
+        """Make a pair, all or nothing. Raises VethError with the errno of the kernel's veth, e.g. EEXIST.
 
-        `up` on the peer, which newlink refuses since the peer is made first, is seen to once the pair stands;
-        where that fails the pair is deleted again.
+        newlink refuses `up` on the peer, as it makes the peer first. So this method brings the peer up after it has
+        made the pair; if that fails, it deletes the pair again.
         """
         peer_up = spec.peer is not None and spec.peer.up is True
 
@@ -97,7 +97,7 @@ class Client:
             raise
 
     def change(self, id: str, change: PairChange) -> PairInfo:  # noqa: A002  as pair()
-        """Change what is said, all of it or nothing; a netns that is said moves that end. Raises VethError."""
+        """Apply every attribute that change sets, or none; a netns moves that end. Raises VethError."""
 
         def send(fds: NetnsFds) -> PairInfo:
             peer = None if change.peer is None else _said_netns(change.peer, fds)
@@ -111,23 +111,23 @@ class Client:
         self._transport.send(Request("DELETE", f"/v1/pairs/{segment(id)}"))
 
     def links(self) -> list[LinkInfo]:
-        """Return every living link, two a pair."""
+        """Return every living link, two for each pair."""
         return self._ask(list[LinkInfo], Request("GET", "/v1/links"))
 
     def link(self, name: str, netns: str | None = None) -> LinkInfo:
         """Find one link by its name or altname.
 
-        netns None searches all namespaces; where several links have the name, the one in the caller's own is
-        meant. Raises VethError ENODEV, ENOTUNIQ.
+        netns None searches all namespaces; if several links have the name, the one in the caller's own namespace is
+        returned. Raises VethError ENODEV, ENOTUNIQ.
         """
         return self._decode(LinkInfo, self._on_link("GET", name, netns=netns))
 
     def set_link(self, name: str, link: LinkSpec, netns: str | None = None) -> LinkInfo:
-        """Change what is said of one link, found as by link(); link.netns moves it. Raises VethError."""
+        """Apply link's attributes to one link, found as by link(); link.netns moves it. Raises VethError."""
         return self._decode(LinkInfo, self._on_link("PATCH", name, netns=netns, change=link))
 
     def delete_link(self, name: str, netns: str | None = None) -> None:
-        """Delete a link, found as by link(), and with it its peer. Raises VethError ENODEV, ENOTUNIQ."""
+        """Delete a link, found as by link(), and its peer. Raises VethError ENODEV, ENOTUNIQ."""
         self._on_link("DELETE", name, netns=netns)
 
     def stats(self) -> list[LinkStats]:
@@ -139,23 +139,23 @@ class Client:
         return self._decode(LinkStats, self._on_link("GET", name, "/stats", netns=netns))
 
     def save(self) -> Saved:
-        """Write the run-time pairs to the state directory, so that they are made again at boot."""
+        """Save the run-time pairs to the state directory; the daemon makes them again at boot."""
         return self._ask(Saved, Request("POST", "/v1/save"))
 
     def reload(self) -> Reloaded:
-        """Let the daemon read its configuration again and carry out the differences."""
+        """Have the daemon read its configuration again and apply the differences."""
         return self._ask(Reloaded, Request("POST", "/v1/reload"))
 
     def engine(self) -> EngineInfo:
-        """Ask what forwards the frames, and what holds for every pair."""
+        """Return the engine, and the settings for all pairs."""
         return self._ask(EngineInfo, Request("GET", "/v1/engine"))
 
     def set_engine(self, change: EngineChange) -> EngineInfo:
-        """Change what holds for every pair, until the daemon's next reload. Raises VethError EOPNOTSUPP."""
+        """Change the settings for all pairs, until the daemon's next reload. Raises VethError EOPNOTSUPP."""
         return self._ask(EngineInfo, Request("PATCH", "/v1/engine", body=change))
 
     def health(self) -> Health:
-        """Ask the daemon how it is."""
+        """Return the daemon's health."""
         return self._ask(Health, Request("GET", "/v1/health"))
 
     def metrics(self) -> str:
@@ -167,9 +167,9 @@ class Client:
         return self._ask(dict[str, Any], Request("GET", "/v1/openapi.json"))
 
     def events(self) -> Generator[PairEvent, None, None]:
-        """Yield events as they happen, from now on; ends when the daemon stops.
+        """Yield events from now on, as they happen; ends when the daemon stops.
 
-        The iterator owns a connection: exhaust it or close() it.
+        The iterator owns a connection: exhaust it, or call close().
         """
         for line in self._transport.stream(Request("GET", "/v1/events")):
             if line:
@@ -187,7 +187,7 @@ class Client:
     def _on_link(
         self, method: Method, name: str, suffix: str = "", *, netns: str | None, change: LinkSpec | None = None
     ) -> bytes:
-        """Send a request about one link; an ambiguous name is asked again as one in the caller's own namespace."""
+        """Send a request about one link; if its name is ambiguous, ask again for the caller's own namespace."""
 
         def send(fds: NetnsFds) -> bytes:
             body = None if change is None else _said_netns(change, fds)
@@ -208,13 +208,13 @@ class Client:
         return _by_name_or_fd({"GET": "getlink", "DELETE": "dellink"}.get(method, "changelink"), name, send)
 
     def _is_home(self) -> bool:
-        """Return whether caller and daemon are in one network namespace."""
+        """Return whether the caller and the daemon are in the same network namespace."""
         return self.health().netns_inode == own_inode()
 
     def _own_netns(self, spec: PairSpec, fds: NetnsFds) -> PairSpec:
-        """Say the namespaces that were left unsaid (the caller's own), and resolve those that were said.
+        """Fill in the caller's own namespace where none is given, and resolve those that are given.
 
-        A peer that was never named follows the near end.
+        A peer without a spec of its own follows the near end.
         """
         unsaid = spec.netns is None or (spec.peer is not None and spec.peer.netns is None)
         own = fds.own() if unsaid and (fds.by_fd or not self._is_home()) else None
@@ -227,7 +227,7 @@ class Client:
 
 
 def _by_name_or_fd(op: str, ifname: str, send: Callable[[NetnsFds], T]) -> T:
-    """Send a request with its namespaces named; with all of them opened here where we may not name them."""
+    """Send a request with namespaces by name; if the daemon refuses names (EPERM), open all of them here."""
     with NetnsFds(op, ifname) as fds:
         try:
             return send(fds)
@@ -242,5 +242,5 @@ _Link = TypeVar("_Link", bound=LinkSpec)
 
 
 def _said_netns(link: _Link, fds: NetnsFds) -> _Link:
-    """Resolve the namespace of a change; unsaid, there it stays."""
+    """Resolve the namespace of a change; None leaves the link in its namespace."""
     return link if link.netns is None else msgspec.structs.replace(link, netns=fds.resolve(link.netns))

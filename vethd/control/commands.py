@@ -1,4 +1,4 @@
-"""vethctl add, del, set, save and reload: the commands that change something."""
+"""vethctl add, del, set, engine, save and reload: the commands that make changes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from vethd.model.spec import CREATE_ONLY, RING_MAX, RING_MIN, LinkSpec, PairSpec
         *link_options(NEAR, without=("name",)),
         *link_options(PEER),
         rx_checksum_option(),
-        gro_option("; unsaid, as the daemon has it for all pairs"),
+        gro_option(" (default: the daemon's setting for all pairs)"),
     ]
 )
 @JSON
@@ -32,9 +32,9 @@ def add(
 ) -> None:
     """Make a pair: NAME and its peer.
 
-    Without NAME the kernel's veth%d names it. A peer of which nothing is said inherits namespace, MTU and
-    lengths of queues, as veth's does; one of which anything is said has just that. A namespace that is not
-    said is the caller's own. Either both ends are made as asked, or nothing is.
+    Without NAME the kernel picks a name of the form veth%d. If no --peer option is given, the peer inherits
+    netns, mtu, txqueuelen, ring, queues, group and the GSO and GRO limits; otherwise it has only the given
+    attributes. An end without a namespace is in the caller's own. Either both ends are made as requested, or none.
     """
     far = said(ctx, PEER)
     peer = LinkSpec(**far) if far else None
@@ -51,7 +51,7 @@ def add(
 def delete(ctx: click.Context, name: str, netns: str | None) -> None:
     """Delete a pair by the NAME of either end.
 
-    A pair that waits for its namespace has no links yet: it goes by the name that was asked for.
+    A pair that waits for its namespace has no links yet; it is found by its requested names.
     """
     client = client_of(ctx)
     try:
@@ -72,8 +72,8 @@ def delete(ctx: click.Context, name: str, netns: str | None) -> None:
         *link_options(NEAR, without=CREATE_ONLY),
         *link_options(PEER, without=CREATE_ONLY),
         rx_checksum_option(),
-        gro_option("; default: as the daemon has it for all pairs", "default"),
-        click.Option(["--in", "find_in"], metavar="NETNS", help="Namespace in which NAME is; unsaid, all."),
+        gro_option("; default: the daemon's setting for all pairs", "default"),
+        click.Option(["--in", "find_in"], metavar="NETNS", help="Namespace of NAME; by default all are searched."),
     ],
 )
 @click.pass_context
@@ -87,9 +87,9 @@ def set_(
 ) -> None:
     """Change the link NAME, and its peer.
 
-    All of it is done, or nothing. --peer-... means the other end, whichever of the two NAME is. --name renames,
-    --netns moves (to the caller's own namespace: --netns $$), and a link that moves goes down, as the kernel
-    has it.
+    Either all changes are made, or none. The --peer options change the other end, whichever end NAME is. --name
+    renames the link. --netns moves it (--netns $$ to the caller's own namespace); a link that moves goes down,
+    as in the kernel.
     """
     client = client_of(ctx)
     near, far = said(ctx, NEAR), said(ctx, PEER)
@@ -113,24 +113,24 @@ def set_(
             ["--spin-us"],
             type=click.IntRange(0, SPIN_US_MAX),
             metavar="N",
-            help="How long a worker looks on for the next frame before it sleeps, in microseconds (uring).",
+            help="Microseconds that a worker polls for the next frame before it sleeps (uring).",
         ),
-        gro_option(", for pairs that do not say"),
+        gro_option(", for pairs without a setting of their own"),
         click.Option(
             ["--ring"],
             type=click.IntRange(RING_MIN, RING_MAX),
             metavar="FRAMES",
-            help="How many frames wait in a device while vethd is busy, for ends that do not say.",
+            help="Frames that a device queues while vethd is busy, for ends without a setting of their own.",
         ),
     ]
 )
 @JSON
 @click.pass_context
 def engine(ctx: click.Context, *, spin_us: int | None, gro: bool | None, ring: int | None, as_json: bool) -> None:
-    """Show what forwards the frames, or change what holds for all pairs.
+    """Show the engine, or change the settings for all pairs.
 
-    A change holds until the daemon reads its configuration again. --gro and --ring are for pairs that do not say.
-    WORKERS and SPIN-US are empty where the daemon's own loop forwards (asyncio); FALLBACK says why uring does not.
+    The engine forwards the frames. A change lasts until the daemon reads its configuration again. WORKERS and
+    SPIN-US are empty if the daemon's own loop forwards (asyncio). FALLBACK is the reason why uring does not forward.
     """
     client, change = client_of(ctx), EngineChange(spin_us=spin_us, gro=gro, ring=ring)
     info = client.engine() if change == EngineChange() else client.set_engine(change)
@@ -141,7 +141,7 @@ def engine(ctx: click.Context, *, spin_us: int | None, gro: bool | None, ring: i
 
 
 def engine_table(info: EngineInfo) -> Table:
-    """Lay the engine out, one row."""
+    """Return a table with one row that describes the engine."""
     table = Table(("ENGINE", ">WORKERS", ">SPIN-US", "GRO", ">RING", "FALLBACK"))
     spin = "" if info.spin_us is None else str(info.spin_us)
     table.add(info.name, str(info.workers or ""), spin, "on" if info.gro else "off", str(info.ring), info.fallback)
@@ -151,7 +151,7 @@ def engine_table(info: EngineInfo) -> Table:
 @click.command()
 @click.pass_context
 def save(ctx: click.Context) -> None:
-    """Save the run-time pairs, to be made again at boot."""
+    """Save the run-time pairs; the daemon makes them again at boot."""
     saved = client_of(ctx).save()
     click.echo(f"{saved.pairs} pair{'' if saved.pairs == 1 else 's'} in {saved.file}")
 
@@ -159,14 +159,14 @@ def save(ctx: click.Context) -> None:
 @click.command()
 @click.pass_context
 def reload(ctx: click.Context) -> None:
-    """Let the daemon read its configuration again.
+    """Have the daemon read its configuration again.
 
-    Prints how many pairs were created, changed and deleted for it, and how many wait.
+    Prints the numbers of pairs that were created, changed and deleted, and of pairs that wait.
     """
     done = client_of(ctx).reload()
     click.echo(f"{done.created} created, {done.changed} changed, {done.deleted} deleted, {done.waiting} waiting")
 
 
 def asked_names(info: PairInfo) -> set[str]:
-    """Return the names that a pair's ends were asked to have."""
+    """Return the names that were requested for a pair's ends."""
     return {name for name in (info.spec.name, info.spec.far_end().name) if name}

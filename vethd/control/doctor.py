@@ -1,4 +1,4 @@
-"""vethctl doctor: what this machine has and lacks for vethd, who finds it, and what to do; needs no daemon."""
+"""vethctl doctor: check this machine for vethd's requirements and for programs that use it; needs no daemon."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ TIMEOUT_S = 3.0
 @JSON
 @click.pass_context
 def doctor(ctx: click.Context, *, as_json: bool) -> None:
-    """Check what this machine has for vethd, and which programs find it here.
+    """Check this machine for vethd and the programs that use it.
 
-    The daemon may be up or down. Each check is "ok", "missing" (vethd needs it; exit status 1) or "note" (vethd
-    does without, and how).
+    The daemon need not run. Each check is "ok", "missing" (vethd needs it; exit status 1) or "note" (vethd works
+    without it). ADVICE names a remedy.
     """
-    from vethd.control.programs import programs  # noqa: PLC0415  loads what no other command needs
+    from vethd.control.programs import programs  # noqa: PLC0415  no other command needs it
     from vethd.kernel.probe import probe  # noqa: PLC0415  as above
 
     checks = [*probe(), engine_check(), daemon_check(Client(client_of(ctx).socket, TIMEOUT_S)), *programs()]
@@ -41,19 +41,19 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
 
 
 def engine_check() -> Check:
-    """Try whether the native engine can run; a machine where it cannot is no worse than slower."""
+    """Check whether the native engine can run; without it vethd is slower, but complete."""
     from vethd.datapath.native import why_not  # noqa: PLC0415  as above
     from vethd.kernel.probe import Check  # noqa: PLC0415  as above
 
     obstacle = why_not()
     if obstacle is None:
-        return Check(name="engine native", ok=True, required=False, detail="built, and it can run here")
-    advice = "" if obstacle else "install a C compiler and Python.h, then vethd again; asyncio does without"
+        return Check(name="engine native", ok=True, required=False, detail="built, and can run here")
+    advice = "to use it, install a C compiler and Python.h, and install vethd again"
     return Check(name="engine native", ok=False, required=False, detail=obstacle, advice=advice)
 
 
 def daemon_check(client: Client) -> Check:
-    """Ask the daemon how it is; a daemon that is down is a note, for doctor is about the machine."""
+    """Check the daemon; it is a note if it is down, as doctor is about the machine."""
     from vethd.kernel.probe import Check  # noqa: PLC0415  as above
 
     try:
@@ -70,14 +70,14 @@ def daemon_check(client: Client) -> Check:
     if health.waiting:
         detail += f", {health.waiting} waiting"
     if health.reconciled is not None and str(health.reconciled):
-        detail += f"; at its start {health.reconciled}"
+        detail += f"; at start {health.reconciled}"
     detail += f"; at {client.socket} you are "
-    detail += f"uid {health.owner}, with pairs of your own alone" if health.owner else "an administrator"
+    detail += f"uid {health.owner} and may use only your own pairs" if health.owner else "an administrator"
     return Check(name="daemon", ok=True, required=False, detail=detail, advice="")
 
 
 def checks_table(checks: list[Check]) -> Table:
-    """Lay checks out; advice only where something is to be done."""
+    """Return a table of the checks, with advice only for those that are not ok."""
     table = Table(("CHECK", "STATE", "DETAIL", "ADVICE"))
     for check in checks:
         state = "ok" if check.ok else "missing" if check.required else "note"

@@ -1,4 +1,4 @@
-"""vethctl monitor and top: what happens, as it happens."""
+"""vethctl monitor and top: events as they happen, and rates."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Sample(NamedTuple):
 @JSON
 @click.pass_context
 def monitor(ctx: click.Context, *, as_json: bool) -> None:
-    """Print events as they come, until Ctrl-C.
+    """Print events as they happen, until Ctrl-C.
 
-    A line holds time, event, link, namespace, pair and detail; with --json it is one PairEvent.
+    A line holds time, event, link, namespace, pair and detail; with --json each line is one PairEvent.
     """
     client = client_of(ctx)
     with contextlib.suppress(KeyboardInterrupt), contextlib.closing(client.events()) as events:
@@ -44,7 +44,7 @@ def monitor(ctx: click.Context, *, as_json: bool) -> None:
                 echo_json(event, lines=True)
             else:
                 click.echo(event_line(event))
-        raise DaemonDown(client.socket, "the events ended", "vethd has stopped")
+        raise DaemonDown(client.socket, "the event stream ended", "vethd has stopped")
 
 
 @click.command()
@@ -55,15 +55,15 @@ def monitor(ctx: click.Context, *, as_json: bool) -> None:
     type=click.FloatRange(min=0, min_open=True),
     default=1.0,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between two updates.",
 )
-@click.option("--count", "rounds", metavar="N", type=click.IntRange(min=1), help="End after N looks.")
+@click.option("--count", "rounds", metavar="N", type=click.IntRange(min=1), help="Exit after N updates.")
 @click.pass_context
 def top(ctx: click.Context, interval_s: float, rounds: int | None) -> None:
-    """Show every link's rates, until Ctrl-C or for --count looks.
+    """Show every link's rates, until Ctrl-C or for --count updates.
 
-    RX and TX are the link's own view. On a terminal the table stays in its place; in a pipe each look is a
-    block, with an empty line behind it.
+    RX and TX are from the link's own view. On a terminal the table is updated in place; in a pipe each update
+    is a block of lines, followed by an empty line.
     """
     tables = rate_tables(client_of(ctx), interval_s, rounds)
     with contextlib.suppress(KeyboardInterrupt):
@@ -71,7 +71,7 @@ def top(ctx: click.Context, interval_s: float, rounds: int | None) -> None:
             for table in tables:
                 click.echo(table.plain() + "\n")
             return
-        from rich.live import Live  # noqa: PLC0415  60 ms that a pipe does without
+        from rich.live import Live  # noqa: PLC0415  its import takes 60 ms, and a pipe does not need it
 
         with Live(auto_refresh=False) as live:
             for table in tables:
@@ -79,14 +79,14 @@ def top(ctx: click.Context, interval_s: float, rounds: int | None) -> None:
 
 
 def event_line(event: PairEvent) -> str:
-    """Write an event as one line; the time is local, "-" stands for what the event does not say."""
+    """Return an event as one line; the time is local, and "-" marks a field that the event does not have."""
     clock = datetime.fromtimestamp(event.time).astimezone().isoformat(sep=" ", timespec="milliseconds")
     words = (event.link or "-", event.netns or "-", event.pair or "-", event.detail)
     return f"{clock}  {event.event:<12}  {'  '.join(words)}".rstrip()
 
 
 def rate_tables(client: Client, interval_s: float, rounds: int | None) -> Iterator[Table]:
-    """Yield a table of rates every interval_s seconds, rounds times or for ever. Sleeps in between."""
+    """Yield a table of rates every interval_s seconds, rounds times or without end. Sleeps in between."""
     before = _sample(client)
     done = 0
     while rounds is None or done < rounds:
@@ -98,7 +98,7 @@ def rate_tables(client: Client, interval_s: float, rounds: int | None) -> Iterat
 
 
 def rates(before: Sample, now: Sample) -> Table:
-    """Lay out what the links did between two samples, a second; a link that is new has to wait for its turn."""
+    """Return a table of the links' rates per second between two samples; leaves out links that are only in now."""
     table = Table(TOP_COLUMNS)
     seconds = now.at_s - before.at_s
     for key, link in now.links.items():

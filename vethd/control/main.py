@@ -1,4 +1,4 @@
-"""vethctl: looks at a running vethd and tells it what to do."""
+"""vethctl: control a running vethd."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ EPILOG = "\b\nExit status:\n" + "\n".join(f"  {status:<3}  {meaning}" for status
 @click.version_option(__version__, prog_name=PROG)
 @click.pass_context
 def cli(ctx: click.Context, socket: str) -> None:
-    """Make, change, show and delete pairs of vethd, a veth in userspace."""
+    """Make, change, show and delete pairs of vethd, which is veth in userspace."""
     ctx.obj = Client(socket)
 
 
 @cli.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the script that completes vethctl's words in a shell.
+    """Print a shell's completion script for vethctl.
 
     \b
     bash: vethctl completion bash > /etc/bash_completion.d/vethctl
@@ -53,7 +53,7 @@ def completion(shell: str) -> None:
     complete = get_completion_class(shell)
     if complete is None:
         raise click.UsageError(f"no completion for {shell}")
-    # Not complete.source(): for bash that starts a bash, to look at its version.
+    # not complete.source(): for bash it starts a bash to check its version
     click.echo(ShellComplete.source(complete(cli, {}, PROG, COMPLETE_VARIABLE)))
 
 
@@ -65,7 +65,7 @@ def main() -> None:
     """Run vethctl and exit with its status."""
     try:
         cli(prog_name=PROG, complete_var=COMPLETE_VARIABLE)
-    except KeyboardInterrupt:  # before click, or behind it
+    except KeyboardInterrupt:  # before or after click's own handling
         sys.exit(EXIT_INTERRUPTED)
 
 

@@ -1,8 +1,8 @@
-"""Turns a caller's words for a namespace into what the daemon can act upon.
+"""Translate a caller's namespace references into references for the daemon.
 
-Names and paths go to the daemon as they are. What only the caller can open, he opens: a PID's namespace, and
-his own, which is what an unsaid one means. These travel as file descriptors, "fd:0" being the first one sent. From who
-is no administrator the daemon takes nothing else (EPERM): then names and paths are opened here as well.
+Names and paths are sent as they are. The caller itself opens a PID's namespace, and its own if none is given, and sends
+them as file descriptors; "fd:0" is the first one sent. The daemon refuses names and paths of callers that are not
+administrators (EPERM); then these are also opened here.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Self
 from vethd.model.errors import VethError
 
 NAMES = Path("/run/netns")
-OWN = "/proc/thread-self/ns/net"  # setns() is a thread's own affair
+OWN = "/proc/thread-self/ns/net"  # setns() changes only the calling thread
 FD_PREFIX = "fd:"
 
 
@@ -26,12 +26,12 @@ def own_inode() -> int:
 
 
 def is_pid(netns: str) -> bool:
-    """Return whether the word is a PID: digits, and no namespace has that name. Names win, as in iproute2."""
+    """Return whether netns is a PID: only digits, and not the name of a namespace. Names win, as in iproute2."""
     return netns.isascii() and netns.isdigit() and not (NAMES / netns).exists()
 
 
 def path_of(netns: str) -> str:
-    """Return the file that a word for a namespace means here, whether it exists or not."""
+    """Return the path of the file that netns refers to here, whether it exists or not."""
     if netns.startswith(FD_PREFIX):
         return f"/proc/self/fd/{netns.removeprefix(FD_PREFIX)}"
     if is_pid(netns):
@@ -40,7 +40,7 @@ def path_of(netns: str) -> str:
 
 
 def inode_of(netns: str) -> int | None:
-    """Return the inode of the namespace that the word means here; None where there is none to be seen."""
+    """Return the inode of the namespace that netns refers to here; None if it is not visible."""
     try:
         return Path(path_of(netns)).stat().st_ino
     except (OSError, ValueError):  # ValueError: a NUL byte
@@ -48,12 +48,12 @@ def inode_of(netns: str) -> int | None:
 
 
 class NetnsFds:
-    """The file descriptors that go along with one request; a context manager, which closes what it opened."""
+    """The file descriptors to send with one request; a context manager that closes those it opened."""
 
     def __init__(self, op: str, ifname: str, *, by_fd: bool = False) -> None:
-        """Name the operation and the link that a refusal will speak of; by_fd opens names and paths, too.
+        """Take the operation and the link that an error names; by_fd also opens names and paths here.
 
-        named tells whether anything is left for the daemon to open.
+        named is true if the daemon has to open a name or path.
         """
         self.fds: list[int] = []
         self.by_fd = by_fd
@@ -70,9 +70,9 @@ class NetnsFds:
             os.close(self._opened.pop())
 
     def resolve(self, netns: str) -> str:
-        """Return the word to send: a name or path as it is, "fd:N" for a PID or one of the caller's own fds.
+        """Return the reference to send: a name or path as it is, "fd:N" for a PID or one of the caller's own fds.
 
-        Raises VethError ESRCH (no such process, or name to open), EBADF (no such fd), EACCES.
+        Raises VethError ESRCH (no such process, or no such name to open), EBADF (no such fd), EACCES.
         """
         if netns.startswith(FD_PREFIX):
             return self._send(self._inherited(netns))
@@ -84,8 +84,8 @@ class NetnsFds:
         return netns
 
     def own(self) -> str:
-        """Return the word for the caller's own namespace."""
-        return self._send(self._open(OWN, "no /proc here"))
+        """Return the reference for the caller's own namespace."""
+        return self._send(self._open(OWN, "/proc is not mounted"))
 
     def _send(self, fd: int) -> str:
         self.fds.append(fd)
@@ -108,5 +108,5 @@ class NetnsFds:
             fd = int(number)
             os.fstat(fd)
         except (ValueError, OverflowError, OSError) as error:
-            raise VethError(errno.EBADF, self._op, self._ifname, f"{netns} is no open file descriptor") from error
+            raise VethError(errno.EBADF, self._op, self._ifname, f"{netns} is not an open file descriptor") from error
         return fd

@@ -1,7 +1,7 @@
-"""Makes the options of a link out of LinkSpec's fields, so that an attribute is spelled in one place for all doors.
+"""Generate a link's options from LinkSpec's fields, so that each attribute is defined in one place for all interfaces.
 
 A field `gso_max_size: int | None` becomes --gso-max-size and, for the peer, --peer-gso-max-size; a boolean
-becomes --up/--no-up. A new field appears by itself, with a text of its own once HELP has one.
+becomes --up/--no-up. A new field becomes an option automatically; HELP holds the help texts.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ NEAR = ""
 PEER = "peer"
 
 HELP: dict[str, tuple[str, str]] = {
-    "name": ("NAME", "name; may hold one %d, for which the first free number is taken"),
+    "name": ("NAME", "name; at creation one %d in it is replaced by the first free number"),
     "netns": ("NETNS", "network namespace: a name of `ip netns`, a path, a PID or fd:N"),
     "address": ("MAC", "MAC address"),
     "mtu": ("BYTES", f"MTU, {MTU_MIN} to {MTU_MAX}"),
-    "txqueuelen": ("FRAMES", f"transmit queue length, which limits nothing, as on veth; by default {TXQUEUELEN}"),
-    "ring": ("FRAMES", f"frames that wait while vethd is busy, {RING_MIN} to {RING_MAX}; 0 is the daemon's default"),
-    "queues": ("N", f"queues, 1 to {QUEUES_MAX}"),
+    "txqueuelen": ("FRAMES", f"transmit queue length, which limits nothing, as on veth; default {TXQUEUELEN}"),
+    "ring": ("FRAMES", f"frames queued while vethd is busy, {RING_MIN} to {RING_MAX}; 0 means the daemon's default"),
+    "queues": ("N", f"number of queues, 1 to {QUEUES_MAX}"),
     "index": ("IFINDEX", "interface index"),
     "group": ("N", "device group"),
-    "alias": ("TEXT", f'ifalias, at most {ALIAS_MAX} bytes; "" takes it away'),
+    "alias": ("TEXT", f'ifalias, at most {ALIAS_MAX} bytes; "" removes it'),
     "altname": ("NAME", f"alternative name, at most {ALTNAME_MAX} bytes"),
-    "master": ("DEVICE", 'bridge or other master; "" takes the link out of it'),
-    "up": ("", "administratively up"),
+    "master": ("DEVICE", 'bridge or other master device; "" removes the link from it'),
+    "up": ("", "administrative state"),
     "arp": ("", "ARP"),
     "multicast": ("", "the MULTICAST flag"),
-    "allmulticast": ("", "reception of all multicast"),
+    "allmulticast": ("", "reception of all multicast frames"),
     "promisc": ("", "promiscuous mode"),
-    "addrgenmode": ("", "how IPv6 link-local addresses are made"),
-    "gso_max_size": ("BYTES", "longest GSO frame to the device"),
-    "gso_max_segs": ("N", "most segments of a GSO frame to the device"),
-    "gro_max_size": ("BYTES", "longest frame that GRO makes on the device"),
+    "addrgenmode": ("", "how the kernel generates the IPv6 link-local address"),
+    "gso_max_size": ("BYTES", "largest GSO frame that the stack passes to the device"),
+    "gso_max_segs": ("N", "largest number of segments in a GSO frame for the device"),
+    "gro_max_size": ("BYTES", "largest frame that GRO builds on the device"),
 }
 
 
 def rx_checksum_option() -> click.Option:
     """Make --rx-checksum, an option of the pair."""
     choices = get_args(_field_type(PairSpec, "rx_checksum"))
-    text = "What becomes of frames without a verified checksum: left alone (verify), or marked as verified (trust)."
+    text = "How to treat frames whose checksum is not verified: leave them (verify) or mark them as verified (trust)."
     return click.Option(["--rx-checksum"], type=click.Choice(choices), help=text)
 
 
 def gro_option(text: str, *more: str) -> click.Option:
-    """Make --gro: on, off, and what more it may be; text goes on after what it is."""
-    text = f"Whether frames of one flow are coalesced{text}."
+    """Make --gro with the values on, off and more; text is appended to the help text."""
+    text = f"Whether to coalesce frames of one flow{text}."
     return click.Option(["--gro"], type=click.Choice(("on", "off", *more)), callback=_on_or_off, help=text)
 
 
@@ -73,12 +73,12 @@ def _on_or_off(_ctx: click.Context, _param: click.Parameter, value: str | None) 
 
 
 def link_options(end: str, *, without: Collection[str] = ()) -> list[click.Parameter]:
-    """Make the options of one end, NEAR or PEER. Their values are kept for said(), not passed to the command."""
+    """Make the options of one end, NEAR or PEER. Their values are stored for said(), not passed to the command."""
     return [_option(end, name) for name in LinkSpec.__struct_fields__ if name not in without]
 
 
 def said(ctx: click.Context, end: str) -> dict[str, Any]:
-    """Return what the command line says of an end: field of LinkSpec to value."""
+    """Return the attributes of an end on the command line, by field of LinkSpec."""
     values: dict[str, Any] = ctx.meta.get(_meta_key(end), {})
     return values
 
@@ -120,11 +120,11 @@ def _meta_key(end: str) -> str:
 
 
 def _field_type(struct: type[msgspec.Struct], name: str) -> Any:
-    """Return a field's type without its None; a Literal stays one."""
+    """Return a field's type without None; a Literal is returned as it is."""
     kind = _field_types(struct)[name]
     return next((choice for choice in get_args(kind) if choice is not NoneType), kind)
 
 
-@cache  # a look at the fields evaluates their annotations, half a millisecond
+@cache  # msgspec evaluates the annotations at each call, which takes half a millisecond
 def _field_types(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {info.name: info.type for info in msgspec.structs.fields(struct)}

@@ -1,4 +1,4 @@
-"""vethctl show and stats: the pairs as they are, and what went through them."""
+"""vethctl show and stats: the pairs' present state, and their counters."""
 
 from __future__ import annotations
 
@@ -36,15 +36,16 @@ STATS_COLUMNS = (
 @JSON
 @click.pass_context
 def show(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bool) -> None:
-    """Show all pairs, or those of which NAME is an end.
+    """Show all pairs, or those with an end called NAME.
 
-    NETNS "-" is the daemon's own namespace. STATE is "up" (both ends are, carrier on), "no-carrier" (this end
-    is up, its peer is not), "down", or "waiting" (for its namespace; REASON says why, on a terminal below the table).
-    ATTACHMENT, shown where there is one, is the network, container and interface that the CNI plugin made the pair for.
+    NETNS "-" is the daemon's own namespace. STATE is "up" (both ends are up, the carrier is on), "no-carrier" (this
+    end is up, its peer is not), "down", or "waiting" (the pair cannot be made now; REASON is why, on a terminal below
+    the table). ATTACHMENT is the network, container and interface for which the CNI plugin made the pair; it is shown
+    only if there is one.
     """
     client = client_of(ctx)
     if name is None and netns is not None:
-        raise click.UsageError("--netns says where NAME is, and there is no NAME", ctx)
+        raise click.UsageError("--netns needs NAME", ctx)
     if name is None:
         pairs = client.pairs()
     elif netns is not None:
@@ -70,14 +71,15 @@ def show(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bo
 @JSON
 @click.pass_context
 def stats(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bool) -> None:
-    """Show the counters of all links, or of those named NAME.
+    """Show the counters of all links, or of those called NAME.
 
-    DROPS are frames that the link sent, by reason; kernel_... ones never reached vethd. On a terminal large
-    numbers are shortened.
+    DROPS are the frames sent by the link that were dropped, by reason; those of a reason kernel_... were dropped
+    by the kernel before vethd read them. rx_dropped is the kernel's counter of frames dropped at reception. On a
+    terminal large numbers are shortened.
     """
     client = client_of(ctx)
     if name is None and netns is not None:
-        raise click.UsageError("--netns says where NAME is, and there is no NAME", ctx)
+        raise click.UsageError("--netns needs NAME", ctx)
     if name is None:
         counters = client.stats()
     elif netns is not None:
@@ -91,7 +93,7 @@ def stats(ctx: click.Context, name: str | None, netns: str | None, *, as_json: b
 
 
 def pairs_table(pairs: list[PairInfo], *, reasons: bool) -> Table:
-    """Lay pairs out, two rows each, the near end first; reasons adds the column that says why a pair waits."""
+    """Return a table of pairs, two rows each, the near end first; reasons adds the column REASON."""
     attached = any(info.attachment for info in pairs)
     table = Table(SHOW_COLUMNS + (("ATTACHMENT",) if attached else ()) + (("REASON",) if reasons else ()))
     for info in pairs:
@@ -103,7 +105,7 @@ def pairs_table(pairs: list[PairInfo], *, reasons: bool) -> Table:
 
 
 def stats_table(counters: list[LinkStats], *, exact: bool) -> Table:
-    """Lay counters out, a row a link; not exact shortens large numbers."""
+    """Return a table of counters, one row for each link; exact False shortens large numbers."""
     table = Table(STATS_COLUMNS)
     for link in counters:
         numbers = (link.rx_packets, link.rx_bytes, link.tx_packets, link.tx_bytes)
@@ -113,7 +115,7 @@ def stats_table(counters: list[LinkStats], *, exact: bool) -> Table:
 
 
 def drop_cells(link: LinkStats) -> tuple[str, ...]:
-    """Return the reasons that have a count, "oversize=3"; a write_error is split by its errno."""
+    """Return the reasons with a count that is not 0, as "oversize=3"; write_error is split by errno."""
     counts = {reason: number for reason, number in link.drops.items() if number}
     if link.write_errors:
         split = {f"{Drop.WRITE_ERROR.label}:{symbol}": number for symbol, number in link.write_errors.items() if number}

@@ -1,4 +1,4 @@
-"""Prints tables: fitted to the terminal where there is one, else plain, aligned and whole, for grep and awk."""
+"""Print tables: fitted to the width of a terminal, otherwise as plain, aligned, complete lines for grep and awk."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNITS = "kMGTPE"
 
 @dataclass
 class Table:
-    """Columns (a name that starts with ">" is set flush right) and rows of text; a tuple is a list in a cell."""
+    """Columns (">" before a name aligns it to the right) and rows of text; a tuple is a list within a cell."""
 
     columns: tuple[str, ...]
     rows: list[tuple[Cell, ...]] = field(default_factory=list)
@@ -31,7 +31,7 @@ class Table:
         self.rows.append(cells)
 
     def plain(self) -> str:
-        """Return the table as lines: two spaces between columns, "-" for an empty cell, nothing cut."""
+        """Return the table as lines: two spaces between columns, "-" for an empty cell, no text cut."""
         heads = [name.removeprefix(">") for name in self.columns]
         lines = [heads, *([_one_cell(cell, ",") for cell in row] for row in self.rows)]
         widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
@@ -45,7 +45,7 @@ class Table:
 
     def rich(self) -> rich.table.Table:
         """Return the table for rich, which fits it to a terminal; long cells are folded, not cut."""
-        from rich.table import Table as RichTable  # noqa: PLC0415  50 ms that a pipe does without
+        from rich.table import Table as RichTable  # noqa: PLC0415  its import takes 50 ms, and a pipe does not need it
         from rich.text import Text  # noqa: PLC0415
 
         table = RichTable(box=None, pad_edge=False, header_style="bold")
@@ -64,7 +64,7 @@ def is_terminal() -> bool:
 
 
 def show(table: Table) -> None:
-    """Print the table to stdout as fits it."""
+    """Print the table to stdout, in the form that suits it."""
     if not is_terminal():
         click.echo(table.plain())
         return
@@ -74,12 +74,12 @@ def show(table: Table) -> None:
 
 
 def count(value: float, *, exact: bool) -> str:
-    """Write a number: whole, or (not exact, from 100,000 on) with three digits and a unit, "1.23M"."""
+    """Format a number: in full, or (exact False, from 100,000 on) with three digits and a unit, as "1.23M"."""
     if exact or abs(value) < _EXACT_BELOW:
         return str(round(value))
     scaled, unit = value / _STEP, _UNITS[0]
     for larger in _UNITS[1:]:
-        if abs(scaled) < _STEP - 0.5:  # what is above would be rounded to 1000
+        if abs(scaled) < _STEP - 0.5:  # a larger value would be rounded to 1000
             break
         scaled, unit = scaled / _STEP, larger
     return f"{scaled:.3g}{unit}"

@@ -1,9 +1,9 @@
-"""Carries one request to the daemon and one reply back, over HTTP or with file descriptors attached.
+"""Send one request to the daemon and receive one reply, over HTTP or with file descriptors attached.
 
-Theory of operation: every request has a connection of its own. On a unix socket that costs a tenth of a
-millisecond, and it leaves nothing that a restart of the daemon, a fork or a second thread could break.
-Requests that carry namespaces go over the SOCK_SEQPACKET socket, at the control socket's path with ".fd"
-appended: one JSON message with SCM_RIGHTS there, one back. HTTP's libraries are imported at first use.
+Theory of operation. Every request has a connection of its own. On a unix socket that costs a tenth of a
+millisecond, and leaves no state that a restart of the daemon, a fork or a second thread could break.
+Requests with namespaces use the SOCK_SEQPACKET socket, whose path is the control socket's with ".fd"
+appended: one JSON message with SCM_RIGHTS is sent, one is received. HTTP libraries are imported on first use.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import http.client
 
 FD_SUFFIX = ".fd"
-REPLY_MAX_BYTES = 1 << 20  # a reply on the fd socket: one pair or one link, a few KiB
+REPLY_MAX_BYTES = 1 << 20  # a reply on the fd socket describes one pair or one link, in a few KiB
 FDS_MAX = 16
 _BAD_REQUEST = 400
 
@@ -36,7 +36,7 @@ _MESSAGE = re.compile(r"(?P<op>[a-z_]+)(?: (?P<ifname>[^:]*))?: (?P<reason>.*)",
 
 
 class Request(NamedTuple):
-    """One request; body is a struct or None, fds are the caller's, who closes them."""
+    """One request; body is a struct or None. The caller closes fds."""
 
     method: Method
     path: str
@@ -46,7 +46,7 @@ class Request(NamedTuple):
 
     @property
     def target(self) -> str:
-        """Path and query as HTTP writes them."""
+        """Path and query as in an HTTP request."""
         return f"{self.path}?{urlencode(self.query)}" if self.query else self.path
 
 
@@ -56,21 +56,21 @@ class _FdReply(msgspec.Struct):
 
 
 def segment(text: str) -> str:
-    """Quote one part of a path; a device name may hold any character but "/", ":" and space."""
+    """Quote one part of a path; a device name may contain any character but "/", ":" and space."""
     return quote(text, safe="")
 
 
 class Transport:
-    """Where the daemon listens, and how long to wait for it (timeout_s; both for connecting and for a reply)."""
+    """The daemon's socket, and how long to wait for it: timeout_s, for a connection and for a reply."""
 
     def __init__(self, socket: str, timeout_s: float) -> None:
         self.socket = socket
         self.timeout_s = timeout_s
 
     def send(self, request: Request) -> bytes:
-        """Carry the request out and return the reply's body. Blocks.
+        """Send the request and return the reply's body. Blocks.
 
-        Raises VethError as the daemon refuses, DaemonDown where none answers.
+        Raises VethError if the daemon refuses, DaemonDown if no daemon answers.
         """
         if request.fds:
             return self._send_fds(request)
@@ -78,14 +78,14 @@ class Transport:
             return response.read()
 
     def stream(self, request: Request) -> Iterator[bytes]:
-        """Yield the reply's lines as they come; ends when the daemon ends the stream. Closing it hangs up."""
+        """Yield the reply's lines as they arrive, until the daemon ends the stream. close() closes the connection."""
         with self._http(request, endless=True) as response:
             for line in response:
                 yield line.rstrip(b"\n")
 
     @contextlib.contextmanager
     def _http(self, request: Request, *, endless: bool = False) -> Iterator[http.client.HTTPResponse]:
-        import http.client  # noqa: PLC0415  40 ms that --help and completion do without
+        import http.client  # noqa: PLC0415  it takes 40 ms, and --help and completion do not need it
 
         with self._connect(self.socket, sockets.SOCK_STREAM) as sock, self._mapped():
             connection = http.client.HTTPConnection("localhost")
@@ -93,7 +93,7 @@ class Transport:
             body = None if request.body is None else msgspec.json.encode(request.body)
             headers = {"Content-Type": "application/json"} if body is not None else {}
             try:
-                with contextlib.suppress(BrokenPipeError):  # turned away at the door: the answer is there
+                with contextlib.suppress(BrokenPipeError):  # refused at accept; the answer is already there
                     connection.request(request.method, request.target, body, headers)
                 with connection.getresponse() as response:
                     if response.status >= _BAD_REQUEST:
@@ -103,9 +103,9 @@ class Transport:
                     yield response
             except http.client.IncompleteRead as error:
                 if not endless:
-                    raise DaemonDown(self.socket, "the reply broke off", "is vethd restarting?") from error
+                    raise DaemonDown(self.socket, "incomplete reply", "is vethd restarting?") from error
             except http.client.HTTPException as error:
-                raise DaemonDown(self.socket, f"no HTTP answer ({error!r})", "is it vethd's socket?") from error
+                raise DaemonDown(self.socket, f"no valid HTTP reply ({error!r})", "is it vethd's socket?") from error
 
     def _send_fds(self, request: Request) -> bytes:
         if len(request.fds) > FDS_MAX:
@@ -118,7 +118,7 @@ class Transport:
                 sockets.send_fds(sock, [msgspec.json.encode(message)], list(request.fds))
             raw, _ancillary, flags, _address = sock.recvmsg(REPLY_MAX_BYTES)
             if not raw or flags & sockets.MSG_TRUNC:
-                raise DaemonDown(self.socket + FD_SUFFIX, "the reply broke off", "is vethd restarting?")
+                raise DaemonDown(self.socket + FD_SUFFIX, "incomplete reply", "is vethd restarting?")
             reply = msgspec.json.decode(raw, type=_FdReply)
         if reply.status >= _BAD_REQUEST:
             self._refuse(request, bytes(reply.body))
@@ -139,23 +139,23 @@ class Transport:
             case TimeoutError():
                 return DaemonDown(path, f"no answer within {self.timeout_s:g} s", "is vethd stuck?")
             case PermissionError():
-                return DaemonDown(path, "no permission to talk to vethd", "be root, or in its socket's group")
+                return DaemonDown(path, "no permission to connect to vethd", "be root, or join its socket's group")
             case FileNotFoundError() | ConnectionRefusedError():
-                return DaemonDown(path, "no vethd listens", "start it, or name its socket with --socket")
+                return DaemonDown(path, "no vethd listens", "start it, or give its socket with --socket")
             case ConnectionError():
-                return DaemonDown(path, "vethd hung up", "is it restarting?")
-        return DaemonDown(path, f"cannot talk to vethd ({error.strerror or error})", "is it vethd's socket?")
+                return DaemonDown(path, "vethd closed the connection", "is it restarting?")
+        return DaemonDown(path, f"cannot connect to vethd ({error.strerror or error})", "is it vethd's socket?")
 
     @contextlib.contextmanager
     def _mapped(self) -> Iterator[None]:
-        """Map what goes wrong on a connection to DaemonDown, once."""
+        """Map the errors of a connection to DaemonDown, in one place."""
         try:
             yield
         except OSError as error:
             raise self._down(self.socket, error) from error
         except msgspec.MsgspecError as error:
             raise DaemonDown(
-                self.socket, f"a reply that is not vethd's ({error})", "are the versions alike?"
+                self.socket, f"a reply that is not vethd's ({error})", "do its version and vethctl's differ?"
             ) from error
 
     def _refuse(self, request: Request, body: bytes) -> NoReturn:
@@ -163,14 +163,14 @@ class Transport:
 
 
 def not_ours(socket: str, error: msgspec.MsgspecError) -> DaemonDown:
-    """Report a reply that is not in the API's types."""
-    return DaemonDown(socket, f"a reply that is not vethd's ({error})", "do vethd and its client have one version?")
+    """Return the error for a reply that is not of the API's types."""
+    return DaemonDown(socket, f"a reply that is not vethd's ({error})", "do its version and the client's differ?")
 
 
 def refusal(body: ErrorBody, op: str) -> VethError:
-    """Build the VethError again that the daemon put into words: "newlink va: File exists".
+    """Rebuild the VethError from the daemon's message, such as "newlink va: File exists".
 
-    op is for words that name no operation: a malformed body, a config file that is wrong.
+    op is used if the message names no operation: for a malformed body, or an error in a config file.
     """
     found = _MESSAGE.fullmatch(body.message)
     if found is None:

@@ -1,1 +1,1 @@
-"""The service: config, sockets, signals, systemd, composition."""
+"""The service: config file, sockets, signals, systemd, and the composition of all parts."""

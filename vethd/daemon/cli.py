@@ -1,4 +1,4 @@
-"""The command `vethd`: its options, and what they start. main.py calls it, when frames flow already."""
+"""The command `vethd`: its options and subcommands. main.py calls it after adopted pairs have started to forward."""
 
 from __future__ import annotations
 
@@ -28,26 +28,26 @@ EXIT_REFUSED = 1
 EXIT_CONFIG = 4
 
 _LEVELS = ("debug", "info", "warning", "error")
-_WORKERS_HELP = "Forward on so many threads; 0 is half the CPUs, at least one (uring).  [default: 0]"
-_SPIN_HELP = f"Look on so long for the next frame before a thread sleeps, in us (uring).  [default: {SPIN_US}]"
-_RING_HELP = f"Frames that wait in each device while vethd is busy.  [default: {RING}]"
-_SOCKET_HELP = f"Serve the API here.  [env var: VETHD_SOCKET; default: {SOCKET}]"
+_WORKERS_HELP = "Number of forwarding threads; 0 means half of the CPUs, at least one (uring).  [default: 0]"
+_SPIN_HELP = f"Microseconds that a thread polls for the next frame before it sleeps (uring).  [default: {SPIN_US}]"
+_RING_HELP = f"Frames that each device queues while vethd is busy.  [default: {RING}]"
+_SOCKET_HELP = f"Serve the API on this socket.  [env var: VETHD_SOCKET; default: {SOCKET}]"
 
 
 @click.group(
     invoke_without_command=True,
-    epilog="Exit status: 0 ended, 1 could not start, 2 usage, 4 bad config.",
+    epilog="Exit status: 0 success, 1 could not start, 2 wrong usage, 4 error in the config file.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 @click.version_option(__version__)
 @click.option("--config", "config_path", metavar="FILE", help="Read settings and pairs from this TOML file.")
 @click.option("--socket", metavar="PATH", envvar="VETHD_SOCKET", help=_SOCKET_HELP)
-@click.option("--engine", type=click.Choice(ENGINES), help="Forward frames with this engine.  [default: auto]")
+@click.option("--engine", type=click.Choice(ENGINES), help="Engine that forwards the frames.  [default: auto]")
 @click.option("--workers", type=click.IntRange(0, WORKERS_MAX), metavar="N", help=_WORKERS_HELP)
 @click.option("--spin-us", type=click.IntRange(0, SPIN_US_MAX), metavar="N", help=_SPIN_HELP)
-@click.option("--log-level", type=click.Choice(_LEVELS), help="Say so much.  [default: info]")
-@click.option("--replace", is_flag=True, help="Take everything over from the daemon that runs, if one does; it ends.")
-@click.option("--check-config", is_flag=True, help="Check the config file, say what is wrong with it, and end.")
+@click.option("--log-level", type=click.Choice(_LEVELS), help="Lowest level to log.  [default: info]")
+@click.option("--replace", is_flag=True, help="Take over all pairs from the running daemon, if any, which then exits.")
+@click.option("--check-config", is_flag=True, help="Check the config file, print the first error, and exit.")
 @click.pass_context
 def cli(  # noqa: PLR0913 - one argument an option
     ctx: click.Context,
@@ -63,9 +63,9 @@ def cli(  # noqa: PLR0913 - one argument an option
 ) -> None:
     """Run veth in userspace: pairs of TAP devices that behave like the kernel's veth.
 
-    Without a config the daemon starts with no pairs; `vethctl add` makes them. An option given here
-    (and VETHD_SOCKET) wins over the config file. SIGHUP reads the file again and changes only what differs;
-    SIGTERM ends.
+    Without a config file the daemon starts with no pairs; `vethctl add` makes them. Options on the command
+    line (and VETHD_SOCKET) override the config file. SIGHUP makes the daemon read the file again and change
+    only what differs. SIGTERM and SIGINT make it exit.
     """
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
@@ -80,7 +80,7 @@ def cli(  # noqa: PLR0913 - one argument an option
     set_up(config.level, config.log_format)
     ctx.obj = config
     if check_config:
-        click.echo(f"{config_path}: {len(config.pair)} pairs, no error")
+        click.echo(f"{config_path}: {len(config.pair)} pairs, no errors")
     elif ctx.invoked_subcommand is None:
         reread = partial(read, config_path) if config_path else None
         uvloop.run(serve(config, reread, early, replace=replace), loop_factory=early.loop_factory())
@@ -94,9 +94,10 @@ def cli(  # noqa: PLR0913 - one argument an option
 @click.option(
     "--rx-checksum",
     type=click.Choice(["verify", "trust"]),
-    help="Leave unverified checksums alone, or mark them as verified.",
+    help="How to treat frames whose checksum is not verified: leave them (verify) or mark them as verified (trust)."
+    "  [default: verify]",
 )
-@click.option("--gro", type=click.Choice(["on", "off"]), help="Coalesce the frames of one flow.  [default: on]")
+@click.option("--gro", type=click.Choice(["on", "off"]), help="Coalesce frames of one flow.  [default: on]")
 @click.option("--ring", type=click.IntRange(RING_MIN, RING_MAX), metavar="FRAMES", help=_RING_HELP)
 @click.pass_obj
 def pair(  # noqa: PLR0913 - one argument an option
@@ -110,9 +111,9 @@ def pair(  # noqa: PLR0913 - one argument an option
     gro: str | None,
     ring: int | None,
 ) -> None:
-    """Run one pair in the foreground, with neither config nor socket, until Ctrl-C or until an end is deleted.
+    """Run one pair in the foreground, without an API socket, until Ctrl-C or until an end is deleted.
 
-    NETNS is a name of `ip netns`, a path, a PID, or fd:N; without one the end is in this namespace.
+    NETNS is a name of `ip netns`, a path, a PID or fd:N. Without NETNS the end is in the current namespace.
     """
     need_machine()
     raise_fd_limit()
@@ -146,11 +147,11 @@ async def _foreground(spec: PairSpec, config: Config) -> None:
             task.cancel()
         await asyncio.gather(gone, stopped, return_exceptions=True)
         if lost:
-            raise VethError(errno.ENODEV, "pair", near.name, "an end was deleted, and the other with it")
+            raise VethError(errno.ENODEV, "pair", near.name, "an end was deleted, so the pair is gone")
 
 
 def run(early: Early) -> None:
-    """Run, and turn every refusal into one sentence on stderr."""
+    """Run the command, and print an error as one sentence on stderr."""
     try:
         cli(obj=early)
     except ConfigError as error:

@@ -1,4 +1,4 @@
-"""The config file: TOML, refused whole with file, key and reason where anything in it is wrong."""
+"""The config file: TOML. Any error refuses the whole file, with file, key and reason."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Quota = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """What a config file may say; configs/vethd.toml explains every key."""
+    """The keys of a config file; configs/vethd.toml explains each of them."""
 
     socket: str = SOCKET
     socket_group: str | None = None
@@ -62,7 +62,7 @@ def read_config(path: str) -> Config:
         raise ConfigError(path, "", f"not UTF-8: {error.reason} at byte {error.start}") from error
     config = convert(read_toml(text, path), Config, path, "")
     if config.engine not in ENGINES:
-        raise ConfigError(path, "engine", f"{config.engine!r} is none of {', '.join(ENGINES)}")
+        raise ConfigError(path, "engine", f"{config.engine!r} is not one of {', '.join(ENGINES)}")
     try:
         mode_ok = 0 <= config.mode <= 0o777
     except ValueError:
@@ -72,5 +72,5 @@ def read_config(path: str) -> Config:
     check_pairs(config.pair, path)
     for number, pair in enumerate(config.pair):
         if pair.name is None:
-            raise ConfigError(path, f"pair[{number}].name", "a declared pair needs a name, to be known by at a reload")
+            raise ConfigError(path, f"pair[{number}].name", "a declared pair needs a name: a reload finds it by name")
     return config

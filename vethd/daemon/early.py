@@ -1,6 +1,6 @@
-"""The first 100 ms of a daemon that takes over: frames flow before the rest of it is imported.
+"""The first 100 ms of a daemon that takes over: start to forward before the rest of the daemon is imported.
 
-Imports nothing at its head that is not needed for that. See memory/takeover.py for how.
+The module imports only what this needs. See memory/takeover.py for the method.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ if TYPE_CHECKING:
     from vethd.memory.takeover import HeldPair
 
 FIRST_FD = 3  # SD_LISTEN_FDS_START
-_SWITCH_S = 0.0005  # how long an import may keep the loop from a frame; Python's own figure is ten times that
+_SWITCH_S = 0.0005  # how long an import may delay the loop's next frame; Python's default is ten times that
 
 
 @dataclass
 class Early:
-    """What was inherited, and what forwards already. loop is there where the engine needs one."""
+    """The inherited fds, and the pairs that already forward. loop is set if the engine needs one."""
 
     passed: dict[str, int] = field(default_factory=dict)
     engine: Engine | None = None
     held: dict[str, HeldPair] = field(default_factory=dict)
     loop: Loop | None = None
-    after_ms: float = 0.0  # since the process began, when the last wire did
+    after_ms: float = 0.0  # from the start of the process until the last wire ran
 
     def loop_factory(self) -> Callable[[], Loop]:
-        """Return what makes the daemon's loop, or gives the one that runs the wires."""
+        """Return a function that makes the daemon's loop, or returns the one that already runs the wires."""
         loop = self.loop
         if loop is not None:
             return lambda: loop
-        import uvloop  # noqa: PLC0415  as late as can be
+        import uvloop  # noqa: PLC0415  as late as possible
 
         return uvloop.new_event_loop
 
     def let_go(self) -> None:
-        """Stop forwarding: another engine is to go on, or process. Frames wait in the devices meanwhile."""
+        """Stop forwarding, before another engine or process continues. Frames wait in the devices meanwhile."""
         if self.engine is not None:
             self.engine.close()
         self.held.clear()
 
 
 def begin(early: Early, rest: str) -> None:
-    """Forward what a predecessor left, then import the module rest; without one, only tell what was passed.
+    """Forward the pairs that a predecessor left, then import the module rest. Without a record, only note passed fds.
 
-    SIGTERM raises SystemExit from then on, so that what was read is written first.
+    From then on SIGTERM raises SystemExit, so that frames that were read are written before the exit.
     """
     early.passed = passed_fds()
     if not any(name in early.passed for name in ("s0", "s1")):
@@ -93,10 +93,11 @@ def _forward(early: Early) -> None:
 
 
 def passed_fds() -> dict[str, int]:
-    """Return the fds that systemd passed, by name, close-on-exec, and take the variables out of the environment.
+    """Return the fds that systemd passed, by name, as close-on-exec, and remove the variables from the environment.
 
-    Sockets come as "control" and "fdpass", what was put into the fd store as it was named then. One without a name,
-    or with that of another, is called after its number: nobody takes it, and it is found when the rest is cleared.
+    The sockets have the names "control" and "fdpass"; fds from the fd store have the names under which they were
+    stored. An fd without a name, or with a name that is already in use, gets a name from its number: no code takes it,
+    and Memory.drop_rest() closes it.
     """
     pid, count, names = (os.environ.pop(key, "") for key in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     passed: dict[str, int] = {}
@@ -115,7 +116,7 @@ def passed_fds() -> dict[str, int]:
 
 
 def since_start_ms() -> float:
-    """Return the age of this process: exec is some 1 ms younger, and the kernel tells its birth in ticks of 10 ms."""
+    """Return the age of this process in ms: since fork, about 1 ms before exec; the kernel counts ticks of 10 ms."""
     with open("/proc/self/stat", encoding="ascii") as stat:  # noqa: PTH123 - pathlib takes 10 ms to import
         ticks = int(stat.read().rpartition(")")[2].split()[19])
     return round((time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")) * 1000, 1)

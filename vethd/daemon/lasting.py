@@ -1,4 +1,4 @@
-"""How pairs outlive the daemon: by systemd's fd store, by `persist = true`, or not at all; composed here."""
+"""Compose the means by which pairs outlive the daemon: systemd's fd store, `persist = true`, or none."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ log = structlog.get_logger()
 
 
 class Lasting:
-    """What a daemon does for its successor's sake. memory(), start(), close()."""
+    """Prepares the takeover by a successor. Call memory(), start() and close()."""
 
     def __init__(self, config: Config, notify: Notify) -> None:
-        """Say it where persist is asked for and ignored."""
+        """Take the config and the service manager; log a warning if persist is set and ignored."""
         self._file = Path(config.state_dir) / FILE
         self._notify = notify
         self._persist = config.persist and not notify.fd_store
         self._persistence: Persistence | None = None
         self._pins: Pins | None = None
         if config.persist and notify.fd_store:
-            log.warning("persist is ignored: systemd's fd store keeps the devices, and loses nothing")
+            log.warning("persist ignored: systemd's fd store already keeps the devices")
 
     async def memory(self, early: Early) -> Memory | None:
-        """Return the memory of pairs that outlive us, or that outlived another: persistent devices are attached to."""
+        """Return the memory for pairs that outlive a daemon, None if there are none; attaches to persistent devices."""
         if not any(name in early.passed for name in COPIES):
             early.passed |= await asyncio.to_thread(regain, self._file)
         if self._notify.fd_store or self._persist or early.passed:
@@ -42,7 +42,7 @@ class Lasting:
         return None
 
     async def start(self, manager: Manager, begun: asyncio.Task[None]) -> None:
-        """Look after the manager's pairs, once what the daemon begins with is done, and its predecessor has let go."""
+        """Manage the persistence of the manager's pairs, after begun: the daemon's first reconciliation."""
         await asyncio.wait((begun,))
         if begun.cancelled():
             return
@@ -55,17 +55,17 @@ class Lasting:
             await give_up(manager, self._file)
 
     async def pause(self) -> None:
-        """Leave file and persistence to a successor."""
+        """Stop changing the file and persistence, as a successor may now own them."""
         if self._persistence is not None:
             await self._persistence.pause()
 
     def resume(self) -> None:
-        """Have them again: there is none."""
+        """Continue after pause(), if no successor took over."""
         if self._persistence is not None:
             self._persistence.resume()
 
     async def close(self) -> None:
-        """Write everything down a last time; before the manager closes."""
+        """Write the file a last time; call before the manager closes."""
         if self._pins is not None:
             self._pins.close()
         if self._persistence is not None:

@@ -1,4 +1,4 @@
-"""Logging: structlog to stderr, for people on a terminal, as JSON for everything else."""
+"""Logging: structlog to stderr, as readable lines on a terminal, otherwise as JSON."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def set_up(level: int, log_format: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    # asyncio and aiohttp speak through logging: only what went wrong
+    # asyncio and aiohttp log through logging: show only their warnings and errors
     logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(message)s")

@@ -1,4 +1,4 @@
-"""Start `vethd`: forward first what a predecessor left, and only then import the rest. And end it without delay."""
+"""Start `vethd`: forward a predecessor's pairs, then import the rest of the daemon. At the end, exit without delay."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from vethd.daemon import early
 def main() -> None:
     """Run the command.
 
-    It ends without Python's own clearing up: that takes 0.1 s, in which frames would wait for the successor. What must
-    be closed in order has been by then, and what forwards still, where something failed, writes what it has read.
+    It exits without Python's own cleanup, which takes 0.1 s: frames would wait for the successor that long. All objects
+    that need an ordered close are closed by then. If an error left wires running, they write the frames that they have
+    read.
     """
     begun = early.Early()
     try:

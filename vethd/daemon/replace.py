@@ -1,10 +1,10 @@
-"""`vethd --replace`: a new daemon in the place of a running one, without anybody's frames, counters or calls lost.
+"""`vethd --replace`: replace a running daemon by a new one without losing frames, counters or requests.
 
-Theory of operation. The new one is ready for everything when it asks. The old one closes its doors (callers wait in the
-sockets' backlog), stops reading (frames wait in the devices), and gives everything away: nobody reads twice, nothing is
-reordered. The new one forwards at once, then adopts the pairs, opens the doors, confirms; the old one ends, and
-leaves sockets and lock where they are. Until it has heard the confirmation it is ready to go on: it makes sure that the
-new one is dead, as two must not read from one device, and is as if nothing had been.
+Theory of operation. The new daemon asks when it is ready to forward. The old daemon closes its doors (callers wait in
+the sockets' backlog), stops reading (frames wait in the devices), and passes all its fds. So no frame is read twice or
+reordered. The new daemon forwards at once, then adopts the pairs, opens the doors and confirms. The old daemon then
+ends and leaves the sockets and the lock in place. If the confirmation does not come, the old daemon kills the new one,
+as two daemons must not read from one device, and resumes as before.
 """
 
 from __future__ import annotations
@@ -47,12 +47,13 @@ _PEERCRED = struct.Struct("3i")
 
 
 async def take_over(config: Config, notify: Notify, early: Early) -> tuple[Early, Callable[[], None]]:
-    """Forward what the daemon that runs has given us, and return what tells it in the end that it may go.
+    """Take over the running daemon's pairs and forward them; also return the function that confirms the handover.
 
-    Where none runs, early is as it was, and nobody is told. Raises VethError, and then that one goes on.
+    If no daemon runs, returns early unchanged and a function that does nothing. Raises VethError, and then the running
+    daemon continues.
     """
     if notify.fd_store:
-        reason = "--replace is not for a service of systemd, which keeps the devices: use `systemctl restart`"
+        reason = "--replace is not for a systemd service, whose devices systemd keeps: use `systemctl restart`"
         raise VethError(errno.EOPNOTSUPP, "replace", reason=reason)
     loop = asyncio.get_running_loop()
     engine = pick_engine(config.engine, loop, config.workers, config.spin_us).engine
@@ -63,7 +64,7 @@ async def take_over(config: Config, notify: Notify, early: Early) -> tuple[Early
         raise
     if asked is None:
         engine.close()
-        log.info("no daemon runs here to be replaced", socket=config.socket)
+        log.info("no running daemon to replace", socket=config.socket)
         return early, lambda: None
     connection, fds = asked
     began = time.monotonic()
@@ -76,7 +77,7 @@ async def take_over(config: Config, notify: Notify, early: Early) -> tuple[Early
 
 
 class Giver:
-    """The old one's side."""
+    """The old daemon's side of a handover."""
 
     def __init__(
         self,
@@ -86,7 +87,7 @@ class Giver:
         busy: asyncio.Lock,
         stop: asyncio.Event,
     ) -> None:
-        """Give what manager has, when busy is free, and then set stop."""
+        """Give manager's pairs away when busy is free, and then set stop."""
         self.doors: Doors | None = None
         self._manager = manager
         self._sockets = sockets
@@ -96,23 +97,27 @@ class Giver:
         self._task: asyncio.Task[None] | None = None
 
     def asked(self, connection: socket.socket, caller: Caller, data: bytes) -> bool:
-        """Take up a request for a handover, which is told by True; its connection stays the caller's to close."""
+        """Handle a request for a handover and return True; False for other requests. The caller closes connection."""
         if not handover.is_asked(data):
             return False
         if caller.uid not in (0, os.geteuid()):
-            handover.refuse(connection, 403, VethError(errno.EPERM, "handover", reason="only root may replace vethd"))
+            handover.refuse(
+                connection,
+                403,
+                VethError(errno.EPERM, "handover", reason="only root and the daemon's own user may replace it"),
+            )
         elif self._manager.memory is not None and self._manager.memory.kept_elsewhere:
-            reason = "systemd keeps the devices of this daemon: `systemctl restart` replaces it"
+            reason = "systemd keeps this daemon's devices: use `systemctl restart`"
             handover.refuse(connection, 409, VethError(errno.EBUSY, "handover", reason=reason))
         elif self._stop.is_set() or (self._task is not None and not self._task.done()):
-            reason = "this daemon is ending, or another handover is under way"
+            reason = "the daemon is stopping, or another handover is in progress"
             handover.refuse(connection, 409, VethError(errno.EBUSY, "handover", reason=reason))
         else:
             self._task = asyncio.get_running_loop().create_task(self._give(connection.dup()))
         return True
 
     async def settled(self) -> None:
-        """Wait until no handover is under way."""
+        """Wait until no handover is in progress."""
         if self._task is not None:
             await self._task
 
@@ -126,11 +131,11 @@ class Giver:
                 peer.close()
 
     async def _give_to(self, connection: socket.socket, peer: _Peer) -> None:
-        assert self.doors is not None  # noqa: S101 - nobody can ask before they are open
+        assert self.doors is not None  # noqa: S101 - no request can arrive before they are open
         try:
             parcel = Parcel()
-        except OSError as error:  # no descriptors left
-            with suppress(OSError):  # nor anybody there any more
+        except OSError as error:  # no file descriptors left
+            with suppress(OSError):  # the new daemon may have hung up
                 handover.refuse(connection, 500, VethError(error.errno or errno.EMFILE, "handover"))
             return
         await self.doors.close()
@@ -143,7 +148,7 @@ class Giver:
         try:
             await asyncio.to_thread(handover.give, connection, self._sockets.fds() | parcel.fds)
         except VethError as error:
-            log.warning("not replaced, going on", by=peer.pid, reason=str(error))
+            log.warning("handover failed, resuming", by=peer.pid, reason=str(error))
             await asyncio.to_thread(peer.end)
             for link, kept in zip([link for _, pair in pairs for link in pair.links], names, strict=True):
                 link.kept = kept
@@ -164,32 +169,32 @@ class Giver:
 
 
 def _look(links: tuple[Link, Link]) -> tuple[Glance, Glance]:
-    """Put our filters in the place of the other daemon's, and see what it left; for a worker thread."""
+    """Attach our filters instead of the new daemon's, and read the devices' state; for a worker thread."""
     put_filters(*links)
     return glance(links[0].tap), glance(links[1].tap)
 
 
 class _Peer:
-    """The process that asked, known for sure by a pidfd."""
+    """The process that asked for the handover, held by a pidfd."""
 
     def __init__(self, connection: socket.socket) -> None:
         self.pid: int = _PEERCRED.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEERCRED.size))[
             0
         ]
         self._fd = -1
-        with suppress(OSError):  # dead already, or of another PID namespace
+        with suppress(OSError):  # dead already, or in another PID namespace
             self._fd = os.pidfd_open(self.pid)
 
     def end(self) -> None:
-        """See to it that it is dead: it has our devices' fds. Blocks."""
+        """Kill the process and wait for its end, as it holds our devices' fds. Blocks."""
         if self._fd < 0:
             return
-        with suppress(OSError):  # not ours to kill, or dead
+        with suppress(OSError):  # no permission, or dead already
             signal.pidfd_send_signal(self._fd, signal.SIGKILL)
         poller = select.poll()
         poller.register(self._fd, select.POLLIN)
         if not poller.poll(END_S * 1000):
-            log.warning("the other daemon does not end", pid=self.pid)
+            log.warning("the new daemon does not exit", pid=self.pid)
 
     def close(self) -> None:
         if self._fd >= 0:

@@ -1,4 +1,4 @@
-"""Composition: one engine, one manager, two doors, signals and systemd around them."""
+"""Compose the daemon: one engine, one manager, two doors, signal handlers and the systemd interface."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ log = structlog.get_logger()
 
 
 def need_machine() -> None:
-    """Check for /dev/net/tun and the capabilities. Raises VethError, ENODEV or EPERM, with what to do."""
+    """Check for /dev/net/tun and the capabilities. Raises VethError ENODEV or EPERM, with advice."""
     if not Path(DEV_NET_TUN).is_char_device():
-        reason = f"{DEV_NET_TUN} is missing: run `modprobe tun`, or give this container the device"
+        reason = f"{DEV_NET_TUN} is missing: run `modprobe tun`, or add the device to this container"
         raise VethError(errno.ENODEV, "start", reason=reason)
     missing = [check for check in capabilities() if not check.ok]
     if missing:
@@ -47,35 +47,35 @@ def need_machine() -> None:
 
 
 def raise_fd_limit() -> None:
-    """Take every fd that the hard limit allows: a pair needs two or more."""
+    """Raise the soft limit of fds to the hard limit: a pair needs two or more."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _policy(config: Config) -> Policy:
-    """Look the admin group up. Raises VethError EINVAL where one was asked for that there is not."""
+    """Look up the admin group. Raises VethError EINVAL if the config names a group that does not exist."""
     gid = None
     try:
         gid = grp.getgrnam(config.admin_group).gr_gid
     except KeyError:
         if config.admin_group not in ("", ADMIN_GROUP):
-            reason = f"admin_group: no group {config.admin_group!r}"
+            reason = f"admin_group: no such group: {config.admin_group!r}"
             raise VethError(errno.EINVAL, "start", reason=reason) from None
     return Policy(gid, config.quota)
 
 
 def tell_fallback(engine: EngineInfo) -> None:
-    """Log why "auto" did not take the engine that it would rather have, where it did not."""
+    """Log why "auto" did not take its preferred engine, if so."""
     if engine.fallback:
-        log.info("uring cannot run here: asyncio forwards", reason=engine.fallback)
+        log.info("engine uring unavailable, using asyncio", reason=engine.fallback)
 
 
 async def serve(config: Config, reread: Callable[[], Config] | None, early: Early, *, replace: bool) -> None:
-    """Run the daemon until SIGTERM or SIGINT; reread reads its config again, None where it has none.
+    """Run the daemon until SIGTERM or SIGINT; reread reads its config again, None if it has no config.
 
-    early is what forwards already; replace takes over from the daemon that runs. Raises VethError where it cannot
-    start.
+    early holds the pairs that already forward; replace takes over from a running daemon. Raises VethError if the daemon
+    cannot start.
     """
     need_machine()
     raise_fd_limit()
@@ -110,7 +110,7 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
             loop.add_signal_handler(signal.SIGHUP, reloader.on_signal)
             await stop.wait()
             if starting.done():
-                starting.result()  # what failed there is a fault of ours, and ends us with its traceback
+                starting.result()  # a failure there is a bug: it ends the daemon with its traceback
         finally:
             await giver.settled()
             notify.stopping()
@@ -129,11 +129,11 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
 def _on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # until there is something to reload
+    loop.add_signal_handler(signal.SIGHUP, lambda: None)  # ignored until the reloader exists
 
 
 def _engine(config: Config, early: Early, loop: asyncio.AbstractEventLoop) -> Picked:
-    """Return the engine that forwards already, where the config wants that one; else another."""
+    """Return the engine that already forwards, if the config asks for it; otherwise another."""
     picked = keep_or_pick(early.engine, config.engine, loop, config.workers, config.spin_us)
     if picked.engine is not early.engine:
         early.let_go()
@@ -142,7 +142,7 @@ def _engine(config: Config, early: Early, loop: asyncio.AbstractEventLoop) -> Pi
 
 async def _start(declared: Declared, config: Config, notify: Notify, manager: Manager, reloader: _Reloader) -> None:
     async with reloader.lock:
-        # a caller may have been faster, and had a newer one read
+        # a client may already have requested a reload, which read a newer config
         await declared.start((reloader.newest or config).pair)
         await reloader.look_again()
     notify.ready(_status(manager))
@@ -161,7 +161,7 @@ def _status(manager: Manager) -> str:
 
 
 class _Reloader:
-    """Reads the config again, on SIGHUP or by the API, one at a time."""
+    """Reads the config again on SIGHUP or by the API, one reload at a time."""
 
     def __init__(
         self,
@@ -177,17 +177,17 @@ class _Reloader:
         self._declared = declared
         self._notify = notify
         self.lock = asyncio.Lock()
-        self.newest: Config | None = None  # what was last read again
+        self.newest: Config | None = None  # the config of the last reload
         self.tasks: set[asyncio.Task[None]] = set()
 
     def on_signal(self) -> None:
-        """Reload, and log what came of it."""
+        """Reload, and log the result."""
         task = asyncio.get_running_loop().create_task(self._logged())
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
 
     async def reload(self) -> dict[str, int]:
-        """Reload. Raises ConfigError, and then everything is as it was."""
+        """Reload. Raises ConfigError, and then nothing has changed."""
         if self._reread is None:
             return {}
         async with self.lock:
@@ -201,9 +201,9 @@ class _Reloader:
         return result
 
     async def look_again(self) -> None:
-        """Take up what was written since the start read it; the lock is the caller's.
+        """Read the config again at the end of the start, and apply changes made meanwhile; the caller holds the lock.
 
-        A reload that systemd is asked for while it starts us is done, it says, with the start: it never asks us.
+        systemd considers a reload that is requested during the start as done with the start, and sends no SIGHUP.
         """
         if self._reread is None or not self._notify.fd_store:
             return
@@ -217,17 +217,17 @@ class _Reloader:
     async def _take(self, config: Config) -> dict[str, int]:
         result = await self._declared.reconcile(config.pair)
         self.newest = config
-        self._tune(config)  # last: what is refused before changes nothing here
+        self._tune(config)  # last, so that a refusal above changes no setting
         return result
 
     def _tune(self, config: Config) -> None:
-        """Take over what can be had without a restart, and say what cannot."""
+        """Apply the settings that need no restart, and log changed ones that do."""
         spins = self._manager.tuning.info().spin_us is not None
         spin_us = config.spin_us if spins else None
         self._manager.change_engine(EngineChange(spin_us=spin_us, gro=config.gro, ring=config.ring))
         for key in ("engine", "workers", "persist"):
             if (now := getattr(config, key)) != (then := getattr(self._started, key)):
-                log.warning("takes a restart", key=key, config=now, running=then)
+                log.warning("setting needs a restart", key=key, config=now, running=then)
 
     async def _logged(self) -> None:
         if self._reread is None:

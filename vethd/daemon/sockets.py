@@ -1,4 +1,4 @@
-"""The two listening sockets: systemd's, or our own, with a lock that lets one daemon live per path."""
+"""The two listening sockets: systemd's, or our own, with a lock that allows one daemon for each path."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from vethd.model.errors import VethError
 
 @dataclass
 class Sockets:
-    """Bound and listening. close() removes what we made; systemd's sockets stay."""
+    """Two bound, listening sockets. close() removes the files that we made; systemd's sockets stay."""
 
     control: socket.socket
     fdpass: socket.socket
@@ -25,16 +25,16 @@ class Sockets:
     _paths: tuple[str, ...] = ()
 
     def fds(self) -> dict[str, int]:
-        """Return what a successor is to have, by name."""
+        """Return the fds for a successor, by name."""
         lock = {"lock": self._lock} if self._lock >= 0 else {}
         return {"control": self.control.fileno(), "fdpass": self.fdpass.fileno()} | lock
 
     def leave(self) -> None:
-        """Leave files and lock to a successor, who has them, too: close() is to close our own descriptors alone."""
+        """Leave the files and the lock to a successor: close() then closes only our own descriptors."""
         self._paths = ()
 
     def close(self) -> None:
-        """Close both, and take our own away from the file system."""
+        """Close both sockets, and delete the files that we made."""
         self.control.close()
         self.fdpass.close()
         for path in self._paths:
@@ -46,13 +46,13 @@ class Sockets:
 
 
 def listen(path: str, mode: int, group: str | None, passed: dict[str, int]) -> Sockets:
-    """Return the sockets for path and path + ".fd": those passed under their names, which are taken, else new ones.
+    """Return the sockets for path and path + ".fd": those in passed, which are removed from it, otherwise new ones.
 
-    Raises VethError EADDRINUSE where another daemon serves path, or what binding answers.
+    Raises VethError EADDRINUSE if another daemon serves path, or the errno of bind().
     """
     given = {name: socket.socket(fileno=passed.pop(name)) for name in ("control", "fdpass") if name in passed}
     if {"control", "fdpass"} <= given.keys():
-        if "lock" in passed:  # a predecessor's, who made all three
+        if "lock" in passed:  # from a predecessor, which made all three
             return Sockets(given["control"], given["fdpass"], passed.pop("lock"), _files(path))
         return Sockets(given["control"], given["fdpass"])
     if "control" in given:
@@ -94,7 +94,7 @@ def _lock(path: str) -> int:
 
 
 def _remove_stale(path: str) -> None:
-    """Take away what a killed predecessor left: a socket, and nothing else."""
+    """Delete the socket that a killed predecessor left; a file of another type stays."""
     if Path(path).is_socket():
         Path(path).unlink()
 
@@ -103,7 +103,7 @@ def _bind(path: str, kind: socket.SocketKind, mode: int, group: str | None) -> s
     listener = socket.socket(socket.AF_UNIX, kind)
     bound = False
     try:
-        umask = os.umask(0o177)  # nobody else until mode and group are right
+        umask = os.umask(0o177)  # no access for other users until mode and group are set
         try:
             listener.bind(path)
             bound = True
@@ -116,7 +116,7 @@ def _bind(path: str, kind: socket.SocketKind, mode: int, group: str | None) -> s
         listener.setblocking(False)
     except KeyError as error:
         _unbind(listener, path if bound else None)
-        raise VethError(errno.EINVAL, "listen", reason=f"socket_group: no group {group!r}") from error
+        raise VethError(errno.EINVAL, "listen", reason=f"socket_group: no such group: {group!r}") from error
     except OSError as error:
         _unbind(listener, path if bound else None)
         raise VethError(error.errno or errno.EIO, "listen", reason=f"{path}: {error.strerror or error}") from error

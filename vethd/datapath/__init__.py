@@ -1,1 +1,1 @@
-"""Engines: what reads a frame from one TAP, judges it and writes it to the other."""
+"""Engines: they read each frame from one TAP, apply the verdict and write it to the other TAP."""

@@ -1,7 +1,7 @@
-"""What the native engine reads in a frame: the verdict of model.verdict, inlined, and the places in a header.
+"""The native engine's access to a frame: the verdict of model.verdict, inlined, and the offsets in a header.
 
-A frame is as a TAP's fd gives it: a virtio_net_hdr in native byte order, then Ethernet in network order. Every function is
-nogil and takes what it looks at as given: the caller has checked the length.
+A frame has the form that is read from a TAP's fd: a virtio_net_hdr in native byte order, then Ethernet in network byte order.
+Every function is nogil and relies on the caller to have checked the length of the data that it reads.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t
@@ -46,7 +46,7 @@ cdef enum:
     ETH_P_8021Q = 0x8100
     ETH_P_8021AD = 0x88A8
 
-cdef enum:  # model.drops.Drop; _uring.pyx compares them as it is imported
+cdef enum:  # model.drops.Drop; _uring.pyx compares them when it is imported
     FORWARD = -1
     NO_PEER
     PEER_DOWN
@@ -60,7 +60,7 @@ cdef enum:  # model.drops.Drop; _uring.pyx compares them as it is imported
 
 
 cdef inline bint acceptable(const uint8_t *vnet, uint32_t frame_len) noexcept nogil:
-    """Tell whether a TAP takes this header; model.vnet.acceptable()."""
+    """Return whether a TAP accepts this header; model.vnet.acceptable()."""
     cdef uint8_t kind = vnet[VNET_GSO_TYPE]
     cdef uint32_t csum_end
     if kind:
@@ -77,7 +77,7 @@ cdef inline bint acceptable(const uint8_t *vnet, uint32_t frame_len) noexcept no
 
 
 cdef inline int verdict(uint8_t *data, uint32_t length, uint32_t vnet_hdr_len, uint32_t limit, bint trust) noexcept nogil:
-    """Judge length bytes that came through an open gate: FORWARD (flags made what trust asks), or a drop."""
+    """Return the verdict on length bytes behind an open gate: FORWARD (trust may change the flags), or a drop."""
     cdef uint32_t frame_len
     cdef uint16_t ethertype
     if length < vnet_hdr_len:

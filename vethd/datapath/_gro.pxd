@@ -1,9 +1,9 @@
 """Coalescing in the native engine: the rules of model.gro, over buffers that have room behind their frame.
 
-Theory of operation. A Batch lives as long as one lane's share of one round. Every forwarded frame is offered to it: either
-its payload is copied behind the super-frame of its flow (a copy of cached bytes costs less than one more entry for the
-kernel to walk), or the frame goes its own way and may become the super-frame that others join. gro_end() completes the headers of those that
-grew. Lengths and checksums in the head's buffer are the first frame's until then.
+Theory of operation. A Batch covers one lane's share of one round. Every forwarded frame is offered to it. Either the frame's
+payload is copied behind the super-frame of its flow (a copy of cached bytes costs less than one more write for the kernel),
+or the frame stays in its own buffer and may become the super-frame that later frames join. gro_end() completes the headers of
+the super-frames that grew. Until then, lengths and checksums in the head's buffer are those of the first frame.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
@@ -27,15 +27,15 @@ cdef enum:
     UDP_CHECK = 6
 
 
-cdef struct Buffer:  # one frame, or what it has grown to
+cdef struct Buffer:  # one frame, or the super-frame that it has become
     uint8_t *data
     uint32_t length  # with the virtio_net_hdr
     uint32_t frames, frame_bytes  # as they were read; bytes without the virtio_net_hdr
     void *lane  # the Lane that it was read for
-    int32_t got  # what the read completed with
+    int32_t got  # the result of the read
 
 
-cdef struct Place:  # where things are in one frame; offsets from the Ethernet header
+cdef struct Place:  # the parts of one frame; offsets from the Ethernet header
     uint8_t version, protocol
     bint candidate
     uint32_t l4, payload, end
@@ -45,32 +45,32 @@ cdef struct Entry:  # an open super-frame
     Buffer *head
     Place place  # of the first frame
     bint open
-    uint32_t opened  # its number
+    uint32_t opened  # its number in the order of opening
     uint32_t hash, count, gso_size, next_seq
     uint16_t check, last_flags
 
 
 cdef struct Batch:
     uint32_t vnet_hdr_len
-    bint udp  # whether it may coalesce, too: see model.gro.coalesce()
-    uint32_t entries  # of flows, in use at any time
-    uint32_t opened  # how many super-frames were
+    bint udp  # whether datagrams may coalesce: see model.gro.coalesce()
+    uint32_t entries  # elements of flows that have been used
+    uint32_t opened  # number of super-frames opened so far
     Entry flows[FLOWS]
 
 
 cdef inline uint16_t folded(uint32_t total) noexcept nogil:
-    """Fold a sum of 16-bit words, end around."""
+    """Fold a sum of 16-bit words, with end-around carry."""
     total = (total & 0xFFFF) + (total >> 16)
     return <uint16_t>((total & 0xFFFF) + (total >> 16))
 
 
 cdef inline uint16_t moved(uint16_t check, uint32_t old, uint32_t new) noexcept nogil:
-    """Give the pseudo-header sum check once the length in it is new instead of old."""
+    """Return the pseudo-header sum check with the length new instead of old."""
     return folded(<uint32_t>check + (~old & 0xFFFF) + new)
 
 
 cdef inline uint16_t ip_checksum(const uint8_t *ip) noexcept nogil:
-    """Compute the checksum of a 20-byte IPv4 header, whatever its own says."""
+    """Return the checksum of a 20-byte IPv4 header, regardless of the value in its checksum field."""
     cdef uint32_t total = 0
     cdef int i
     for i in range(0, 20, 2):
@@ -80,7 +80,7 @@ cdef inline uint16_t ip_checksum(const uint8_t *ip) noexcept nogil:
 
 
 cdef inline bint find_place(const uint8_t *vnet, uint32_t vnet_hdr_len, uint32_t frame_len, Place *place) noexcept nogil:
-    """Tell a frame's flow and whether it may join or be joined; False where it is of no flow."""
+    """Find a frame's flow, and whether it may join or be joined; False if it has no flow."""
     cdef const uint8_t *eth = vnet + vnet_hdr_len
     cdef const uint8_t *ip = eth + ETH_HLEN
     cdef const uint8_t *l4
@@ -124,10 +124,10 @@ cdef inline bint find_place(const uint8_t *vnet, uint32_t vnet_hdr_len, uint32_t
 
 
 cdef inline uint32_t flow_hash(const uint8_t *eth, const Place *place) noexcept nogil:
-    """Mix what names a flow; equal flows, equal hashes."""
+    """Hash the values that identify a flow; equal flows have equal hashes."""
     cdef const uint8_t *ip = eth + ETH_HLEN
     cdef uint32_t mixed = be32(eth + place.l4) * <uint32_t>0x9E3779B1  # the golden ratio's bits spread the ports
-    cdef uint32_t source = 12 if place.version == 4 else 20  # of IPv6 the last words of both addresses
+    cdef uint32_t source = 12 if place.version == 4 else 20  # for IPv6, the last words of both addresses
     cdef uint32_t target = 16 if place.version == 4 else 36
     return mixed ^ be32(ip + source) ^ (be32(ip + target) * <uint32_t>5) ^ <uint32_t>place.protocol
 
@@ -143,7 +143,7 @@ cdef inline bint same_flow(const uint8_t *one, const uint8_t *two, const Place *
 
 
 cdef inline bint joins(Batch *batch, const Entry *entry, const uint8_t *vnet, const Place *place) noexcept nogil:
-    """Tell whether a candidate of the entry's flow continues it."""
+    """Return whether a candidate of the entry's flow continues the super-frame."""
     cdef uint32_t vnet_hdr_len = batch.vnet_hdr_len
     cdef const uint8_t *head = entry.head.data + vnet_hdr_len
     cdef const uint8_t *eth = vnet + vnet_hdr_len
@@ -180,7 +180,7 @@ cdef inline bint joins(Batch *batch, const Entry *entry, const uint8_t *vnet, co
 
 
 cdef inline void gro_close(Batch *batch, Entry *entry) noexcept nogil:
-    """Let nothing more join an entry; where something has, make its headers those of a super-frame."""
+    """Close an entry: no frame may join it any more. If frames have joined, set the headers of a super-frame."""
     cdef uint8_t *vnet = entry.head.data
     cdef uint8_t *ip = vnet + batch.vnet_hdr_len + ETH_HLEN
     cdef uint8_t *l4 = vnet + batch.vnet_hdr_len + entry.place.l4
@@ -207,7 +207,7 @@ cdef inline void gro_close(Batch *batch, Entry *entry) noexcept nogil:
 
 
 cdef inline Entry *gro_place(Batch *batch) noexcept nogil:
-    """Give a free entry; where there is none, the one that was opened first is closed for it."""
+    """Return a free entry; if there is none, close the entry that was opened first and return it."""
     cdef Entry *found = &batch.flows[0]
     cdef uint32_t i
     for i in range(batch.entries):
@@ -223,12 +223,12 @@ cdef inline Entry *gro_place(Batch *batch) noexcept nogil:
 
 
 cdef inline void gro_begin(Batch *batch, uint32_t vnet_hdr_len, bint udp) noexcept nogil:
-    """Begin a batch; udp: of UDP, too."""
+    """Begin a batch; udp: datagrams coalesce as well."""
     batch.vnet_hdr_len, batch.udp, batch.entries, batch.opened = vnet_hdr_len, udp, 0, 0
 
 
 cdef inline void gro_end(Batch *batch) noexcept nogil:
-    """Close all that is open: a barrier, and the batch's end."""
+    """Close all open entries, at a barrier or at the batch's end."""
     cdef uint32_t i
     for i in range(batch.entries):
         if batch.flows[i].open:
@@ -237,14 +237,14 @@ cdef inline void gro_end(Batch *batch) noexcept nogil:
 
 
 cdef inline bint gro_offer(Batch *batch, Buffer *buffer) noexcept nogil:
-    """Offer the next frame of the batch: True where another took its bytes, and the buffer is free again."""
+    """Offer the next frame of the batch: True if a super-frame took its bytes, so that its buffer is free again."""
     cdef uint32_t vnet_hdr_len = batch.vnet_hdr_len, i, hashed, size
     cdef uint8_t *eth = buffer.data + vnet_hdr_len
     cdef uint8_t flags = 0
     cdef Entry *entry
     cdef Place place
     if not find_place(buffer.data, vnet_hdr_len, buffer.length - vnet_hdr_len, &place):
-        gro_end(batch)  # it may be of any flow: none may overtake it
+        gro_end(batch)  # it may belong to any flow: no frame may overtake it
         return False
     if place.protocol == UDP and not batch.udp:
         place.candidate = False

@@ -1,16 +1,16 @@
-"""What tests compare with model.verdict and model.gro: the engine's own functions, a call at a time."""
+"""The engine's own functions as single calls, which tests compare with model.verdict and model.gro."""
 
 def verdict(bytes data, int vnet_hdr_len, int limit, bint trust):
-    """Judge one frame behind an open gate: (drop or -1, the bytes as they would be written). For tests."""
+    """Return the verdict on one frame behind an open gate: (drop or -1, the bytes that would be written). For tests."""
     copy = PyBytes_FromStringAndSize(PyBytes_AS_STRING(data), len(data))
     cdef int drop = frame_verdict(<uint8_t *>PyBytes_AS_STRING(copy), len(data), vnet_hdr_len, limit, trust)
     return drop, copy
 
 
 def coalesce(list batch, int vnet_hdr_len, bint udp=True):
-    """Coalesce frames that are to be forwarded: [(bytes, frames)]. For tests: model.gro.coalesce() is what it must equal."""
+    """Coalesce frames that are to be forwarded: [(bytes, frames)]. For tests: the result must equal model.gro.coalesce()."""
     if any([not isinstance(data, bytes) or len(data) > FRAME_MAX for data in batch]):
-        raise ValueError(f"frames are bytes, at most {FRAME_MAX}")
+        raise ValueError(f"a frame must be a bytes object of at most {FRAME_MAX} bytes")
     cdef uint32_t count = len(batch), i
     cdef Buffer *buffers = <Buffer *>calloc(max(1, count), sizeof(Buffer))
     cdef uint8_t *memory = <uint8_t *>calloc(max(1, count), FRAME_MAX)

@@ -1,16 +1,16 @@
 """The reference engine: pure Python on the event loop.
 
-Theory of operation. One add_reader per TAP queue. A wake-up reads a batch, up to BATCH frames or BATCH_BYTES, each into
-a buffer of its own, judges it, and writes what passed: read all, then write all, which is a third faster than by turns.
-A batch that is full leaves the rest to the next wake-up (the loop is level-triggered), so that one pair at full
-speed delays another by one batch at most. Writes complete inline and in order, so order within a direction is never
-broken; buffers are the engine's, shared by all wires, and free again before the callback returns.
+Theory of operation. Each TAP queue has one add_reader. A wake-up reads a batch, up to BATCH frames or BATCH_BYTES, each
+frame into a buffer of its own, judges the frames, and writes those that pass. To read all and then write all is a third
+faster than to alternate. A full batch leaves the rest to the next wake-up (the loop is level-triggered), so one pair at
+full speed delays another by at most one batch. Writes complete inline and in order, so order within a direction is
+never broken. The buffers belong to the engine, are shared by all wires, and are free again before the callback returns.
 
-A write's error is that frame's: it is counted, and the batch goes on. Only a read's EAGAIN means dry. A device that is
-gone answers EBADFD: its reader is taken away, or a level-triggered loop would spin.
+A write error concerns one frame: it is counted, and the batch continues. Only EAGAIN of a read means dry. A device that
+is gone returns EBADFD: its reader is removed, otherwise a level-triggered loop would spin.
 
-Reads and writes are those of io.FileIO: they cost less than os.readv() and os.write(), and tell EAGAIN, with which
-every wake-up ends, by None instead of an exception.
+Reads and writes are those of io.FileIO: they cost less than os.readv() and os.write(), and return None for EAGAIN, with
+which every wake-up ends, instead of raising an exception.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from vethd.model.vnet import F_DATA_VALID, FIELDS, GSO_NONE, acceptable
 BATCH = 64
 BATCH_BYTES = 192 << 10  # three super-frames: one direction's turn stays under 0.2 ms
 FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, the longest IP packet
-_DRAIN_BATCHES = 16  # what dry() reads at most: a default ring of 1,000 frames
+_DRAIN_BATCHES = 16  # the most that dry() reads: a default ring of 1,000 frames
 
 _RUNT = int(Drop.RUNT)
 _OVERSIZE = int(Drop.OVERSIZE)
@@ -38,14 +38,14 @@ _BAD_VNET_HEADER = int(Drop.BAD_VNET_HEADER)
 _WRITE_ERROR = int(Drop.WRITE_ERROR)
 _PEER_DOWN = int(Drop.PEER_DOWN)
 _NO_PEER = int(Drop.NO_PEER)
-_DEAD = (errno.EBADFD, errno.EBADF, errno.EFAULT)  # EFAULT: tun_ring_recv(), of a device that is just going
+_DEAD = (errno.EBADFD, errno.EBADF, errno.EFAULT)  # EFAULT: tun_ring_recv(), during a device's deletion
 
 Readinto = Callable[[bytearray], int | None]  # None: nothing to read
 Write = Callable[[bytes | memoryview], int | None]  # None: no room
 
 
 class _Buffers:
-    """BATCH frame buffers, shared by every direction: the loop runs one at a time."""
+    """BATCH frame buffers, shared by every direction: the loop runs one direction at a time."""
 
     def __init__(self) -> None:
         self.whole = [bytearray(FRAME_MAX) for _ in range(BATCH)]
@@ -53,7 +53,7 @@ class _Buffers:
 
 
 class _Direction:
-    """What one side sends: its queues' readers, its verdict, its counters."""
+    """The frames that one side sends: the reader of its queues, the verdict, the counters."""
 
     def __init__(self, buffers: _Buffers, vnet_hdr_len: int, gate: Drop | None, dead: Callable[[], None]) -> None:
         self.buffers = buffers
@@ -72,7 +72,7 @@ class _Direction:
         self.gro = Coalescer(self.buffers.whole, self.buffers.views, self.vnet_hdr_len, udp=udp) if gro else None
 
     def pump(self, readinto: Readinto, write: Write) -> bool:
-        """Move one batch; return whether its source was dry. The loop's callback: must not raise."""
+        """Read and write one batch; return whether its source was dry. The loop's callback: must not raise."""
         lengths: list[int] = []
         budget = BATCH_BYTES
         dry = False
@@ -118,14 +118,14 @@ class _Direction:
         self.forwarded_bytes += forwarded_bytes
 
     def _passed(self, lengths: list[int]) -> Iterator[tuple[memoryview, int, int]]:
-        """Yield what passes the verdict: data, 1 for one frame, and its bytes."""
+        """Yield each frame that passes the verdict: its data, 1 for one frame, and its length in bytes."""
         buffers = self.buffers
         for buffer, view, length in zip(buffers.whole, buffers.views, lengths, strict=False):
             if not self._refused(buffer, length):
                 yield view[:length], 1, length - self.vnet_hdr_len
 
     def _merged(self, lengths: list[int], gro: Coalescer) -> Iterator[tuple[bytes | memoryview, int, int]]:
-        """Return what passes the verdict, coalesced: data, how many frames it is, and their bytes."""
+        """Return the frames that pass the verdict, coalesced: data, number of frames, and their length in bytes."""
         gro.begin(lengths, self.limit)
         number = gro.follow(0)
         while number < len(lengths):
@@ -135,13 +135,13 @@ class _Direction:
         return gro.written()
 
     def _refused(self, buffer: bytearray, length: int) -> bool:
-        """Judge a frame; count it if it is dropped. The verdict of model.verdict, but for the gate."""
+        """Return whether model.verdict, without the gate, drops a frame; count the frame if so."""
         vnet_hdr_len = self.vnet_hdr_len
         if length < ETH_HLEN + vnet_hdr_len:
             self.drops[_RUNT if length >= vnet_hdr_len else _BAD_VNET_HEADER] += 1
             return True
         flags, gso_type, hdr_len, _, csum_start, csum_offset = FIELDS.unpack_from(buffer)
-        # nearly every header is one that needs no second look
+        # almost no header needs the full check
         odd = gso_type or hdr_len or (flags and csum_start + csum_offset + 2 > length - vnet_hdr_len)
         if odd and not acceptable(buffer, length - vnet_hdr_len):
             self.drops[_BAD_VNET_HEADER] += 1
@@ -155,17 +155,17 @@ class _Direction:
         return False
 
     def _forgiven(self, buffer: bytearray, length: int) -> bool:
-        """Return whether only the outer VLAN tag is too much; see model.verdict."""
+        """Return whether the frame exceeds the limit only by its outer VLAN tag; see model.verdict."""
         at = self.vnet_hdr_len + 12
         tagged = buffer[at : at + 2] in (ETH_P_8021Q, ETH_P_8021AD)
         return tagged and length <= self.limit + self.vnet_hdr_len + VLAN_HLEN
 
     def _failed(self, code: int, frames: int) -> None:
-        """Count the frames of a write that failed, for what the errno says."""
+        """Count the frames of a failed write, under the drop reason that the errno means."""
         if code == errno.EIO:
             self.drops[_PEER_DOWN] += frames  # tun_get_user(): the device is not IFF_UP
         elif code == errno.EINVAL:
-            self.drops[_BAD_VNET_HEADER] += frames  # the kernel's own opinion of the header
+            self.drops[_BAD_VNET_HEADER] += frames  # the kernel refused the header
         elif code in _DEAD:
             self.drops[_NO_PEER] += frames
         else:
@@ -225,7 +225,7 @@ class AsyncioWire:
             direction.set_gro(gro=gro, udp=udp)
 
     def counters(self, side: int) -> Counters:
-        """See Wire. Nothing is ever in flight between two callbacks of the loop."""
+        """See Wire. No frame is in flight between two callbacks of the loop."""
         d = self._directions[side]
         return Counters(d.read, d.read_bytes, d.forwarded, d.forwarded_bytes, 0, tuple(d.drops), dict(d.write_errors))
 
@@ -252,7 +252,7 @@ class AsyncioWire:
             self._loop.call_soon(self._tell, side)
 
     def _tell(self, side: int) -> None:
-        if self._fds[side]:  # else closed meanwhile
+        if self._fds[side]:  # otherwise the wire was closed meanwhile
             self._died(side)
 
     def _stop_reading(self, side: int) -> None:
@@ -261,12 +261,12 @@ class AsyncioWire:
 
 
 def _channels(sources: Sequence[FileIO], sinks: Sequence[FileIO]) -> list[tuple[Readinto, Write]]:
-    """Pair every queue of one end with one of the other: a flow stays on one, whatever their numbers."""
+    """Pair every queue of one end with one of the other, so that a flow stays on one, for any numbers of queues."""
     return [(source.readinto, sinks[index % len(sinks)].write) for index, source in enumerate(sources)]
 
 
 class AsyncioEngine:
-    """The Engine that is always there."""
+    """The Engine that is always available."""
 
     name = "asyncio"
 
@@ -289,7 +289,7 @@ class AsyncioEngine:
         return wire
 
     def forget(self, wire: AsyncioWire) -> None:
-        """Take a closed wire off the list."""
+        """Remove a closed wire."""
         self._wires.discard(wire)
 
     def close(self) -> None:

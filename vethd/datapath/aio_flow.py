@@ -1,4 +1,4 @@
-"""Headers as numbers: what the asyncio engine knows of a flow, and what it makes of its segments. See aio_gro."""
+"""Headers as numbers: the asyncio engine's state of a flow, and the super-frames of its segments. See aio_gro."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from vethd.model.gro import SUPER_MAX, UDP_SEGMENTS_MAX, adjusted
 from vethd.model.verdict import ETH_HLEN
 from vethd.model.vnet import F_NEEDS_CSUM, FIELDS, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_LEN
 
-CANDIDATE = bytes((F_NEEDS_CSUM, GSO_NONE))  # what the virtio_net_hdr begins with of what may coalesce
-NONE = -1  # no header's number
+CANDIDATE = bytes((F_NEEDS_CSUM, GSO_NONE))  # the first bytes of a candidate's virtio_net_hdr
+NONE = -1  # not the number of any header
 
 _IPV4, _IPV6 = 0x0800, 0x86DD
 _TCP, _UDP = 6, 17
 _ACK, _PSH = 0x10, 0x08
-_L4_IPV4, _L4_IPV6 = 34, 54  # where UDP's or TCP's header begins in a frame without IP options or extensions
-_FRAGMENT = 0x3FFF  # of IPv4's fragment field: MF and the offset
+_L4_IPV4, _L4_IPV6 = 34, 54  # offset of the UDP or TCP header in a frame without IP options or extensions
+_FRAGMENT = 0x3FFF  # in IPv4's fragment field: MF and the offset
 _ID_UP_CHECK_DOWN = (1 << 48) - 1  # the id ends 6 bytes before the checksum
 
-# from Ethernet on; the last is the addresses and ports
+# from the Ethernet header on; the last value is addresses and ports
 _ipv4 = struct.Struct("!B11xHBxHHHxBH12s").unpack_from  # MAC, type, version, length, id, fragment, protocol, checksum
 _ipv6 = struct.Struct("!B11xHBx2xHBx36s").unpack_from  # MAC, type, version, length, protocol
 _csum = struct.Struct("=HH").unpack_from  # csum_start, csum_offset
@@ -27,11 +27,11 @@ _u16 = struct.Struct("!H").unpack_from
 _number = int.from_bytes
 
 Key = tuple[int, bytes]  # protocol; addresses and ports
-Parsed = tuple[Key, int, int, bool]  # of which flow; where UDP or TCP begins; where the payload; with PSH
+Parsed = tuple[Key, int, int, bool]  # flow; offset of UDP or TCP; offset of the payload; whether PSH is set
 
 
 class Flow:
-    """What the segments of a flow have in common that are of one size, and which comes next.
+    """The common properties of a flow's segments of one size, and the header that is expected next.
 
     Positions count from the virtio_net_hdr; the *_at count bits from the number's end.
     """
@@ -40,10 +40,10 @@ class Flow:
         "capacity", "end", "expected", "gso_size", "ip_at", "ipv4", "key", "l4", "l4_at", "length", "now", "psh",
         "room", "same", "step", "tcp", "vnet", "wraps",
     )  # fmt: skip
-    now: Super  # what was opened last; it takes full segments as long as there is room
+    now: Super  # the super-frame that was opened last; it takes full segments while there is room
 
     def __init__(self, vnet: int, length: int, parsed: Parsed) -> None:
-        """Begin with a candidate of length bytes; nothing is expected before wait()."""
+        """Start with a candidate of length bytes; nothing is expected before wait()."""
         self.key, self.l4, self.end, _ = parsed
         self.vnet = vnet
         self.length = length
@@ -53,7 +53,7 @@ class Flow:
         self.tcp = self.key[0] == _TCP
         self.ipv4 = self.l4 == vnet + _L4_IPV4
         self.step = _ID_UP_CHECK_DOWN << self.ip_at - 208 if self.ipv4 else 0
-        self.capacity = (SUPER_MAX - length + vnet) // self.gso_size  # full segments behind the first
+        self.capacity = (SUPER_MAX - length + vnet) // self.gso_size  # full segments after the first
         if self.tcp:
             self.step += self.gso_size << self.l4_at - 64
         elif self.capacity >= UDP_SEGMENTS_MAX:
@@ -61,10 +61,10 @@ class Flow:
         self.psh = _PSH << self.l4_at - 112 if self.tcp else 0
         self.room = self.wraps = 0
         self.expected = NONE
-        self.same = NONE  # the header that two of its segments in a row had, as where the id is always 0
+        self.same = NONE  # the header that two consecutive segments had, e.g. because the id is always 0
 
     def wait(self, header: int) -> None:
-        """Expect the full segment behind that one, and know how many can come before something wraps around."""
+        """Expect the full segment after this header, and compute how many can come before a field wraps around."""
         self.wraps = 0xFFFFFFFF
         if self.tcp:
             self.wraps = (0xFFFFFFFF - (header >> self.l4_at - 64 & 0xFFFFFFFF)) // self.gso_size
@@ -74,7 +74,7 @@ class Flow:
         self.expected = header + self.step if self.wraps else NONE
 
     def run(self, whole: Sequence[bytearray], lengths: Sequence[int], number: int) -> int:
-        """Take full segments from frame number on; return the first that is none, or finds no room."""
+        """Take full segments from frame number on; return the first frame that is not one, or has no room."""
         length, end, expected, step = self.length, self.end, self.expected, self.step
         stop = min(number + min(self.room, self.wraps), len(lengths))
         at = number
@@ -89,12 +89,12 @@ class Flow:
 
 
 class Super:
-    """A super-frame: the numbers of its frames."""
+    """A super-frame, as the numbers of its frames in the batch."""
 
     __slots__ = ("first", "flow", "last", "members", "push")
 
     def __init__(self, flow: Flow, header: int, number: int) -> None:
-        """Begin with frame number, a full segment."""
+        """Start with frame number, a full segment."""
         self.flow = flow
         self.first = header
         self.members = [number]
@@ -106,12 +106,12 @@ class Super:
         flow, count = self.flow, len(self.members)
         at = flow.ip_at - 160
         if flow.ipv4 and header >> at & 0xFFFF != (self.first >> at) + count & 0xFFFF:
-            return False  # the id, which is another in most that are not next
+            return False  # the id: it differs in most frames that are not the next segment
         if size > flow.gso_size or flow.end - flow.vnet + count * flow.gso_size + size > SUPER_MAX:
             return False
         if count == UDP_SEGMENTS_MAX and not flow.tcp:
             return False
-        # hdr_len and gso_size, at 2 in the virtio_net_hdr, mean nothing without GSO
+        # hdr_len and gso_size, at offset 2 in the virtio_net_hdr, mean nothing without GSO
         if (header ^ self._header(count, size, push=push)) & ~(0xFFFFFFFF << 8 * (flow.end - 6)):
             return False
         self.members.append(number)
@@ -120,7 +120,7 @@ class Super:
         return True
 
     def packed(self, views: Sequence[memoryview]) -> tuple[bytes | memoryview, int, int]:
-        """Return what to write, how many frames it is, and how many bytes those had without a virtio_net_hdr."""
+        """Return the data to write, how many frames it is, and their length in bytes without a virtio_net_hdr."""
         flow, members = self.flow, self.members
         vnet, end, full = flow.vnet, flow.end, flow.length
         count = len(members)
@@ -135,7 +135,7 @@ class Super:
         return b"".join((fields, header[HDR_LEN:], *parts)), count, count * (end - vnet) + payload
 
     def _header(self, nth: int, size: int, *, push: bool) -> int:
-        """Return the header of the nth segment with a payload of size bytes; 0 and all of it: the super-frame's."""
+        """Return the header of the nth segment with a payload of size bytes; of 0 and all bytes: the super-frame's."""
         flow = self.flow
         first = header = self.first
         grown = size - flow.gso_size
@@ -143,7 +143,7 @@ class Super:
         if flow.ipv4:
             ip_id, check = first >> ip - 160 & 0xFFFF, first >> ip - 208 & 0xFFFF
             up = (ip_id + nth & 0xFFFF) - ip_id
-            down = (check - up - grown) % 0xFFFF - check  # of a sum in one's complement, and of the two zeros 0
+            down = (check - up - grown) % 0xFFFF - check  # in one's complement; of its two zeros, 0
             header += (grown << ip - 144) + (up << ip - 160) + (down << ip - 208)
         else:
             header += grown << ip - 160
@@ -159,12 +159,12 @@ class Super:
 
 
 def parsed(buffer: bytearray, vnet: int, length: int) -> Parsed | None:
-    """Take a frame apart; None where it has no flow. Where it is no candidate, its payload begins nowhere: at 0."""
+    """Split a frame; None if it has no flow. If it is not a candidate, the offset of its payload is 0."""
     ipv4 = buffer[vnet + 12] == _IPV4 >> 8
     check = end = 0
     if ipv4:
         mac, ethertype, version, total, _, fragment, proto, check, ports = _ipv4(buffer, vnet)
-        l4, begin = vnet + _L4_IPV4, vnet + ETH_HLEN  # begin: of what IP's length counts
+        l4, begin = vnet + _L4_IPV4, vnet + ETH_HLEN  # begin: start of the bytes that IP's length counts
         if ethertype != _IPV4 or version != 0x45 or fragment & _FRAGMENT:
             return None
     else:
@@ -176,14 +176,14 @@ def parsed(buffer: bytearray, vnet: int, length: int) -> Parsed | None:
         return None
     if total == length - begin and not mac & 1 and buffer.startswith(CANDIDATE):
         end = _payload(buffer, vnet, l4, length, proto)
-        # a sum in one's complement is a remainder: right is 0, and of the two zeros the kernel writes 0
+        # a sum in one's complement is a remainder: 0 is correct, and of its two zeros the kernel writes 0
         if end and ipv4 and (check == 0xFFFF or _number(buffer[begin:l4], "big") % 0xFFFF):
             end = 0
     return (proto, ports), l4, end, proto == _TCP and bool(buffer[l4 + 13] & _PSH)
 
 
 def _payload(buffer: bytearray, vnet: int, l4: int, length: int, proto: int) -> int:
-    """Return where the payload begins of UDP or TCP that may coalesce, 0 where it may not."""
+    """Return the offset of the payload of a UDP or TCP packet that may coalesce, 0 if it may not."""
     if proto == _UDP:
         fine = _csum(buffer, 6) == (l4 - vnet, 6) and length > l4 + 8 and _u16(buffer, l4 + 4)[0] == length - l4
         return l4 + 8 if fine else 0

@@ -1,17 +1,17 @@
 """Coalescing in the asyncio engine: model.gro over buffers that stay where they were read.
 
-Theory of operation. What costs in Python is to take a header apart, so most are looked at whole: as one big integer,
-from the virtio_net_hdr to the end of UDP or TCP. From one full segment of a flow to the next it grows by a constant:
-the IP id is one more, the IP checksum one less, the sequence number one payload more. So a flow is found by the
-number that its next segment must have (Coalescer.known), at the price of a conversion and a look-up, and a run of
-them costs a conversion, a comparison and an addition each. That number says all: that the frame is a candidate, that
-it goes on with its flow, and that its verdict is that of the segment before. It is as good in the next batch, where
-it opens; and some steps on, where the sender's queue dropped what was between. Where the id wraps around or the
-checksum passes 0 the step is another: Flow.wraps ends it before that.
+Theory of operation. In Python it is expensive to split a header. So most headers are compared as a whole: as one big
+integer, from the virtio_net_hdr to the end of UDP or TCP. From one full segment of a flow to the next, this number
+grows by a constant: the IP id is one more, the IP checksum one less, the sequence number one payload more. So a flow is
+found by the number that its next segment must have (Coalescer.known), which costs a conversion and a look-up; in a run
+of segments, each costs a conversion, a comparison and an addition. The number proves that the frame is a candidate,
+that it continues its flow, and that its verdict is that of the segment before. It is also valid in the next batch,
+where it opens a super-frame, and some steps later, if the sender's queue dropped the segments in between. If the id
+wraps around or the checksum passes 0, the step is different: Flow.wraps ends the run before that.
 
-The long way is for all else. It takes the frame apart (parsed()), computes the number that the header of the flow's
-next segment would have in its place, short or with PSH, and compares. The super-frame's header is such a number, too.
-Payloads are touched by nothing but the one join that makes what is written.
+All other frames are split (parsed()): the number that the header of the flow's next segment would have in this place,
+short or with PSH, is computed and compared. The super-frame's header is such a number as well. Payloads are copied only
+by the one join that makes the data to write.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from collections.abc import Iterator, Sequence
 from vethd.datapath.aio_flow import CANDIDATE, NONE, Flow, Key, Parsed, Super, parsed
 from vethd.model.gro import FLOWS, SUPER_MAX
 
-_REMEMBERED = 64  # flows from earlier batches; some 75 KB
-_ENDS = 4  # lengths of headers that are tried; every one costs 0.2 us where nothing is known
+_REMEMBERED = 64  # flows kept from earlier batches; some 75 KB
+_ENDS = 4  # header lengths that are tried; each costs 0.2 us if no flow is found
 _UDP = 17
 _HEADERS_MAX = 24 + 14 + 40 + 60  # virtio_net_hdr, Ethernet, IPv6, TCP with all options
-_TWO_MAX = SUPER_MAX + 24 + _HEADERS_MAX  # as they are read, of two frames that may become one
+_TWO_MAX = SUPER_MAX + 24 + _HEADERS_MAX  # bytes, as read, of two frames that may become one
 
 _number = int.from_bytes
 
 
 def strangers(lengths: Sequence[int]) -> bool:
-    """Tell at a glance that no two frames of a batch can become one: there is but one, or they are all too long."""
+    """Return whether it is obvious that no two frames of a batch can become one: there is one, or all are too long."""
     count = len(lengths)
     return count == 1 or (sum(lengths) > count * (_TWO_MAX // 2) and sum(sorted(lengths)[:2]) > _TWO_MAX)
 
 
 class Coalescer:
-    """A direction's flows, and the batch that goes through them."""
+    """A direction's flows, and the current batch."""
 
     def __init__(
         self, whole: Sequence[bytearray], views: Sequence[memoryview], vnet_hdr_len: int, *, udp: bool
     ) -> None:
-        """Read frames from these buffers, which views are of; udp: datagrams coalesce, too."""
+        """Read frames from the buffers whole, of which views are the memoryviews; udp: datagrams coalesce as well."""
         self.whole = whole
         self.views = views
         self.vnet = vnet_hdr_len
@@ -50,14 +50,14 @@ class Coalescer:
         self.lengths: Sequence[int] = ()
         self.limit = 0
         self.flows: dict[Key, Flow] = {}
-        self.known: dict[int, Flow] = {}  # by the headers that they expect
-        self.ends: list[int] = []  # how long those headers are
-        self.table: dict[Key, Flow] = {}  # what is open, in the order of opening
+        self.known: dict[int, Flow] = {}  # by expected header
+        self.ends: list[int] = []  # lengths of those headers
+        self.table: dict[Key, Flow] = {}  # the open flows, in the order of opening
         self.out: list[memoryview | Super] = []
         self.last: Flow | None = None
 
     def begin(self, lengths: Sequence[int], limit: int) -> None:
-        """Begin with a batch: the first lengths[n] bytes of the buffers. What limit passed is known for that alone."""
+        """Start a batch: the first lengths[n] bytes of the buffers. Known flows are valid only for the same limit."""
         self.lengths = lengths
         self.out = []
         self._close_all()
@@ -69,9 +69,9 @@ class Coalescer:
             self.last = None
 
     def follow(self, number: int) -> int:
-        """Take frames from number on as long as their headers tell all; return the first that is not taken.
+        """Take frames from number on while their headers are expected; return the first frame that is not taken.
 
-        What is taken here passes the verdict, as what it follows did.
+        A frame that is taken here passes the verdict, as the segment before it did.
         """
         whole, lengths, known, ends, last = self.whole, self.lengths, self.known, self.ends, self.last
         stop = len(lengths)
@@ -86,9 +86,9 @@ class Coalescer:
                 if header != flow.expected:
                     if header != flow.now.first or len(flow.now.members) > 1:
                         continue
-                    self._open(flow, header, number)  # the same once more is no next one
+                    self._open(flow, header, number)  # the same header again is not the next one
                     number += 1
-                elif flow.room and flow is last:  # a run, likely
+                elif flow.room and flow is last:  # probably a run
                     del known[header]
                     number = flow.run(whole, lengths, number)
                     known[flow.expected] = flow
@@ -114,7 +114,7 @@ class Coalescer:
         """Take frame number, which passed the verdict."""
         buffer = self.whole[number]
         length = self.lengths[number]
-        # where nothing is open there is nothing to close
+        # if nothing is open, there is nothing to close
         known = parsed(buffer, self.vnet, length) if self.table or buffer.startswith(CANDIDATE) else None
         if known is None:
             self._close_all()
@@ -141,7 +141,7 @@ class Coalescer:
         self._open(flow, header, number)
 
     def written(self) -> Iterator[tuple[bytes | memoryview, int, int]]:
-        """Yield what to write, how many frames each is, and how many bytes those had without a virtio_net_hdr."""
+        """Yield the data to write, how many frames it is, and their length in bytes without a virtio_net_hdr."""
         for item in self.out:
             if isinstance(item, memoryview):
                 yield item, 1, len(item) - self.vnet
@@ -149,7 +149,7 @@ class Coalescer:
                 yield item.packed(self.views)
 
     def _open(self, flow: Flow, header: int, number: int) -> None:
-        """Open a flow with a full segment that joins nothing."""
+        """Open a flow with a full segment that joins no super-frame."""
         before = self.table.get(flow.key)
         if before is not None:
             self._close(before)
@@ -172,8 +172,8 @@ class Coalescer:
     def _flow(self, header: int, length: int, known: Parsed) -> Flow:
         """Return the flow of a candidate.
 
-        What it expects is worked out for the second segment of a size: of many flows, and of sizes at random, most
-        have none.
+        The expected header is computed at the second segment of a size: with many flows, or random sizes, most segments
+        have no second one.
         """
         key = known[0]
         flow = self.flows.get(key)
@@ -192,12 +192,12 @@ class Coalescer:
                     return flow
             self.known.pop(flow.expected, None)
             self.known.pop(flow.same, None)
-            del flow.now  # or the two would be left to the garbage collector
+            del flow.now  # otherwise the two would wait for the garbage collector
         self.flows[key] = flow = Flow(self.vnet, length, known)
         return flow
 
     def _skipped(self, flow: Flow, header: int) -> Flow | None:
-        """Have a flow expect this header, if it comes some steps after what it does expect."""
+        """Make a flow expect this header, if it is some steps after the expected one; return the flow, or None."""
         ahead = header - flow.expected
         if not 0 < ahead < flow.wraps * flow.step or ahead % flow.step:
             return None
@@ -209,7 +209,7 @@ class Coalescer:
         return flow
 
     def _wait(self, flow: Flow, header: int) -> None:
-        """Have a flow expect what follows this header."""
+        """Make a flow expect the segment after this header."""
         self.known.pop(flow.expected, None)
         flow.wait(header)
         self.known[flow.expected] = flow

@@ -1,12 +1,12 @@
-"""The contract between pairs and whatever forwards their frames.
+"""The contract between pairs and the engine that forwards their frames.
 
-An engine joins the fds of two TAPs into a Wire of two directions. A direction is named by its sending side: 0 is
-what the near end sends. All calls are made on the loop's thread. None waits for a device. Of an engine with threads
-a call waits for the round that a worker is at: 0.1 to 0.2 ms at full speed, nothing otherwise; closing an idle wire
-waits some 50 us for the worker to let go. An opening gate takes as long as what it drops.
+An engine joins the fds of two TAPs into a Wire of two directions. A direction is named by its sending side: in
+direction 0, the near end sends. All calls are made on the loop's thread. No call waits for a device. If the engine has
+threads, a call waits for the worker's current round: 0.1 to 0.2 ms at full speed, nothing otherwise. Closing an idle
+wire waits some 50 us for the worker to release it. Opening a gate takes as long as dropping the waiting frames.
 
-Who writes what: gates, limits and trust are the manager's; counters the engine's. The fds stay the caller's: close()
-first, then close the fds.
+Who writes what: the manager sets gates, limits and trust; the engine writes the counters. The fds stay the caller's:
+call close() first, then close the fds.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 STALE_FRAMES = 1 << 16
-"""What an opening gate drops of a queue at most: no sender makes the loop wait for longer than that takes (30 ms)."""
+"""The most frames of a queue that an opening gate drops: a sender can make the loop wait for 30 ms, not longer."""
 
 
 class Counters(NamedTuple):
-    """One direction since the wire was made; frames, and bytes with the Ethernet header but no vnet header.
+    """One direction since the wire was made, in frames, and in bytes with the Ethernet header but no vnet header.
 
     drops is indexed by Drop; write_errors maps errno to frames and adds up to drops[WRITE_ERROR].
     read = forwarded + sum(drops) + in_flight, at every instant.
@@ -40,7 +40,7 @@ class Counters(NamedTuple):
 
 
 def plus(one: Counters, other: Counters) -> Counters:
-    """Add two counts of one direction; in_flight is the second's."""
+    """Add two counts of one direction; in_flight is that of the second."""
     codes = one.write_errors | other.write_errors
     return Counters(
         one.read + other.read,
@@ -57,10 +57,10 @@ class Wire(Protocol):
     """A living pair's two directions."""
 
     def set_gate(self, side: int, gate: Drop | None) -> None:
-        """Drop every frame that side sends for that reason, or (None) forward them.
+        """Drop every frame that side sends, for the reason gate, or forward them (None).
 
-        Opening first drops, as STALE, what is still in the rings from before: all of it, where that is no more than
-        STALE_FRAMES a queue.
+        Opening first drops, as STALE, the frames that are still in the rings: all of them, if they are no more than
+        STALE_FRAMES per queue.
         """
 
     def set_limit(self, side: int, limit: int) -> None:
@@ -70,19 +70,19 @@ class Wire(Protocol):
         """Choose rx_checksum "trust" or "verify" for both directions."""
 
     def set_gro(self, *, gro: bool, udp: bool = True) -> None:
-        """Coalesce frames of one flow in both directions (model.gro), or write each as it was read, as at first.
+        """Coalesce frames of one flow in both directions (model.gro), or write each as it was read (the default).
 
-        udp False leaves datagrams alone: for a kernel that takes no super-frame of them (kernel.tun.Tap.uso).
+        udp False excludes datagrams: for a kernel that refuses super-frames of UDP (kernel.tun.Tap.uso).
         """
 
     def counters(self, side: int) -> Counters:
-        """Read the counters of what side sent."""
+        """Return the counters of the frames that side sent."""
 
     def dry(self, side: int) -> bool:
-        """Read what side has queued, up to a budget; return whether nothing is left."""
+        """Read the frames that side has queued, up to a budget; return whether none is left."""
 
     def close(self) -> None:
-        """Stop reading. After it returned no frame is touched, and nobody hears of a death. Twice is once."""
+        """Stop reading. After it returns, no frame is touched and no death is reported. Idempotent."""
 
 
 class Engine(Protocol):
@@ -99,30 +99,30 @@ class Engine(Protocol):
     ) -> Wire:
         """Forward between two devices. Limits are 0 until set; nothing is read before control returns to the loop.
 
-        gates are the first ones; an open one forwards what is in the ring already, as a takeover must.
-        fds: of either end, one a queue, non-blocking. died(side) is called at most once for either side, on the
-        loop, when a device is gone; the wire goes on dropping what the other end sends.
+        gates are the initial gates. An open gate forwards frames that are already in the ring, as a takeover needs.
+        fds: of each end, one per queue, non-blocking. died(side) is called on the loop, at most once for each side,
+        when its device is gone; the wire continues to drop the frames that the other end sends.
         """
 
     def close(self) -> None:
-        """Close every wire that is left."""
+        """Close all remaining wires."""
 
 
 @runtime_checkable
 class SpinningEngine(Engine, Protocol):
-    """An engine with threads of its own, which look on for spin_us microseconds before they sleep.
+    """An engine with threads of its own, which poll for spin_us microseconds before they sleep.
 
-    Frames flow without the loop: it may come later.
+    It forwards frames without a loop, which can be attached later.
     """
 
     workers: int
     spin_us: int
 
     def set_spin(self, spin_us: int) -> None:
-        """Look on for so long from now on; 0 sleeps at once."""
+        """Poll for this long from now on; 0 sleeps at once."""
 
     def begin(self) -> None:
-        """Begin to read the wires joined until now; the loop's next turn does it, where there is a loop."""
+        """Start reading the wires joined so far; if there is a loop, its next turn does it."""
 
     def attach(self, loop: AbstractEventLoop) -> None:
-        """Hear of deaths on that loop from now on, those included that happened while there was none."""
+        """Report deaths on this loop from now on, including those that happened while there was no loop."""

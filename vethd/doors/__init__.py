@@ -1,1 +1,1 @@
-"""How the world comes in: one module a door, each a thin translation to what pairs/ does."""
+"""The daemon's interfaces: one module for each door, each a thin translation to the operations of pairs/."""

@@ -1,4 +1,4 @@
-"""Accept on a listening socket, ask the kernel who is there, and let in whom there is room for."""
+"""Accept connections on a listening socket, get the caller's identity from the kernel, and apply connection limits."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from vethd.doors.routing import Api
 from vethd.kernel.owner import peer
 from vethd.model.api import ErrorBody
 
-PAUSE_S = 0.2  # before the next caller is looked at where no fd is left for him
+PAUSE_S = 0.2  # before the next accept if no fd is left for a connection
 
 FULL = ErrorBody(
     code="EDQUOT",
     errno=errno.EDQUOT,
-    message=f"connect: no room: a user who is no administrator may have {CONNECTIONS} connections at once",
+    message=f"connect: too many connections: a user that is not an administrator may have {CONNECTIONS} at once",
 )
 
-HEAR_S = 1.0  # who was let in so short a time ago may still be about to say what he wants
+HEAR_S = 1.0  # how long after its accept a connection may still be about to send its request
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-_AT_ONCE = 16  # callers a wake-up, so that a storm of them does not hold the datapath's loop
+_AT_ONCE = 16  # accepts for each wake-up, so that many callers at once do not block the datapath's loop
 
 
 class Entrance:
-    """One listening socket's accepting, on the running loop."""
+    """Accepts connections on one listening socket, on the running loop."""
 
     def __init__(
         self,
@@ -39,7 +39,7 @@ class Entrance:
     ) -> None:
         """Take over listener, bound and listening.
 
-        serve takes a connection over and returns when it has ended; refusal is said to whom there is no room for.
+        serve takes a connection over and returns when it has ended. refusal is sent on a connection beyond the limit.
         """
         self._api = api
         self._listener = listener
@@ -47,25 +47,25 @@ class Entrance:
         self._refusal = refusal
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._unheard: dict[socket.socket, tuple[asyncio.Event, float]] = {}  # who has said nothing, since when
+        self._unheard: dict[socket.socket, tuple[asyncio.Event, float]] = {}  # no request yet, and time of the accept
         listener.setblocking(False)
         self._listen()
 
     def shut(self) -> None:
-        """Let nobody in any more; who is inside stays. Twice is once."""
+        """Stop accepting; open connections stay. A second call does nothing."""
         if self._listener.fileno() >= 0:
             self._loop.remove_reader(self._listener.fileno())
             self._listener.close()
 
     def heard(self, connection: socket.socket) -> None:
-        """Take note that somebody has said something. Again is once."""
+        """Note that a connection's request has arrived. A second call does nothing."""
         if connection in self._unheard:
             self._unheard.pop(connection)[0].set()
 
     async def hear_out(self) -> None:
-        """Wait, after shut(), until all have said something who were let in but HEAR_S ago.
+        """Wait, after shut(), for the requests of connections accepted within the last HEAR_S.
 
-        They had a daemon that runs, and their request may be here already: a hang-up is no answer to that.
+        They connected to a running daemon and may have sent their request already, so it must be answered.
         """
         now = self._loop.time()
         with suppress(TimeoutError):
@@ -74,7 +74,7 @@ class Entrance:
                     await event.wait()
 
     async def clear(self) -> None:
-        """Cancel all that goes on inside, and wait for its end."""
+        """Cancel the tasks of all connections, and wait for their end."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -88,7 +88,7 @@ class Entrance:
             try:
                 connection, _address = self._listener.accept()
             except OSError as error:
-                if error.errno in _EXHAUSTED:  # callers wait in the backlog, and the loop must not spin meanwhile
+                if error.errno in _EXHAUSTED:  # callers wait in the backlog; the loop must not spin meanwhile
                     self._loop.remove_reader(self._listener.fileno())
                     self._loop.call_later(PAUSE_S, self._listen)
                 return
@@ -101,10 +101,10 @@ class Entrance:
             if not self._api.room.enter(caller):
                 connection.send(self._refusal)
                 with suppress(BlockingIOError):
-                    connection.recv(1)  # closed with his request unread, he would hear ECONNRESET instead
+                    connection.recv(1)  # a close with the request unread would give the caller ECONNRESET instead
                 connection.close()
                 return
-        except OSError:  # nobody is there any more
+        except OSError:  # the caller has hung up
             connection.close()
             return
         self._unheard[connection] = asyncio.Event(), self._loop.time()

@@ -1,10 +1,11 @@
-"""The socket that takes file descriptors: SOCK_SEQPACKET, one JSON request with fds, one reply.
+"""The fd-passing socket: SOCK_SEQPACKET, one JSON request with file descriptors, one reply.
 
     {"method": "POST", "path": "/v1/links/va?netns=fd:0", "body": {...}}    + up to FDS_MAX fds (SCM_RIGHTS)
     {"status": 200, "body": {...}}
 
-For callers that hold a namespace rather than its name, and for scripts that should not speak HTTP. One request a
-connection; a caller that says nothing is hung up on after PATIENCE_S. The fds are closed when the reply is sent.
+It serves callers that hold a namespace's fd rather than its name, and scripts without HTTP. A connection carries one
+request. The daemon closes a connection that sends no request within PATIENCE_S. It closes the fds when the reply is
+sent.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from vethd.model.api import ErrorBody
 
 FDS_MAX = 16
 PATIENCE_S = 30.0
-GRACE_S = 1.0  # for requests under way when the door closes
+GRACE_S = 1.0  # for requests in progress when the door closes
 
 _SO_SNDBUFFORCE = 32
 
@@ -52,7 +53,7 @@ class FdDoor:
     ) -> None:
         """Take over listener, SOCK_SEQPACKET, bound and listening.
 
-        special is asked first, with a connection that is closed when it returns, and tells whether it took that up.
+        special gets each request first and returns True if it handled it; the connection is closed after that.
         """
         self._api = api
         self._special = special
@@ -61,7 +62,7 @@ class FdDoor:
         self._answers: set[asyncio.Task[Reply]] = set()
 
     async def close(self) -> None:
-        """Stop serving: requests under way get GRACE_S."""
+        """Stop serving; requests in progress get GRACE_S to finish."""
         self._entrance.shut()
         await self._entrance.hear_out()
         if self._answers:
@@ -83,7 +84,7 @@ class FdDoor:
                     self._entrance.heard(connection)
                     _send(connection, _reply(await answer))
             except (TimeoutError, OSError):
-                pass  # nothing said, or nobody there
+                pass  # no request came, or the caller has hung up
             finally:
                 if strange := _close_namespaces(fds):
                     closed = self._close_elsewhere(strange)
@@ -91,10 +92,10 @@ class FdDoor:
             await closed
 
     def _close_elsewhere(self, fds: list[int]) -> asyncio.Future[None]:
-        """Close what may be anything on a thread of its own; the future is done when that is.
+        """Close fds of unknown kind on a thread of its own; the returned future is done when they are closed.
 
-        Closing may take as long as whoever is behind it likes: a FUSE server, a socket that lingers. The caller's
-        connection counts as his until it is done, which bounds what he can tie up.
+        A close may block without limit: on a FUSE server, on a socket that lingers. The connection counts against the
+        caller's limit until it is done, which bounds the number of such threads.
         """
         closed: asyncio.Future[None] = self._loop.create_future()
 
@@ -106,7 +107,7 @@ class FdDoor:
             for fd in fds:
                 with suppress(OSError):
                     os.close(fd)
-            with suppress(RuntimeError):  # the loop ended first
+            with suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(tell)
 
         threading.Thread(target=close, name="vethd-close", daemon=True).start()
@@ -136,7 +137,7 @@ class FdDoor:
 
 
 def _close_namespaces(fds: list[int]) -> list[int]:
-    """Close those that are namespaces, which is done at once; return the others."""
+    """Close the fds that are namespaces, which never blocks; return the others."""
     strange = [fd for fd in fds if not is_namespace(fd)]
     for fd in set(fds).difference(strange):
         os.close(fd)
@@ -148,7 +149,7 @@ def _reply(reply: Reply) -> bytes:
 
 
 def _receive(connection: socket.socket, fds: list[int]) -> bytes:
-    """Receive one message; its fds are added to fds, close-on-exec, before anything can fail."""
+    """Receive one message; add its fds, close-on-exec, to fds before any error can occur."""
     space = socket.CMSG_SPACE(FDS_MAX * struct.calcsize("i"))
     flags = socket.MSG_CMSG_CLOEXEC
     data, ancillary, message_flags, _ = connection.recvmsg(BODY_MAX, space, flags)
@@ -156,14 +157,14 @@ def _receive(connection: socket.socket, fds: list[int]) -> bytes:
         if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
             fds += [number[0] for number in struct.iter_unpack("i", value[: len(value) // 4 * 4])]
     if message_flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        connection.send(_too_big(f"a request has at most {BODY_MAX} bytes and {FDS_MAX} file descriptors"))
+        connection.send(_too_big(f"a request may have at most {BODY_MAX} bytes and {FDS_MAX} file descriptors"))
         return b""
     return data
 
 
 def _send(connection: socket.socket, reply: bytes) -> None:
-    """Send the reply as one message, which the send buffer must hold whole. Raises OSError where nobody is there."""
-    for option in (socket.SO_SNDBUF, _SO_SNDBUFFORCE):  # as far as anybody may, then as far as we may
+    """Send the reply as one message, which must fit into the send buffer. Raises OSError if the caller has hung up."""
+    for option in (socket.SO_SNDBUF, _SO_SNDBUFFORCE):  # up to the limit of every user, then beyond it if we may
         try:
             connection.send(reply)
         except OSError as error:
@@ -178,7 +179,7 @@ def _send(connection: socket.socket, reply: bytes) -> None:
     except OSError as error:
         if error.errno != errno.EMSGSIZE:
             raise
-        connection.send(_too_big(f"the reply has {len(reply)} bytes, too many here: ask the control socket"))
+        connection.send(_too_big(f"the reply of {len(reply)} bytes is too long here: use the control socket"))
 
 
 def _too_big(message: str) -> bytes:

@@ -1,16 +1,15 @@
-"""How a running daemon gives its pairs to another: what the two say on the fd-passing socket.
+"""The handover protocol: how a running daemon passes its pairs to a new one over the fd-passing socket.
 
     new  {"method": "POST", "path": "/v1/handover", "body": {"version": 1}}
     old  {"status": 200, "body": {"version": 1, "names": ["control", ...]}} + a file descriptor for each name, at most
          253; as many of these as it takes, the last with no names
-    new  {"done": true}, when it serves in the old one's place
-    old  hangs up, and ends
+    new  {"done": true}, when it serves in place of the old daemon
+    old  closes the connection, and ends
 
-A refusal has another status, and code, errno and message, as every reply. Until it hears the third line the old
-one is ready to go on: it stops reading from the devices before it says the second, and begins again where the new one
-hangs up, says anything else, or nothing for PATIENCE_S. The fds are "control" and "fdpass", the listening sockets;
-"lock"; and what a successor finds in an fd store: the devices', and the two of the record, which has a version of its
-own.
+A refusal has another status, and code, errno and message, as every reply. The old daemon stops reading from the devices
+before it sends the second message. It resumes if the new daemon hangs up, sends anything but the third message, or
+sends nothing for PATIENCE_S. The fds are the listening sockets, "control" and "fdpass"; "lock"; and the fds that a
+successor would find in an fd store: those of the devices, and the two of the record, which has a version of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from vethd.model.errors import VethError
 VERSION = 1
 PATH = "/v1/handover"
 PATIENCE_S = 30.0
-ANSWER_S = 120.0  # the old one may have a reload to finish
+ANSWER_S = 120.0  # the old daemon may have to finish a reload first
 _FDS_MAX = 253  # SCM_MAX_FD
 _MESSAGE_MAX = 1 << 16
 
@@ -60,7 +59,7 @@ class _Done(msgspec.Struct):
 
 
 def is_asked(data: bytes) -> bool:
-    """Return whether a request is for a handover. Any version will do: the messages stay, the record says its own."""
+    """Return whether a request is for a handover, in any version: the messages stay, the record has its own version."""
     try:
         ask = msgspec.json.decode(data, type=_Ask)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -69,9 +68,10 @@ def is_asked(data: bytes) -> bool:
 
 
 def ask(path: str) -> tuple[socket.socket, dict[str, int]] | None:
-    """Ask the daemon that serves path for all that it has: the connection, and fds by name, both the caller's.
+    """Request a handover from the daemon that serves path; return the connection and the fds by name, the caller's.
 
-    None where no daemon runs. Blocks. Raises VethError with the other's words where it refuses, or as it fails.
+    Returns None if no daemon runs. Blocks. Raises VethError with the other daemon's message if it refuses, or with the
+    reason of the failure.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     fds: dict[str, int] = {}
@@ -96,7 +96,7 @@ def ask(path: str) -> tuple[socket.socket, dict[str, int]] | None:
 
 
 def confirm(connection: socket.socket) -> None:
-    """Tell the old one that it may end. One that has ended already is no error: nobody else has the devices then."""
+    """Tell the old daemon to end. It is no error if it has ended already: then only we hold the devices."""
     with connection:
         try:
             connection.send(msgspec.json.encode(_Done(done=True)))
@@ -105,15 +105,15 @@ def confirm(connection: socket.socket) -> None:
 
 
 def refuse(connection: socket.socket, status: int, error: VethError) -> None:
-    """Say why not."""
+    """Send a refusal with its reason."""
     body = {"code": error.code, "errno": error.errno, "message": str(error)}
     connection.send(msgspec.json.encode({"status": status, "body": body}))
 
 
 def give(connection: socket.socket, fds: Mapping[str, int]) -> None:
-    """Send everything, and wait until the new one has done all that it must. Blocks.
+    """Send all fds, and wait until the new daemon confirms. Blocks.
 
-    Raises VethError where it does not say so: then everything is ours as before.
+    Raises VethError if it does not confirm: then we still own everything.
     """
     try:
         connection.settimeout(PATIENCE_S)
@@ -133,16 +133,16 @@ def give(connection: socket.socket, fds: Mapping[str, int]) -> None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         done = False
     if not done:
-        raise VethError(errno.EPROTO, "handover", reason="the new daemon said what nobody understands")
+        raise VethError(errno.EPROTO, "handover", reason="the new daemon sent an unknown message")
 
 
 def _received(connection: socket.socket, have: Mapping[str, int]) -> dict[str, int]:
-    """Receive one message's fds by name, none of which we have. Raises OSError, VethError."""
+    """Receive one message's fds by name; none may be in have. Raises OSError, VethError."""
     data, fds, flags, _ = socket.recv_fds(connection, _MESSAGE_MAX, _FDS_MAX, socket.MSG_CMSG_CLOEXEC)
     try:
         names = _names(data)
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC) or len({*names, *have}) != len(have) + len(fds):
-            raise VethError(errno.EPROTO, "replace", reason="the running daemon's answer is cut short")  # noqa: TRY301
+            raise VethError(errno.EPROTO, "replace", reason="the running daemon's answer is truncated")  # noqa: TRY301
     except BaseException:
         for fd in fds:
             os.close(fd)
@@ -156,7 +156,7 @@ def _names(data: bytes) -> list[str]:
     try:
         answer = msgspec.json.decode(data, type=_Answer)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise VethError(errno.EPROTO, "replace", reason=f"the running daemon's answer: {error}") from error
+        raise VethError(errno.EPROTO, "replace", reason=f"the running daemon's answer is invalid: {error}") from error
     if answer.status != 200:
         raise VethError(answer.body.errno or errno.EPROTO, "replace", reason=answer.body.message)
     return answer.body.names

@@ -1,4 +1,4 @@
-"""The control socket: HTTP/1.1 and JSON, so that curl works. Everything that streams is here, too."""
+"""The control socket: HTTP/1.1 and JSON, so that curl works. It also serves the event stream and the metrics."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from vethd.doors.routing import BODY_MAX, Api, Call, Reply
 from vethd.model.api import ErrorBody
 from vethd.model.state import Side
 
-STREAM_STALL_S = 30.0  # a listener that takes nothing for so long is hung up on
-STREAM_END_S = 0.2  # and so is one that does not take the stream's end
+STREAM_STALL_S = 30.0  # the daemon hangs up on a listener that reads nothing for so long,
+STREAM_END_S = 0.2  # and on one that does not read the stream's end in this time
 
 
 class HttpDoor:
-    """Serves a listening unix socket. start() on the running loop; close() at the end."""
+    """Serves a listening unix socket. Call start() on the running loop, and close() at the end."""
 
     def __init__(self, api: Api) -> None:
         """Build the application."""
@@ -49,12 +49,12 @@ class HttpDoor:
         self._callers: dict[asyncio.BaseProtocol, tuple[Caller, socket.socket]] = {}
 
     async def start(self, listener: socket.socket) -> None:
-        """Begin to serve; listener is bound and listening, and ours from now on."""
+        """Start to serve; takes over listener, which is bound and listening."""
         await self._runner.setup()
         self._entrance = Entrance(self._api, listener, self._serve, _refusal())
 
     async def close(self) -> None:
-        """Stop serving: streams end, requests under way get a second."""
+        """Stop serving: end the streams, and give requests in progress one second."""
         if self._entrance is not None:
             self._entrance.shut()
         for task in list(self._streams):
@@ -66,8 +66,8 @@ class HttpDoor:
             await self._entrance.clear()
 
     async def _serve(self, connection: socket.socket, caller: Caller) -> None:
-        """Hand a connection to aiohttp, and wait for its end. Credentials are the connection's, so every request's."""
-        if self._runner.server is None:  # it was closed
+        """Pass a connection to aiohttp, and wait for its end. All requests of a connection have its credentials."""
+        if self._runner.server is None:  # the door was closed
             connection.close()
             return
         handler, gone = self._runner.server(), asyncio.get_running_loop().create_future()
@@ -79,7 +79,7 @@ class HttpDoor:
             del self._callers[handler]
 
     def _caller(self, request: web.Request) -> Caller:
-        """Return who made a request. Raises ConnectionResetError where he has hung up."""
+        """Return the caller of a request. Raises ConnectionResetError if the caller has hung up."""
         found = self._callers.get(request.protocol)
         if found is None or self._entrance is None:
             raise ConnectionResetError
@@ -92,15 +92,15 @@ class HttpDoor:
         try:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
-            message = f"the body is over {BODY_MAX} bytes"
+            message = f"the body is longer than {BODY_MAX} bytes"
             return _response(Reply(413, ErrorBody(code="E2BIG", errno=errno.E2BIG, message=message)))
-        except (ConnectionError, web.RequestPayloadError) as error:  # hung up on, or no HTTP
+        except (ConnectionError, web.RequestPayloadError) as error:  # the caller hung up, or sent no valid HTTP
             return _response(Reply(400, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=f"body: {error}")))
         call = Call(self._api, caller, {}, request.query, None, None)
         return _response(await dispatch(call, request.method, request.rel_url.raw_path, body))
 
     async def _wrong_method(self, request: web.Request) -> web.StreamResponse:
-        message = f"{request.path} takes GET, not {request.method}"
+        message = f"{request.path} allows GET, not {request.method}"
         return _response(Reply(405, ErrorBody(code="METHOD", errno=0, message=message)))
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
@@ -143,12 +143,12 @@ class HttpDoor:
 
 
 class _Connection(asyncio.Protocol):
-    """aiohttp's protocol, and word of the connection's end."""
+    """Wraps aiohttp's protocol, and completes gone when the connection ends."""
 
     def __init__(self, handler: asyncio.Protocol, gone: asyncio.Future[None]) -> None:
         self._handler = handler
         self._gone = gone
-        # what has nothing to add is not in the way
+        # these need no wrapper
         self.data_received = handler.data_received  # type: ignore[method-assign]
         self.eof_received = handler.eof_received  # type: ignore[method-assign]
         self.pause_writing = handler.pause_writing  # type: ignore[method-assign]
@@ -156,21 +156,21 @@ class _Connection(asyncio.Protocol):
         self.connection_made = handler.connection_made  # type: ignore[method-assign]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Pass it on, to both."""
+        """Forward the call to aiohttp's protocol, and complete gone."""
         self._handler.connection_lost(exc)
         if not self._gone.done():
             self._gone.set_result(None)
 
 
 def _refusal() -> bytes:
-    """Return the whole answer to whom there is no room for: nothing that he says is read."""
+    """Return the complete response for a connection beyond the limit, whose request is not read."""
     body = msgspec.json.encode(FULL)
     head = "HTTP/1.1 403 Forbidden\r\nContent-Type: application/json\r\nConnection: close\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
 def _our_fault(record: logging.LogRecord) -> bool:
-    """Return whether an error is worth the log: a caller that speaks no HTTP, or hangs up, is no error of ours."""
+    """Return whether to log an error: not if the caller sent no valid HTTP or hung up."""
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, (HttpProcessingError, web.RequestPayloadError, ConnectionError))
 

@@ -1,6 +1,6 @@
-"""Prometheus' view: prefix vethd_, base units, _total on counters.
+"""The Prometheus metrics: prefix vethd_, base units, _total on counters.
 
-Labels are link and netns alone, so that series stay few; what else is worth knowing of a link is in vethd_link_info.
+The only labels of a link are link and netns, so that there are few series; vethd_link_info has its other properties.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 _LABELS = ("link", "netns")
 _COUNTERS = (
     ("receive_packets", "Frames received", "rx_packets"),
-    ("receive_bytes", "Bytes received, Ethernet header counted", "rx_bytes"),
+    ("receive_bytes", "Bytes received, including Ethernet headers", "rx_bytes"),
     ("transmit_packets", "Frames sent", "tx_packets"),
-    ("transmit_bytes", "Bytes sent, Ethernet header counted", "tx_bytes"),
-    ("read_packets", "Frames that the engine read of what the link sent", "read"),
-    ("forwarded_packets", "Frames that the engine wrote to the link's peer", "forwarded"),
-    ("carrier_changes", "Changes of carrier", "carrier_changes"),
+    ("transmit_bytes", "Bytes sent, including Ethernet headers", "tx_bytes"),
+    ("read_packets", "Frames sent by the link that the engine read", "read"),
+    ("forwarded_packets", "Frames sent by the link that the engine wrote to its peer", "forwarded"),
+    ("carrier_changes", "Carrier changes", "carrier_changes"),
 )
 
 
 def exposition(links: Sequence[LinkInfo], stats: Sequence[LinkStats], api: Api) -> bytes:
-    """Return the text that /metrics answers."""
+    """Return the text of the response to GET /metrics."""
     registry = CollectorRegistry()
     registry.register(_Snapshot(links, stats, api))
     return generate_latest(registry)
@@ -53,9 +53,9 @@ class _Snapshot(Collector):
         engine = manager.tuning.info()
         build.add_metric((), {"version": __version__, "engine": engine.name})
         yield build
-        yield _gauge("vethd_engine_workers", "Threads that forward, 0 where the daemon's loop does", engine.workers)
+        yield _gauge("vethd_engine_workers", "Forwarding threads; 0 if the daemon's loop forwards", engine.workers)
         if engine.spin_us is not None:
-            text = "How long a worker looks on for the next frame before it sleeps"
+            text = "Time that a worker polls for the next frame before it sleeps"
             yield _gauge("vethd_engine_spin_seconds", text, engine.spin_us / 1e6)
         for name, text, key in _COUNTERS:
             family = CounterMetricFamily(f"vethd_link_{name}", text, labels=_LABELS)
@@ -66,7 +66,7 @@ class _Snapshot(Collector):
         yield from self._gauges()
 
     def _drops(self) -> Iterable[Metric]:
-        text = "Frames that the link sent and its peer did not receive, by reason; kernel_*: before vethd saw them"
+        text = "Frames that the link sent and its peer did not receive, by reason; kernel_*: vethd never read them"
         family = CounterMetricFamily("vethd_link_drops", text, labels=(*_LABELS, "reason"))
         for link in self._stats:
             for reason, count in link.drops.items():
@@ -76,7 +76,7 @@ class _Snapshot(Collector):
     def _gauges(self) -> Iterable[Metric]:
         carrier = GaugeMetricFamily("vethd_link_carrier", "1 with carrier, 0 without", labels=_LABELS)
         mtu = GaugeMetricFamily("vethd_link_mtu_bytes", "MTU", labels=_LABELS)
-        about = InfoMetricFamily("vethd_link", "What else a link is", labels=_LABELS)
+        about = InfoMetricFamily("vethd_link", "Properties of a link", labels=_LABELS)
         for link in self._links:
             labels = (link.name, link.netns)
             carrier.add_metric(labels, int(link.carrier))

@@ -1,4 +1,4 @@
-"""GET /v1/openapi.json, written from the table of operations and the types themselves."""
+"""GET /v1/openapi.json, generated from the table of operations and the types."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def schema() -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
-    stream = {"description": "One event a line, until the client hangs up.", **_content(PairEvent, "x-ndjson")}
-    paths["/v1/events"] = {"get": {"summary": "Follow what happens.", "responses": {"200": stream}}}
-    text = {"description": "Prometheus text.", "content": {"text/plain": {"schema": {"type": "string"}}}}
-    paths["/metrics"] = {"get": {"summary": "Read every counter.", "responses": {"200": text}}}
+    stream = {"description": "One event per line, until the client hangs up.", **_content(PairEvent, "x-ndjson")}
+    paths["/v1/events"] = {"get": {"summary": "Follow the events.", "responses": {"200": stream}}}
+    text = {"description": "Prometheus text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    paths["/metrics"] = {"get": {"summary": "Read all counters.", "responses": {"200": text}}}
     return {
         "openapi": "3.1.0",
         "info": {"title": "vethd", "version": __version__, "description": "veth in userspace"},

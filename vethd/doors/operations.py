@@ -1,7 +1,8 @@
-"""The API's operations, for whichever socket they came in by: (method, path, query, body, fds) -> (status, reply).
+"""The API's operations, the same for both sockets: (method, path, query, body, fds) -> (status, reply).
 
-The table ROUTES is the API: dispatch() walks it, and openapi.py writes the schema from it. Bodies are msgspec structs
-that forbid unknown fields; a VethError becomes {code, errno, message} and the status that STATUS gives its errno.
+The table ROUTES defines the API: dispatch() looks requests up in it, and openapi.py generates the schema from it.
+Bodies are msgspec structs that forbid unknown fields. A VethError becomes {code, errno, message}, with the status that
+STATUS has for its errno.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ log = structlog.get_logger()
 
 
 async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
-    """Carry out one request. Never raises but CancelledError: every failure is a reply."""
+    """Carry out one request. Returns every failure as a reply; raises nothing but CancelledError."""
     try:
         route, variables = find_route(ROUTES, method, path)
         if route.admin:
@@ -56,7 +57,7 @@ async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
         return Reply(STATUS.get(error.errno, 500), ErrorBody(code=error.code, errno=error.errno, message=str(error)))
     except Exception:
         log.exception("request failed", method=method, path=path)
-        message = "an error of vethd itself; its log has more"
+        message = "internal error in vethd; see its log"
         return Reply(500, ErrorBody(code="EIO", errno=errno.EIO, message=message))
     return Reply(route.status, result)
 
@@ -71,7 +72,7 @@ async def _pairs(call: Call) -> list[PairInfo]:
 
 
 async def _newlink(call: Call) -> PairInfo:
-    """Make a pair, or nothing. `up` is refused on the peer (ENOTCONN), as on veth."""
+    """Make a pair, all or nothing. Refuses `up` on the peer (ENOTCONN), as veth does."""
     manager = call.api.manager
     if call.caller.admin:
         entry = await manager.newlink(call.body, fds=call.fds)
@@ -79,7 +80,7 @@ async def _newlink(call: Call) -> PairInfo:
         validate_pair(call.body)
         await rights.check_ends(call, "newlink", (call.body.near_end(), call.body.far_end()))
         async with call.api.room.births:
-            rights.check_quota(call, call.body)  # nothing is awaited between this and its being on the list
+            rights.check_quota(call, call.body)  # no await between this check and the pair's entry in the list
             entry = await manager.newlink(call.body, fds=call.fds, owner=call.caller.owner)
     entry.spec = _without_fds(entry.spec, manager.info(entry).links)
     entry.fds = None
@@ -92,7 +93,7 @@ async def _pair(call: Call) -> PairInfo:
 
 
 async def _changepair(call: Call) -> PairInfo:
-    """Change what is said of a pair's ends, all of it or nothing."""
+    """Change the given attributes of a pair's ends, all or none."""
     entry = _entry(call)
     await rights.check_change(call, entry, (call.body, call.body.peer or LinkSpec()))
     await call.api.manager.changelink(entry, call.body, call.fds)
@@ -116,7 +117,7 @@ async def _link(call: Call) -> LinkInfo:
 
 
 async def _changelink(call: Call) -> LinkInfo:
-    """Change what is said of a link, all of it or nothing."""
+    """Change the given attributes of a link, all or none."""
     entry, side = await _find(call)
     await rights.check_change(call, entry, (call.body,))
     change = PairChange(peer=call.body) if side is Side.FAR else PairChange(**call.body.attributes())
@@ -125,19 +126,19 @@ async def _changelink(call: Call) -> LinkInfo:
 
 
 async def _dellink(call: Call) -> None:
-    """Delete a link; its peer goes with it."""
+    """Delete a link and its peer."""
     entry, _ = await _find(call)
     await _delete(call, entry)
 
 
 async def _stats(call: Call) -> list[LinkStats]:
-    """Count, for every link that is the caller's to look into."""
+    """Show the counters of every link that the caller may read."""
     entries = [entry for entry in call.api.manager.entries.values() if rights.owned(call.caller, entry)]
     return await call.api.manager.stats([(entry, side) for entry in entries for side in Side])
 
 
 async def _linkstats(call: Call) -> LinkStats:
-    """Count, for one link."""
+    """Show the counters of a link."""
     entry, side = await _find(call)
     rights.need_owned(call.caller, entry, "stats", call.path["name"])
     for stats in await call.api.manager.stats([(entry, side)]):
@@ -146,19 +147,19 @@ async def _linkstats(call: Call) -> LinkStats:
 
 
 async def _save(call: Call) -> Saved:
-    """Save the run-time pairs: they are made again at the next start."""
+    """Save the run-time pairs; the next start makes them again."""
     return await call.api.declared.save()
 
 
 async def _reload(call: Call) -> dict[str, int]:
-    """Read the config again and change only what differs."""
+    """Read the config again, and change only the pairs and settings that differ."""
     if call.api.reload is None:
         raise VethError(errno.EOPNOTSUPP, "reload", reason="this daemon was started without a config")
     return await call.api.reload()
 
 
 async def _health(call: Call) -> Health:
-    """Say that the daemon lives, and which one it is."""
+    """Show that the daemon is alive, and its identity."""
     manager = call.api.manager
     return Health(
         status="ok",
@@ -175,12 +176,12 @@ async def _health(call: Call) -> Health:
 
 
 async def _engine(call: Call) -> EngineInfo:
-    """Show what forwards the frames, and what holds for every pair."""
+    """Show the engine, and the settings for all pairs."""
     return call.api.manager.tuning.info()
 
 
 async def _changeengine(call: Call) -> EngineInfo:
-    """Change what holds for every pair, until a reload or restart takes the config's word."""
+    """Change the settings for all pairs, until a reload or restart applies the config's."""
     call.api.manager.change_engine(call.body)
     return call.api.manager.tuning.info()
 
@@ -206,7 +207,7 @@ ROUTES = (
 )
 
 
-# --- what they share
+# --- shared helpers
 
 
 def _entry(call: Call) -> Entry:
@@ -217,10 +218,10 @@ def _entry(call: Call) -> Entry:
 
 
 async def _find(call: Call) -> tuple[Entry, Side]:
-    """Find the link that path and query name, among the caller's own first.
+    """Find the link that path and query name; the caller's own links come first.
 
-    A netns that cannot be opened may still be a label we know. Nothing is opened for others but what they sent: that
-    would be done with our rights.
+    A netns that cannot be opened may still be the label of a namespace. For a caller that is not an administrator only
+    passed fds are used: a name or path would be opened with the daemon's rights.
     """
     ref = call.query.get("netns")
     label = ref
@@ -248,7 +249,7 @@ async def _delete(call: Call, entry: Entry) -> None:
 
 
 def _without_fds(spec: PairSpec, links: Sequence[LinkInfo]) -> PairSpec:
-    """Write namespaces that came as fds by the names that they have: the fds are closed after the call."""
+    """Replace namespaces given as fds by their names: the fds are closed after the call."""
 
     def named(link: LinkSpec, info: LinkInfo) -> str | None:
         return info.netns if (link.netns or "").startswith("fd:") else link.netns

@@ -1,14 +1,14 @@
-"""What a caller who is no administrator may do, and what he is shown.
+"""The operations that a caller without administrator rights may use, and the fields that it may see.
 
-He may make pairs between network namespaces that are his, which he proves by sending their file descriptors: a name, a
-path or a PID would be opened with the daemon's rights, and might name anything. He may change and delete the pairs that
-he made, as long as both their ends are in namespaces of his: root may have moved one into another.
+Such a caller may make pairs between network namespaces that belong to it. It sends the namespaces as file descriptors:
+a name, a path or a PID would be opened with the daemon's rights and could refer to any namespace. It may change a pair
+that it made, as long as both ends are in namespaces that belong to it (root may have moved an end elsewhere). It may
+delete every pair that it made.
 
-Of other people's pairs he is shown that they are there, what their ends are called, where they are and whether they
-run: /run/netns tells everybody the names of namespaces, and "why is that name taken" should have an answer. He is not
-shown their addresses, which IPv6 addresses are made of, nor the words that somebody put there, nor what they count: how
-much goes through a link from one second to the next is its users' affair, and the kernel, too, shows it inside the
-namespace alone.
+Of other users' pairs it sees that they exist, the names of their ends, their namespaces and their states: every user
+can read the names of namespaces in /run/netns, and the list shows why a name is taken. It does not see addresses (IPv6
+addresses are derived from them), free text (alias, altname, master, reason) or counters: the kernel, too, shows a
+link's traffic only inside its namespace.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ FD_PREFIX = "fd:"
 
 
 def need_admin(caller: Caller, op: str) -> None:
-    """Let nobody but administrators by. Raises VethError EPERM."""
+    """Check that the caller is an administrator. Raises VethError EPERM."""
     if not caller.admin:
-        raise VethError(errno.EPERM, op, reason="only root and members of vethd's admin group may")
+        raise VethError(errno.EPERM, op, reason="only root and members of vethd's admin group may do this")
 
 
 def owned(caller: Caller, entry: Entry) -> bool:
-    """Return whether the pair is the caller's, or the caller may do anything."""
+    """Return whether the caller owns the pair or is an administrator."""
     return caller.admin or entry.owner == caller.owner
 
 
 def need_owned(caller: Caller, entry: Entry, op: str, ifname: str = "") -> None:
-    """Let nobody but administrators and the pair's owner by. Raises VethError EPERM."""
+    """Check that the caller owns the pair or is an administrator. Raises VethError EPERM."""
     if not owned(caller, entry):
-        raise VethError(errno.EPERM, op, ifname or entry.id, "it is not yours")
+        raise VethError(errno.EPERM, op, ifname or entry.id, "the pair belongs to another user")
 
 
 async def check_ends(call: Call, op: str, ends: Iterable[LinkSpec]) -> None:
-    """Check that the namespace of every end is one of the caller's. Raises VethError EPERM, EINVAL."""
+    """Check that the namespace of every end belongs to the caller. Raises VethError EPERM, EINVAL."""
     if call.caller.admin:
         return
     refs = [(end.name or "", end.netns or "") for end in ends]
     for name, ref in refs:
         if not ref.startswith(FD_PREFIX):
             what = f"netns {ref!r}" if ref else "vethd's own namespace"
-            reason = f"{what} is for administrators to name: send the file descriptor of a namespace of yours"
+            reason = f"only administrators may name {what}: send the file descriptor of a namespace of yours"
             raise VethError(errno.EPERM, op, name, reason)
     for name, ref in refs:
         if not await call.api.manager.workers.chore(_owns_ref, call.caller.uid, ref, call.fds):
-            reason = f"the namespace sent as {ref!r} belongs to no user namespace of uid {call.caller.uid}"
+            reason = f"the namespace sent as {ref!r} does not belong to a user namespace of uid {call.caller.uid}"
             raise VethError(errno.EPERM, op, name, reason)
 
 
 async def check_change(call: Call, entry: Entry, ends: Iterable[LinkSpec], op: str = "changelink") -> None:
-    """Check that the caller may change the pair, and move its ends where ends say. Raises VethError EPERM, EINVAL."""
+    """Check that the caller may change the pair, and move its ends as ends request. Raises VethError EPERM, EINVAL."""
     need_owned(call.caller, entry, op, call.path.get("name", ""))
     if call.caller.admin:
         return
@@ -74,7 +74,7 @@ async def check_change(call: Call, entry: Entry, ends: Iterable[LinkSpec], op: s
     if entry.live is not None:
         taps = [link.tap for link in entry.live.links]
         if not await call.api.manager.workers.chore(_owns_places, call.caller.uid, taps):
-            raise VethError(errno.EPERM, op, entry.id, "an end of it is in a namespace that is not yours")
+            raise VethError(errno.EPERM, op, entry.id, "an end of the pair is in a namespace that is not yours")
 
 
 def check_quota(call: Call, spec: PairSpec) -> None:
@@ -84,7 +84,7 @@ def check_quota(call: Call, spec: PairSpec) -> None:
 
 
 def pair_shown(caller: Caller, info: PairInfo) -> PairInfo:
-    """Return what the caller is shown of a pair."""
+    """Return a pair's description without the fields that the caller may not see."""
     if _shown_whole(caller, info.owner):
         return info
     links = [_without_details(link) for link in info.links]
@@ -92,12 +92,12 @@ def pair_shown(caller: Caller, info: PairInfo) -> PairInfo:
 
 
 def links_shown(api: Api, caller: Caller, links: Sequence[LinkInfo]) -> list[LinkInfo]:
-    """Return what the caller is shown of links."""
+    """Return links' descriptions without the fields that the caller may not see."""
     return [link if _shown_whole(caller, _owner(api, link.pair)) else _without_details(link) for link in links]
 
 
 def event_shown(api: Api, caller: Caller, event: PairEvent) -> PairEvent:
-    """Return what the caller is shown of an event: details are for whom the pair is, while it is."""
+    """Return an event; remove its detail if it is about a pair that the caller does not own or that is gone."""
     if not event.detail or not event.pair or _shown_whole(caller, _owner(api, event.pair)):
         return event
     return msgspec.structs.replace(event, detail="")
@@ -117,7 +117,7 @@ def _without_details(link: LinkInfo) -> LinkInfo:
 
 
 def _owns_ref(uid: int, ref: str, fds: Sequence[int] | None) -> bool:
-    """Ask the kernel whose the namespace sent as ref is, for a worker thread."""
+    """Return whether the namespace sent as ref belongs to uid; for a worker thread."""
     fd = netns.open_ref(ref, fds)
     try:
         return owns(uid, fd)
@@ -126,7 +126,7 @@ def _owns_ref(uid: int, ref: str, fds: Sequence[int] | None) -> bool:
 
 
 def _owns_places(uid: int, taps: Iterable[Tap]) -> bool:
-    """Ask the kernel whose the namespaces are in which the devices are now, for a worker thread."""
+    """Return whether the devices' present namespaces belong to uid; for a worker thread."""
     for tap in taps:
         with tap.lock:
             fd = tap.netns_fd()

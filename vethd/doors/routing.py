@@ -1,4 +1,4 @@
-"""What a request is, what a reply is, and which status says which errno: common to both sockets."""
+"""Requests, replies, routes, and the HTTP status of each errno: common to both sockets."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from vethd.pairs.declared import Declared
 from vethd.pairs.manager import Manager
 
 BODY_MAX = 64 << 10
-"""Bytes of a request body; a pair with every attribute said is under 4 KiB."""
+"""Bytes of a request body; a pair with every attribute set takes less than 4 KiB."""
 
 BACKLOG = 4096
-"""Callers who may wait while the daemon is busy; net.core.somaxconn may allow fewer."""
+"""Connections that may wait while the daemon is busy; net.core.somaxconn may allow fewer."""
 
 STATUS = {
     errno.EINVAL: 400,
@@ -44,7 +44,7 @@ STATUS = {
 
 @dataclass
 class Api:
-    """What the operations work on, and for whom. reload is None where there is no config to read again."""
+    """The objects that the operations use. reload is None if there is no config to read again."""
 
     manager: Manager
     declared: Declared
@@ -55,7 +55,7 @@ class Api:
 
 
 class Call(NamedTuple):
-    """One request, its path's variables taken out. fds stay the door's to close."""
+    """One request; path holds the variables of its path. The door closes fds."""
 
     api: Api
     caller: Caller
@@ -66,7 +66,7 @@ class Call(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What to answer: a status, and a body to encode as JSON, or none."""
+    """A status, and a body to encode as JSON, or no body."""
 
     status: int
     body: Any = None
@@ -76,7 +76,7 @@ Handler = Callable[[Call], Awaitable[Any]]
 
 
 class Route(NamedTuple):
-    """One operation: where it is, what it takes, what it gives, and whether it is for administrators alone.
+    """One operation: its method and path, its body and reply types, and whether only administrators may use it.
 
     {name} in the path is a variable.
     """
@@ -91,7 +91,7 @@ class Route(NamedTuple):
 
 
 class NotFoundError(Exception):
-    """No such path, or no such method on it."""
+    """The path does not exist, or does not allow the method."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         self.status = status
@@ -100,9 +100,9 @@ class NotFoundError(Exception):
 
 
 def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, dict[str, str]]:
-    """Find the route, and its path's variables; path is still percent-encoded, as names may hold anything but a slash.
+    """Find a request's route and its path's variables.
 
-    Raises NotFoundError.
+    path is still percent-encoded, as names may contain any character but a slash. Raises NotFoundError.
     """
     parts = path.split("/")
     methods = []
@@ -116,5 +116,5 @@ def find_route(routes: Sequence[Route], method: str, path: str) -> tuple[Route, 
                 return route, {want[1:-1]: unquote(part) for want, part in pairs if want.startswith("{")}
             methods.append(route.method)
     if methods:
-        raise NotFoundError(405, "METHOD", f"{path} takes {' and '.join(methods)}, not {method}")
+        raise NotFoundError(405, "METHOD", f"{path} allows {' and '.join(methods)}, not {method}")
     raise NotFoundError(404, "PATH", f"no such path: {path}")

@@ -1,1 +1,1 @@
-"""The only code that talks to Linux: TAPs, rtnetlink, namespaces, the tun filter, and what this machine can do."""
+"""The only code that calls Linux: TAPs, rtnetlink, namespaces, the tun filter, and checks of the machine's features."""

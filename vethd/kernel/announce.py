@@ -3,8 +3,8 @@
 Theory of operation. Where arp_notify or ndisc_notify is set, the kernel announces a link's addresses when the link
 comes up (NETDEV_UP). On veth the link has its carrier by then. A TAP gets it a moment later, so the announcement is
 lost, and neighbours keep an old MAC. The kernel announces again when the link gets a MAC (NETDEV_CHANGEADDR), even the
-one that it has. It also forgets the link's neighbours then. The link came up just now, so it can have none but those
-that somebody has entered since: the permanent ones are put back.
+one that it already has. It also deletes the link's neighbour entries then. The link came up just now, so it only has
+entries that were added since: the permanent ones are added again.
 
 Kernel: inetdev_event(), ndisc_netdev_event(), neigh_changeaddr(). /proc/sys/net shows the namespace of the thread that
 opens a file.
@@ -28,7 +28,7 @@ class Announcer(Rtnl):
     """An rtnetlink socket that has the kernel announce addresses."""
 
     def announce(self, link: LinkState) -> None:
-        """Have the kernel announce a link's addresses, where its namespace wants that. Raises VethError."""
+        """Have the kernel announce a link's addresses, if a setting of its namespace requests it. Raises VethError."""
         if not _wanted(link.name):
             return
         kept = [entry for entry in self._neighbours() if entry["ifindex"] == link.ifindex]
@@ -37,7 +37,7 @@ class Announcer(Rtnl):
             self._request(entry, RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE, "newneigh", link.name)
 
     def _neighbours(self) -> list[ndmsg]:
-        """Return the permanent neighbours of the namespace, each as a message that enters it again."""
+        """Return the permanent neighbour entries of the namespace, each as a message that adds it again."""
         found = []
         for data in self._request(ndmsg(), RTM_GETNEIGH, NLM_F_DUMP, "getneigh", ""):
             told = ndmsg(data)
@@ -51,7 +51,7 @@ class Announcer(Rtnl):
 
 
 def _wanted(ifname: str) -> bool:
-    """Return whether a setting of the link, or of all links, says so; no where there is no /proc, or no IPv6."""
+    """Return whether a setting of the link, or of all links, requests it. Without /proc or IPv6, none does."""
     scopes = ("all", ifname)
     return any(_is_set(f"/proc/sys/net/{family}/conf/{scope}/{key}") for family, key in _NOTIFY for scope in scopes)
 

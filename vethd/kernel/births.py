@@ -1,13 +1,14 @@
-"""How a TAP comes into the world: whole, where it was asked for, or not at all.
+"""Makes a TAP in the requested namespace, completely or not at all.
 
-Theory of operation. The namespace in which /dev/net/tun is *opened* is where the device is born, and the open fd
-pins it for ever. So a device for another namespace is born in a staging one (anonymous, private, empty but for
-lo), gets all that survives a move, and is moved. It is born under its final name: then the kernel refuses the move
-whole where that name is taken. Only a pattern ("veth%d") is born under a temporary one and named by the move.
-MAC before the move: udev over there then finds an address that was set, and leaves it alone.
+Theory of operation. A device is made in the namespace in which /dev/net/tun is *opened*, and the open fd pins that
+namespace. So a device for another namespace is made in a staging namespace (anonymous, private, empty except for lo),
+gets all attributes that survive a move, and is moved. It is made under its final name: the kernel then refuses the
+whole move if that name is taken. Only a device with a pattern ("veth%d") is made under a temporary name and named by
+the move. The MAC is set before the move: udev in the target namespace then finds an address that was set, and does not
+change it.
 
-A move costs an rcu_barrier, about 14 ms, whoever asks for it. Our own namespace is pinned by our living in it, so a
-device for it is born in place and pays nothing.
+A move costs an rcu_barrier, about 14 ms, for every program. This process pins its own namespace anyway, so a device for
+it is made in place, without a move.
 
 Everything here blocks: for worker threads only.
 """
@@ -31,7 +32,7 @@ from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec
 
 _AFTER_MOVE = ("master", "arp", "multicast", "allmulticast", "promisc", "addrgenmode")
-"""What a move resets, or what means something only in the namespace where the link is."""
+"""Attributes that a move resets, or that are meaningful only in the link's final namespace."""
 _BEFORE_MOVE = (
     "address",
     "mtu",
@@ -44,14 +45,14 @@ _BEFORE_MOVE = (
     "gro_max_size",
 )
 _TEMPORARY = "vethd%d"
-_MOVED = "the device would not stay in one place"
-_FEW = 32  # devices of one namespace: as many questions cost what a dump of a hundred links does
+_MOVED = "the device was moved or renamed meanwhile"
+_FEW = 32  # devices of one namespace: reading these one by one costs as much as a dump of a hundred links
 
 
 class Place(NamedTuple):
-    """A link's whereabouts: its key for the watcher, its namespace's inode, and what rtnetlink says of it.
+    """The place of a link: its key for the watcher, its namespace's inode, and its state from rtnetlink.
 
-    netns_cookie is a number that no other namespace has ever had (kernel.netns.cookie()): inodes are used again.
+    netns_cookie is a number that no other namespace ever has (kernel.netns.cookie()); inodes are reused.
     """
 
     key: LinkKey
@@ -61,7 +62,7 @@ class Place(NamedTuple):
 
 
 class Nursery:
-    """The staging namespace, and all that is done to a link by entering its namespace."""
+    """The staging namespace, and all operations on a link that need to enter its namespace."""
 
     def __init__(self) -> None:
         """Make the staging namespace. Raises VethError EPERM without CAP_SYS_ADMIN."""
@@ -70,15 +71,15 @@ class Nursery:
         self.own_inode = netns.inode(self._own_fd)
 
     def close(self) -> None:
-        """Let the staging namespace die."""
+        """Release the staging namespace."""
         os.close(self._staging_fd)
         os.close(self._own_fd)
 
     def birth(self, link: LinkSpec, target_fd: int) -> tuple[Tap, Place]:
         """Make a TAP with link's attributes in the namespace of target_fd, down and without carrier.
 
-        target_fd stays the caller's. `up` is not done here: the pair is not tied yet. Undoes all on failure.
-        Raises VethError with the errno that `ip link add` would show.
+        target_fd stays the caller's. `up` is not applied here, because the pair is not connected yet. On failure every
+        step is undone. Raises VethError with the errno that `ip link add` would report.
         """
         in_place = netns.inode(target_fd) == self.own_inode and link.index is None
         pattern = link.name is None or "%" in link.name
@@ -101,18 +102,18 @@ class Nursery:
             raise VethError(error.errno, "newlink", link.name or "", error.reason) from error
 
     def locate(self, tap: Tap) -> Place:
-        """Find where a device is now, and see to it that we hear of it there. Raises VethError ENODEV."""
+        """Find the place of a device, and ensure that the watcher receives its events. Raises VethError ENODEV."""
         with self._at(tap, listen=True) as there:
             return there.place()
 
     def change(self, tap: Tap, link: LinkSpec, *, old_altname: str = "", netns_fd: int | None = None) -> None:
-        """Give a living link the attributes that link says; netns_fd, the caller's, moves it there first.
+        """Give a living link the attributes that link sets; netns_fd, the caller's, moves it there first.
 
-        altname replaces old_altname, "" removes it. Raises VethError; what was done before the error stays done.
+        altname replaces old_altname; "" removes it. Raises VethError; steps before the error are not undone.
         """
         if netns_fd is not None:
             with self._at(tap) as here:
-                # told the name too, the kernel takes it where the present one is taken over there
+                # with the name in the request, the move also works if the present name is taken in the target
                 here.rtnl.move(here.ifindex, netns_fd, name=link.name)
         with self._at(tap) as here:
             if netns_fd is not None:
@@ -122,9 +123,9 @@ class Nursery:
             here.rtnl.set_link(here.ifindex, link)
 
     def delete(self, tap: Tap) -> None:
-        """Delete the device, whoever else holds an fd of it. Raises VethError ENODEV where it is gone.
+        """Delete the device, even if other processes hold its fds. Raises VethError ENODEV if it is gone.
 
-        Where it fails otherwise the device is not persistent any more: the last close deletes it.
+        If the deletion fails, the device is no longer persistent: the last close deletes it.
         """
         try:
             with self._at(tap) as here:
@@ -134,15 +135,15 @@ class Nursery:
             raise
 
     def noqueue(self, tap: Tap) -> None:
-        """Give a link veth's qdisc again, unless somebody chose another. Raises VethError."""
+        """Set a link's qdisc to noqueue again, as on veth, unless somebody chose another one. Raises VethError."""
         with self._at(tap) as here:
             if not here.rtnl.chosen_qdisc(here.ifindex):
                 here.rtnl.noqueue(here.ifindex)
 
     def settle(self, tap: Tap, *, announce: bool = False) -> None:
-        """Have the kernel act now on a change of carrier: it does when the link is asked for. Gone is no error.
+        """Have the kernel process a carrier change now, which it does when the link is read. ENODEV is no error.
 
-        announce: have it also announce the link's addresses, where its namespace wants that (announce.py).
+        announce: also have it announce the link's addresses, if its namespace requests that (announce.py).
         """
         with suppress(VethError), self._at(tap) as here:
             state = here.rtnl.link(here.ifindex)
@@ -151,7 +152,7 @@ class Nursery:
                     there.announce(state)
 
     def strip(self, tap: Tap, *, alias: str, altname: str) -> None:
-        """Remove that alias and that altname from a link, where it has just these. Raises VethError."""
+        """Remove this alias and this altname from a link if it has exactly these. Raises VethError."""
         with self._at(tap) as here:
             state = here.rtnl.link(here.ifindex)
             if altname and altname in state.altnames:
@@ -160,14 +161,14 @@ class Nursery:
                 here.rtnl.set_link(here.ifindex, LinkSpec(alias=""))
 
     def name_of(self, tap: Tap, ifindex: int) -> str:
-        """Return the name of another link in tap's namespace, as of its master; "" for ifindex 0. Raises VethError."""
+        """Return the name of another link in tap's namespace (its master); "" for ifindex 0. Raises VethError."""
         with self._at(tap) as here:
             return here.rtnl.link(ifindex).name if ifindex else ""
 
     def survey(self, taps: Iterable[Tap]) -> dict[LinkKey, LinkState]:
-        """Read the state of the devices, and perhaps of others beside them; those that are gone are left out.
+        """Read the state of the devices, and possibly of other links there. Devices that are gone are left out.
 
-        A few are asked for one by one: somebody else may have filled their namespace with links of his.
+        A few devices are read one by one: another user may have filled their namespace with links.
         """
         found: dict[LinkKey, LinkState] = {}
         groups: dict[int, list[Tap]] = {}
@@ -175,7 +176,7 @@ class Nursery:
             with suppress(VethError):
                 groups.setdefault(tap.netns_inode(), []).append(tap)
         for group in groups.values():
-            for first in group:  # one that is gone just now shows us nowhere
+            for first in group:  # a device that has just gone does not lead to the namespace
                 with suppress(VethError), self._at(first, listen=True) as here:
                     links = here.rtnl.links() if len(group) > _FEW else _each(here.rtnl, group)
                     found |= {(here.nsid, state.ifindex): state for state in links}
@@ -184,10 +185,10 @@ class Nursery:
 
     @contextmanager
     def _at(self, tap: Tap, *, listen: bool = False) -> Iterator[_Here]:
-        """Enter the namespace where the device is; listen sees to it that we hear of it there.
+        """Enter the device's namespace; listen ensures that the watcher receives events from there.
 
-        A device may move or be renamed under our feet at any moment, so look again until what we found is so. Where it
-        moves while the caller is at work there, what the kernel then says of it is ENODEV: EAGAIN for our callers.
+        A device can be moved or renamed at any moment, so repeat the look-up until its result is consistent. If the
+        device moves while the caller works in the namespace, the kernel returns ENODEV, which becomes EAGAIN here.
         """
         with tap.lock:
             for _ in range(20):
@@ -221,7 +222,7 @@ class Nursery:
 
 
 class _Here(NamedTuple):
-    """A device's namespace, entered: a socket there, and the device's ifindex. nsid only where it was asked for."""
+    """A device's namespace, entered: a socket in it, and the device's ifindex. nsid is valid only with listen."""
 
     rtnl: Rtnl
     ifindex: int
@@ -229,13 +230,13 @@ class _Here(NamedTuple):
     netns_inode: int
 
     def place(self) -> Place:
-        """Read the link."""
+        """Read the link and return its place."""
         key = (self.nsid, self.ifindex)
         return Place(key, self.netns_inode, self.rtnl.link(self.ifindex), netns.cookie(self.rtnl.sock))
 
 
 def _each(rtnl: Rtnl, taps: Iterable[Tap]) -> Iterator[LinkState]:
-    """Read the devices' states in the namespace of the socket; those that are not there are left out."""
+    """Yield the states of the devices that are in the socket's namespace."""
     for tap in taps:
         with suppress(VethError):
             yield rtnl.link(rtnl.ifindex(tap.ifname))

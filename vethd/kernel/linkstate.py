@@ -1,7 +1,7 @@
-"""What rtnetlink says of a link, as a value: the one reading of RTM_NEWLINK and RTM_DELLINK.
+"""Decodes rtnetlink's RTM_NEWLINK and RTM_DELLINK messages into values.
 
-Read here and not by pyroute2, which decodes all of a message's sixty attributes: 1 ms and more, between an end that
-comes up and its carrier, on the loop that forwards frames. A test holds both to the same result.
+pyroute2 is not used for this. It decodes all sixty attributes of a message, which takes 1 ms or more on the loop that
+forwards frames, between the moment when an end comes up and its carrier. A test checks that both give the same result.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ class LinkCounters(NamedTuple):
 class LinkState(NamedTuple):
     """One link at the instant of the message.
 
-    new_nsid is where a DELLINK says that the link went, NSID_NOT_ASSIGNED for a place without an id here (and
-    None where it did not go, but died).
+    new_nsid is set in a DELLINK of a link that moved: the id of the target namespace, NSID_NOT_ASSIGNED if that
+    namespace has no id here. It is None if the link was deleted.
     """
 
     deleted: bool
@@ -85,27 +85,27 @@ class LinkState(NamedTuple):
 
     @property
     def up(self) -> bool:
-        """Administratively up."""
+        """Whether the link is administratively up."""
         return bool(self.flags & IFF_UP)
 
     @property
     def arp(self) -> bool:
-        """Whether the link speaks ARP."""
+        """Whether the link uses ARP."""
         return not self.flags & IFF_NOARP
 
     @property
     def multicast(self) -> bool:
-        """Whether the link does multicast."""
+        """Whether the link supports multicast."""
         return bool(self.flags & IFF_MULTICAST)
 
     @property
     def allmulticast(self) -> bool:
-        """Whether somebody asked for all multicast."""
+        """Whether all-multicast mode was requested."""
         return bool(self.flags & IFF_ALLMULTI)
 
     @property
     def promisc(self) -> bool:
-        """Whether somebody asked for promiscuity."""
+        """Whether promiscuous mode was requested."""
         return bool(self.flags & IFF_PROMISC)
 
 
@@ -113,10 +113,10 @@ _HEAD = struct.Struct("=IHHIIBxHiII")  # struct nlmsghdr, struct ifinfomsg
 
 
 def peek(data: bytes) -> tuple[int, int]:
-    """Return (message type, ifindex) of a link's message without decoding it; (0, 0) where it is none.
+    """Return (message type, ifindex) of a link's message without decoding it; (0, 0) for any other message.
 
-    A bridge tells of its ports in messages of the same types and another family; a port that leaves is no
-    device that dies.
+    A bridge reports its ports in messages of the same types but another address family. These are other messages here:
+    a port that leaves a bridge is not a deleted device.
     """
     if len(data) < _HEAD.size:
         return 0, 0
@@ -125,7 +125,7 @@ def peek(data: bytes) -> tuple[int, int]:
 
 
 def parse_link(data: bytes) -> LinkState | None:
-    """Read one whole message; None where it is no RTM_NEWLINK or RTM_DELLINK, or cannot be read."""
+    """Decode one whole message; None if it is neither RTM_NEWLINK nor RTM_DELLINK, or is malformed."""
     kind, ifindex = peek(data)
     if kind not in (RTM_NEWLINK, RTM_DELLINK):
         return None
@@ -133,16 +133,16 @@ def parse_link(data: bytes) -> LinkState | None:
     try:
         attrs = dict(_attributes(data[_HEAD.size : length]))
         return _state(kind == RTM_DELLINK, ifindex, flags, attrs)
-    except (struct.error, ValueError, IndexError):  # the kernel sends none such
+    except (struct.error, ValueError, IndexError):  # the kernel sends no such message
         return None
 
 
 _HEAD_ATTR = struct.Struct("=HH")  # struct nlattr: length with this header, type
-_STATS64 = struct.Struct("=4Q16x2Q")  # struct rtnl_link_stats64, between its rx_bytes and rx_dropped two of errors
+_STATS64 = struct.Struct("=4Q16x2Q")  # struct rtnl_link_stats64 without rx_errors and tx_errors (the 16 bytes)
 
 
 def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and value of each attribute. Raises ValueError where one does not end where it may."""
+    """Yield type and value of each attribute. Raises ValueError if an attribute has an impossible length."""
     at = 0
     while at + _HEAD_ATTR.size <= len(data):
         size, kind = _HEAD_ATTR.unpack_from(data, at)
@@ -183,11 +183,11 @@ def _state(deleted: bool, ifindex: int, flags: int, attrs: dict[int, bytes]) -> 
 
 
 def _text(value: bytes) -> str:
-    """Return a string, which need be no UTF-8: the kernel does not mind."""
+    """Return a string. The kernel allows bytes that are not UTF-8; these are escaped."""
     return value.split(b"\0")[0].decode(errors="backslashreplace")
 
 
 def _addrgenmode(inet6: bytes) -> str | None:
-    """Return IPv6's way to make a link-local address here; None where the link has no IPv6 (MTU below 1280)."""
+    """Return how IPv6 makes the link-local address; None if the link has no IPv6 (MTU below 1280)."""
     mode = dict(_attributes(inet6)).get(IFLA_INET6_ADDR_GEN_MODE)
     return next((name for name, value in ADDR_GEN_MODES.items() if mode == bytes([value])), None)

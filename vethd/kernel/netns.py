@@ -1,11 +1,11 @@
-"""Network namespaces: naming them, entering them, making an anonymous one.
+"""Network namespaces: opens, names and enters them, and makes anonymous ones.
 
 Theory of operation. An open fd on a namespace, a tun fd opened inside it and a netlink socket made inside it all
-keep it alive after `ip netns del`. So nothing here is held: a namespace is opened, entered by a worker thread for
-one operation, and let go. A namespace is known by its inode, which no two living ones share.
+keep it alive after `ip netns del`. So nothing here stays open: a namespace is opened, entered by a worker thread for
+one operation, and closed. A namespace is identified by its inode, which no two existing namespaces share.
 
-setns(2) moves only the calling thread. Never call these on an event loop's thread: entering is cheap, but what is
-done inside takes the RTNL lock, which anybody may hold for tens of milliseconds.
+setns(2) moves only the calling thread. Never call these functions on an event loop's thread: entering is cheap, but the
+operations inside take the RTNL lock, which any program may hold for tens of milliseconds.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from vethd.model.errors import VethError
 
 RUN_NETNS = "/run/netns"
 INHERITED = range(1 << 20)
-"""For open_ref(): "fd:N" is this process's own fd N, as its starter left it open."""
+"""For open_ref(): "fd:N" is this process's own fd N, inherited from the process that started it."""
 _FD_DIGITS = 10
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EINTR)
-"""What a call answers that says nothing of what it was asked about."""
+"""The errnos of a call that do not depend on the object of the call."""
 _HOMEWARD_S = (0.0, 0.001, 0.01, 0.1, 1.0)
-"""Pauses before the tries to leave a namespace again."""
+"""Pauses before each attempt to return from a namespace."""
 
 _STATX_BYTES = 256
 _STX_DEV = slice(136, 144)  # stx_dev_major, stx_dev_minor
@@ -47,10 +47,10 @@ def _check(result: int, op: str) -> None:
 
 @contextmanager
 def inside(netns_fd: int) -> Iterator[None]:
-    """Run the body with the calling thread in the namespace of netns_fd, then go back.
+    """Run the body with the calling thread in the namespace of netns_fd, then return to the thread's namespace.
 
-    A thread that was left behind would do all that follows in the wrong namespace: setns(2) allocates, so it is tried
-    again where it fails. Raises VethError EPERM (no CAP_SYS_ADMIN over it) or EINVAL (not a network namespace).
+    A thread that does not return does all further work in the wrong namespace. setns(2) allocates memory and can fail,
+    so the return is retried. Raises VethError EPERM (no CAP_SYS_ADMIN over it) or EINVAL (not a network namespace).
     """
     home = open_own()
     try:
@@ -68,12 +68,12 @@ def _go_home(home: int) -> None:
         time.sleep(pause_s)
         if _libc.setns(home, CLONE_NEWNET) == 0:
             return
-    # nothing that this process did from now on would be where it belongs; another process starts at home
+    # from now on this process would work in the wrong namespace; a new process starts in the right one
     os.abort()
 
 
 def open_own() -> int:
-    """Return an fd, the caller's to close, on the calling thread's namespace. Raises VethError, as EMFILE."""
+    """Return an fd on the calling thread's namespace; the caller closes it. Raises VethError, e.g. EMFILE."""
     try:
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
@@ -81,7 +81,7 @@ def open_own() -> int:
 
 
 def new_anonymous() -> int:
-    """Return an fd, the caller's to close, on a new namespace that nothing else holds.
+    """Return an fd on a new namespace that nothing else holds; the caller closes it.
 
     Raises VethError EPERM without CAP_SYS_ADMIN.
     """
@@ -103,12 +103,12 @@ def new_anonymous() -> int:
 
 
 def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
-    """Open the namespace that ref names; the fd is the caller's to close.
+    """Open the namespace that ref names; the caller closes the fd.
 
     ref: None or "" (the calling thread's own), a name of `ip netns`, a path, a PID, or "fd:N", the N-th of fds.
     A name wins over a PID of the same digits, as in iproute2.
-    Raises VethError ENOENT (no such name or path, or not yet, or not any more), ESRCH (no such PID), EACCES (another
-    user's PID: send an fd instead), EBADF (no such fd), EINVAL (not a network namespace).
+    Raises VethError ENOENT (no namespace of that name or path at present), ESRCH (no such PID), EACCES (another user's
+    PID: send an fd instead), EBADF (no such fd), EINVAL (not a network namespace).
     """
     if not ref:
         return open_own()
@@ -116,14 +116,14 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
         return _dup_checked(ref, fds)
     path = ref if "/" in ref else f"{RUN_NETNS}/{ref}"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # whatever it is, a FIFO too, do not wait
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # do not wait, even if it is a FIFO
     except ValueError as error:  # a NUL byte, or half a surrogate pair
         raise VethError(errno.EINVAL, "netns", reason=f"no network namespace {ref!r}") from error
     except OSError as error:
         if error.errno in _EXHAUSTED:
             raise VethError(error.errno, "netns") from error
         if "/" in ref or not (ref.isascii() and ref.isdigit()):
-            # a file of mode 000 is all there is until `ip netns add` mounts, and once `ip netns del` has unmounted
+            # before `ip netns add` mounts, and after `ip netns del` has unmounted, there is only a file of mode 000
             bare = error.errno == errno.EACCES and "/" not in ref and os.path.exists(path)  # noqa: PTH110 - no object needed
             code = errno.ENOENT if bare else error.errno or errno.ENOENT
             raise VethError(code, "netns", reason=f"no network namespace {ref!r}") from error
@@ -132,16 +132,16 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
 
 
 def is_namespace(fd: int) -> bool:
-    """Return whether fd is a namespace, of whatever kind: all are of one file system, nsfs.
+    """Return whether fd is a namespace of any kind: all of them are on one file system, nsfs.
 
-    Of a stranger's fd nothing else may be asked first: an ioctl, fstat or close goes to whatever is behind it, a FUSE
-    server of his perhaps, which may never answer. statx() answers from memory where it is told not to ask.
+    This must be the first call on another user's fd. An ioctl, fstat or close is handled by the file system behind the
+    fd, perhaps that user's FUSE server, which may never answer. statx() with AT_STATX_DONT_SYNC answers from memory.
     """
     return _device(fd) == _nsfs()
 
 
 def _device(fd: int) -> bytes:
-    """Return the number of the device that a file is on; b"" where fd is not open."""
+    """Return the number of the device that a file is on; b"" if fd is not open."""
     statx = ctypes.create_string_buffer(_STATX_BYTES)
     if _libc.statx(fd, b"", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, 0, statx) != 0:
         return b""
@@ -158,7 +158,7 @@ def _nsfs() -> bytes:
 
 
 def inode(netns_fd: int) -> int:
-    """Return the namespace's inode: its identity while it lives. Raises VethError."""
+    """Return the namespace's inode, which identifies it while it exists. Raises VethError."""
     try:
         return os.fstat(netns_fd).st_ino
     except OSError as error:
@@ -166,9 +166,9 @@ def inode(netns_fd: int) -> int:
 
 
 def cookie(sock: socket.socket) -> int:
-    """Return the number that the namespace of a socket has and none before it had; 0 before Linux 5.14.
+    """Return a number that identifies the namespace of a socket and is never reused; 0 before Linux 5.14.
 
-    Inodes are used again: a namespace that is made anew often has the one of its predecessor. Raises VethError.
+    Inodes are reused: a new namespace often has the inode of one that was deleted. Raises VethError.
     """
     try:
         return int.from_bytes(sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8), sys.byteorder)
@@ -179,16 +179,16 @@ def cookie(sock: socket.socket) -> int:
 
 
 def label(netns_inode: int, own_inode: int) -> str:
-    """Return the name that `ip netns` knows, "" for the daemon's own, or "net:[INODE]" where there is none.
+    """Return the name that `ip netns` shows, "" for the daemon's own, or "net:[INODE]" if it has no name.
 
-    Raises VethError where it could not look.
+    Raises VethError if the names cannot be read.
     """
     if netns_inode == own_inode:
         return ""
     try:
         with os.scandir(RUN_NETNS) as entries:
             for entry in entries:
-                # a name of a dead or half-made namespace is no namespace, and may be unreadable
+                # the file of a deleted or unfinished namespace is no namespace, and may be unreadable
                 try:
                     if entry.stat().st_ino == netns_inode:
                         return entry.name
@@ -202,7 +202,7 @@ def label(netns_inode: int, own_inode: int) -> str:
 
 
 def names() -> dict[int, str]:
-    """Return the names that `ip netns` knows, by the namespaces' inodes. Raises VethError where it could not look."""
+    """Return the names that `ip netns` shows, by the namespaces' inodes. Raises VethError if they cannot be read."""
     found: dict[int, str] = {}
     try:
         with os.scandir(RUN_NETNS) as entries:
@@ -223,7 +223,7 @@ def _open_pid(pid: str) -> int:
     try:
         return os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except PermissionError as error:
-        reason = f"the namespace of process {pid} may not be opened by this user: name it, or send its fd"
+        reason = f"no permission to open the namespace of process {pid}: name the namespace, or send its fd"
         raise VethError(errno.EACCES, "netns", reason=reason) from error
     except OSError as error:
         if error.errno in _EXHAUSTED:

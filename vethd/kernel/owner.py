@@ -1,15 +1,16 @@
-"""Who is at the other end of a unix socket, and whose a network namespace is: what the kernel alone can vouch for.
+"""The peer of a unix socket, and the owner of a network namespace, as the kernel reports them.
 
-Theory of operation. A socket's peer is who called connect(), as he was at that moment: passing the socket on, changing
-the uid or leaving a group changes nothing. The PID is not asked for, as it may be another process's by now.
+Theory of operation. A socket's peer has the credentials that the connecting process had when it called connect().
+Passing the socket on, changing the uid or leaving a group does not change them. The PID is not read, because another
+process may have it by now.
 
-A network namespace belongs to the user namespace in which it was made (NS_GET_USERNS), and that to the uid which made
-it (NS_GET_OWNER_UID). Its maker has every capability over it and all that is nested in it, as security/commoncap.c
-cap_capable() has it: so the parents are asked, too (NS_GET_PARENT), up to ours, where the kernel answers EPERM. None of
-this ever changes in the life of a namespace.
+A network namespace belongs to the user namespace in which it was made (NS_GET_USERNS), and a user namespace belongs to
+the uid that made it (NS_GET_OWNER_UID). This uid has every capability over the user namespace and all that are nested
+in it (security/commoncap.c cap_capable()). So the parents are read as well (NS_GET_PARENT), up to our own, for which
+the kernel returns EPERM. None of this ever changes while a namespace exists.
 
-Ids are as our own user namespace maps them. All that it does not map look alike (overflowuid): such a one is NOBODY,
-and owns nothing.
+Ids are as our own user namespace maps them. All ids that it does not map look the same (overflowuid): such an id is
+NOBODY, and owns nothing.
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ from vethd.model.errors import VethError
 
 NOBODY = -1
 _WHOLE_MAP = ["0", "0", str((1 << 32) - 1)]
-_GROUPS = 64  # more than most have; the kernel says where it is too few
+_GROUPS = 64  # enough for most processes; the kernel returns ERANGE if it is not
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Peer(NamedTuple):
-    """Who connected: effective uid, and every group, the supplementary ones included."""
+    """The credentials of a peer: effective uid, and all groups including supplementary ones."""
 
     uid: int
     gids: frozenset[int]
 
 
 def peer(sock: socket.socket) -> Peer:
-    """Ask who is at the other end of a connected unix socket. Raises OSError."""
+    """Return the credentials of a connected unix socket's peer. Raises OSError."""
     credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("=iII"))
     _, uid, gid = struct.unpack("=iII", credentials)
     gids = {gid, *_groups(sock.fileno())} - {_stranger("gid")}
@@ -50,7 +51,7 @@ def peer(sock: socket.socket) -> Peer:
 
 
 def owns(uid: int, netns_fd: int) -> bool:
-    """Return whether the network namespace is uid's: of a user namespace that uid made, or of one nested in it."""
+    """Return whether uid owns the network namespace: uid made its user namespace, or one that contains it."""
     try:
         fd = fcntl.ioctl(netns_fd, NS_GET_USERNS)
         while True:
@@ -62,7 +63,7 @@ def owns(uid: int, netns_fd: int) -> bool:
                 os.close(fd)
             fd = parent
     except OSError as error:
-        if error.errno == errno.EPERM:  # beyond what we may see: not his
+        if error.errno == errno.EPERM:  # outside of what we may see: uid does not own it
             return False
         raise VethError(error.errno or errno.EIO, "netns") from error
 
@@ -72,7 +73,7 @@ def _maker(userns_fd: int) -> int:
 
 
 def _groups(sock_fd: int) -> list[int]:
-    """Return the supplementary groups; Python's own getsockopt() would stop at 256 of them."""
+    """Return the supplementary groups. Python's own getsockopt() would stop at 256 groups."""
     count = _GROUPS
     while True:
         gids = (ctypes.c_uint32 * count)()
@@ -87,7 +88,7 @@ def _groups(sock_fd: int) -> list[int]:
 
 @cache
 def _stranger(kind: str) -> int:
-    """Return the id that stands for all that our user namespace does not map; NOBODY where it maps every one."""
+    """Return the id that stands for all ids that our user namespace does not map; NOBODY if it maps every id."""
     if Path(f"/proc/self/{kind}_map").read_text(encoding="ascii").split() == _WHOLE_MAP:
         return NOBODY
     return int(Path(f"/proc/sys/kernel/overflow{kind}").read_text(encoding="ascii"))

@@ -1,6 +1,6 @@
-"""What this machine can do: every feature tried for real, in a namespace of its own where that is needed.
+"""Checks the features of this machine by using each of them, in a namespace of its own if needed.
 
-For `vethctl doctor`, which must work with the daemon down and as anybody. Nothing here raises or leaves a trace.
+For `vethctl doctor`, which must work without a daemon and for every user. Nothing here raises or leaves a trace.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from vethd.model.vnet import HDR_LEN_TUNNEL
 _FDS_WANTED = 4096
 _IO_URING_DISABLED = Path("/proc/sys/kernel/io_uring_disabled")
 _CAPABILITIES = {
-    "CAP_NET_ADMIN": (12, "makes and changes links"),
+    "CAP_NET_ADMIN": (12, "creates and changes links"),
     "CAP_SYS_ADMIN": (21, "enters namespaces"),
-    "CAP_NET_BROADCAST": (11, "hears of links in all namespaces"),
+    "CAP_NET_BROADCAST": (11, "receives link events from all namespaces"),
 }
 
 
 class Check(msgspec.Struct, kw_only=True, frozen=True):
-    """One finding. required: vethd does not work without it; advice: what to do, "" where all is well."""
+    """One result. required: vethd does not work without it. advice: what to do, "" if nothing."""
 
     name: str
     ok: bool
@@ -44,7 +44,7 @@ class Check(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def probe() -> list[Check]:
-    """Try everything, in the order in which a user should read it. Blocks for about 100 ms."""
+    """Run all checks, in the order in which a user should read them. Blocks for about 100 ms."""
     checks = [_dev_net_tun(), *capabilities(), *_in_scratch()]
     return [*checks, _fd_limit(), _run_netns(), _io_uring(), _kernel_veth()]
 
@@ -58,18 +58,18 @@ def _dev_net_tun() -> Check:
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         gone = error.errno in (errno.ENODEV, errno.ENXIO)
-        advice = "the kernel has no tun: `modprobe tun`" if gone else f"its mode should be 0666: `chmod 666 {path}`"
+        advice = "the kernel has no tun driver: `modprobe tun`" if gone else f"set its mode: `chmod 666 {path}`"
         return Check(name=name, ok=False, required=True, detail=error.strerror or str(error), advice=advice)
-    return Check(name=name, ok=True, required=True, detail="opens")
+    return Check(name=name, ok=True, required=True, detail="can be opened")
 
 
 def capabilities() -> list[Check]:
-    """Look at what this process may do. Does not block."""
+    """Check the capabilities of this process. Does not block."""
     effective = 0
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("CapEff:"):
             effective = int(line.split()[1], 16)
-    advice = "for this user: run as root or in a user namespace (`unshare -Urn`); the service has it from its unit"
+    advice = "run as root or in a user namespace (`unshare -Urn`); the systemd service gets it from its unit"
     return [
         Check(
             name=name,
@@ -83,18 +83,18 @@ def capabilities() -> list[Check]:
 
 
 def _in_scratch() -> list[Check]:
-    """Make a TAP in a staging namespace, move it to a second one, and try its features."""
+    """Make a TAP in a staging namespace, move it to a second one, and check its features."""
     try:
         nursery, target = Nursery(), netns.new_anonymous()
     except VethError as error:
         return [_check("network namespaces", error, "the kernel needs CONFIG_NET_NS, the user CAP_SYS_ADMIN")]
-    checks = [Check(name="network namespaces", ok=True, required=True, detail="one can be made")]
+    checks = [Check(name="network namespaces", ok=True, required=True, detail="can be created")]
     try:
         tap, _ = nursery.birth(LinkSpec(name="vethd-probe"), target)
     except VethError as error:
-        checks.append(_check("TAP", error, "CONFIG_TUN=y or m, and Linux 5.2 or newer"))
+        checks.append(_check("TAP", error, "the kernel needs CONFIG_TUN=y or m, and must be Linux 5.2 or newer"))
     else:
-        checks += [Check(name="TAP", ok=True, required=True, detail="made, moved, noqueue"), *_features(tap)]
+        checks += [Check(name="TAP", ok=True, required=True, detail="created, moved, set to noqueue"), *_features(tap)]
         tap.close()
     finally:
         os.close(target)
@@ -104,8 +104,8 @@ def _in_scratch() -> list[Check]:
 
 def _features(tap: Tap) -> list[Check]:
     tunnel = tap.vnet_hdr_len == HDR_LEN_TUNNEL
-    udp = "and UDP; not UDP tunnels" if tap.uso else "but not UDP (Linux 6.2 or newer): its datagrams are not coalesced"
-    detail = "TCP, UDP, and UDP tunnels" if tunnel else f"TCP {udp}"
+    udp = "and UDP, not UDP tunnels" if tap.uso else "but not UDP (needs Linux 6.2): datagrams are not coalesced"
+    detail = "TCP, UDP and UDP tunnels" if tunnel else f"TCP {udp}"
     found = [Check(name="segmentation offload", ok=True, required=False, detail=detail)]
 
     def listen() -> None:
@@ -114,45 +114,47 @@ def _features(tap: Tap) -> list[Check]:
     def refuse() -> None:
         TunFilter(tap.fds[0], 1514)
 
-    advice = "without it oversize frames are dropped by the engine, and the sender counts them as sent"
-    found.append(_try("oversize filter (BPF)", refuse, "frames are refused in the kernel", advice, required=False))
+    advice = "without it, the engine drops oversize frames, and the sender counts them as sent"
+    found.append(_try("oversize filter (BPF)", refuse, "the kernel drops oversize frames", advice, required=False))
     advice = "rtnetlink must be allowed"
-    found.append(_try("news of links", listen, "one socket for all namespaces", advice, required=True))
+    found.append(_try("link events", listen, "received from all namespaces by one socket", advice, required=True))
     return found
 
 
 def _fd_limit() -> Check:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ok = hard >= _FDS_WANTED or hard == resource.RLIM_INFINITY
-    detail = f"{hard}: at most {(hard - 64) // 2} pairs"
+    detail = f"limit {hard}, so at most {(hard - 64) // 2} pairs"
     return Check(
         name="open files",
         ok=ok,
         required=False,
         detail=detail,
-        advice="" if ok else "raise it: LimitNOFILE=, ulimit -n",
+        advice="" if ok else "raise the limit: LimitNOFILE= in the unit, or `ulimit -n`",
     )
 
 
 def _run_netns() -> Check:
     ok = Path(netns.RUN_NETNS).is_dir()
-    detail = f"{netns.RUN_NETNS} {'is there' if ok else 'is not there yet: the first `ip netns add` makes it'}"
+    detail = f"{netns.RUN_NETNS} {'exists' if ok else 'does not exist yet: the first `ip netns add` creates it'}"
     return Check(name="named namespaces", ok=True, required=False, detail=detail)
 
 
 def _io_uring() -> Check:
-    """Ask for a ring at no address, which is EFAULT where there are any."""
+    """Request a ring with a null pointer, which fails with EFAULT if io_uring is allowed."""
     code = _io_uring_setup()
     if code in (0, errno.EFAULT, errno.EINVAL):
         return Check(name="io_uring", ok=True, required=False, detail="allowed")
     if code == errno.ENOSYS:
-        return Check(name="io_uring", ok=False, required=False, detail="this kernel has none: vethd does without")
+        detail = "this kernel has none: vethd uses the asyncio engine"
+        return Check(name="io_uring", ok=False, required=False, detail=detail)
     try:
         disabled = int(_IO_URING_DISABLED.read_text())
     except OSError:  # older than 6.6
         disabled = 0
-    advice = "sysctl kernel.io_uring_disabled=0" if disabled else "a seccomp filter does it: a container's, or a unit's"
-    detail = f"forbidden ({os.strerror(code)}): vethd does without"
+    seccomp = "a seccomp filter of the container or the unit forbids io_uring: allow it there"
+    advice = "set sysctl kernel.io_uring_disabled=0" if disabled else seccomp
+    detail = f"forbidden ({os.strerror(code)}): vethd uses the asyncio engine"
     return Check(name="io_uring", ok=False, required=False, detail=detail, advice=advice)
 
 
@@ -162,22 +164,22 @@ def _io_uring_setup() -> int:
 
 
 def _kernel_veth() -> Check:
-    """Ask the kernel for a veth of its own; vethd is for those who are refused."""
+    """Have the kernel make a veth pair. vethd is for kernels that cannot."""
     name = "kernel veth"
     try:
         scratch = netns.new_anonymous()
     except VethError:
-        return Check(name=name, ok=False, required=False, detail="not tried: no namespace could be made")
+        return Check(name=name, ok=False, required=False, detail="not checked: no namespace can be created")
     try:
         with netns.inside(scratch), Rtnl() as rtnl:
             rtnl.newlink("veth", "probe")
     except VethError as error:
         if error.errno == errno.EOPNOTSUPP:
-            return Check(name=name, ok=False, required=False, detail="this kernel has none: vethd stands in")
+            return Check(name=name, ok=False, required=False, detail="this kernel has no veth: use vethd instead")
         return Check(name=name, ok=False, required=False, detail=str(error))
     finally:
         os.close(scratch)
-    return Check(name=name, ok=True, required=False, detail="there: `ip link add type veth` works without vethd, too")
+    return Check(name=name, ok=True, required=False, detail="available: `ip link add type veth` works without vethd")
 
 
 def _try(name: str, act: Callable[[], None], good: str, advice: str, *, required: bool) -> Check:

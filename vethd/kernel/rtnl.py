@@ -1,7 +1,7 @@
 """rtnetlink requests: pyroute2's codec over a plain socket, one request and its answer at a time.
 
-pyroute2's own sockets are not used: they fail under uvloop, fork to enter a namespace, and create a missing one.
-An Rtnl belongs to the namespace in which its thread stood when it was made, and pins it: make it inside
+pyroute2's own sockets are not used: they fail under uvloop, fork to enter a namespace, and create a missing namespace.
+An Rtnl belongs to the namespace that its thread was in when it was made, and pins it: make it inside
 netns.inside(), use it, close it. Everything here may block on the RTNL lock: for worker threads only.
 """
 
@@ -97,9 +97,9 @@ class Rtnl:
         self.sock.close()
 
     def set_link(self, ifindex: int, spec: LinkSpec, *, skip: tuple[str, ...] = (), op: str = "changelink") -> None:
-        """Give the link every attribute that spec says, but for those in skip, in one request and altname's own.
+        """Set every attribute that spec sets, except those in skip, in one request; altname needs a second one.
 
-        netns, queues and index are not this function's. Raises VethError with the kernel's errno.
+        netns, queues and index are not set here. Raises VethError with the kernel's errno.
         """
         attrs: list[tuple[str, Any]] = [
             (nla, getattr(spec, key)) for key, nla in _ATTRIBUTES if key not in skip and getattr(spec, key) is not None
@@ -126,10 +126,10 @@ class Rtnl:
         new_ifindex: int | None = None,
         op: str = "changelink",
     ) -> None:
-        """Move the link to another namespace, where it is closed; optionally under another name or ifindex.
+        """Move the link to another namespace, which brings it down; optionally change its name or ifindex.
 
-        Without a name the move fails whole (EEXIST) where its present name is taken over there. With one the
-        device moves first and is renamed then: on EEXIST it *has moved*. Costs an rcu_barrier, about 14 ms.
+        Without a name, the whole move fails (EEXIST) if the present name is taken in the target. With a name, the
+        device moves first and is then renamed: on EEXIST it *has moved*. Costs an rcu_barrier, about 14 ms.
         """
         attrs: list[tuple[str, Any]] = [("IFLA_NET_NS_FD", netns_fd)]
         if name is not None:
@@ -139,7 +139,7 @@ class Rtnl:
         self._newlink(ifindex, attrs, (0, 0), op)
 
     def altname(self, ifindex: int, *, add: str = "", remove: str = "", op: str = "changelink") -> None:
-        """Add or remove one alternative name. Raises VethError EEXIST where it is taken."""
+        """Add or remove one alternative name. Raises VethError EEXIST if it is taken."""
         for kind, altname in ((RTM_DELLINKPROP, remove), (RTM_NEWLINKPROP, add)):
             if altname:
                 message = ifinfmsg()
@@ -149,26 +149,26 @@ class Rtnl:
                 self._request(message, kind, flags | NLM_F_ACK, op, altname)
 
     def noqueue(self, ifindex: int) -> None:
-        """Give the link the qdisc of a veth: none. Raises VethError."""
+        """Set the link's qdisc to noqueue, as on veth. Raises VethError."""
         (message := tcmsg()).update(index=ifindex, parent=TC_H_ROOT, attrs=[("TCA_KIND", "noqueue")])
         self._request(message, RTM_NEWQDISC, NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE, "noqueue", "")
 
     def chosen_qdisc(self, ifindex: int) -> bool:
-        """Return whether somebody chose the link's qdisc: the kernel's own choice has no handle."""
+        """Return whether somebody chose the link's qdisc: the kernel's default has no handle."""
         (message := tcmsg()).update(index=ifindex, parent=TC_H_ROOT)
-        with suppress(VethError):  # it was never up and has none, or is gone
+        with suppress(VethError):  # the link was never up and has no qdisc, or is gone
             replies = self._request(message, RTM_GETQDISC, NLM_F_ACK | NLM_F_ECHO, "getqdisc", "")
             return any(struct.unpack_from("=24xI", data)[0] for data in replies)
         return False
 
     def newlink(self, kind: str, name: str) -> None:
-        """Make a link of that kind, as `ip link add NAME type KIND` does. Raises VethError."""
+        """Make a link of this kind, as `ip link add NAME type KIND` does. Raises VethError."""
         message = ifinfmsg()
         message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]})]
         self._request(message, RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, "newlink", name)
 
     def dellink(self, ifindex: int) -> None:
-        """Delete the link. Raises VethError ENODEV where there is none."""
+        """Delete the link. Raises VethError ENODEV if it does not exist."""
         (message := ifinfmsg()).update(index=ifindex)
         self._request(message, RTM_DELLINK, NLM_F_ACK, "dellink", "")
 
@@ -180,10 +180,10 @@ class Rtnl:
     def ifindex(self, name: str, op: str = "getlink") -> int:
         """Return the ifindex of a name, or of an altname, in the socket's namespace. Raises VethError ENODEV.
 
-        By an ioctl, as a name need not be UTF-8, which the codec insists on, and as if_nametoindex() takes another fd.
+        It uses an ioctl: the codec requires names in UTF-8, the kernel does not, and if_nametoindex() opens another fd.
         """
         encoded = os.fsencode(name)
-        if len(encoded) >= IFNAMSIZ:  # only an altname is so long
+        if len(encoded) >= IFNAMSIZ:  # only an altname can be so long
             message = ifinfmsg()
             message["attrs"] = [("IFLA_ALT_IFNAME", name)]
             return self._getlink(message, op, name).ifindex
@@ -197,7 +197,7 @@ class Rtnl:
         try:
             return self.ifindex(name, op)
         except VethError as error:
-            raise VethError(error.errno, op, name, f"no master {name!r} in that namespace") from error
+            raise VethError(error.errno, op, name, f"no master {name!r} in the link's namespace") from error
 
     def links(self) -> Iterator[LinkState]:
         """Read every link of the namespace."""
@@ -207,9 +207,9 @@ class Rtnl:
                 yield state
 
     def nsid(self, netns_fd: int) -> int:
-        """Return the id by which this socket's namespace knows that of netns_fd, assigning one where there is none.
+        """Return the id of netns_fd's namespace in this socket's namespace; assign one if there is none.
 
-        Without an id nothing that happens there is heard (NETLINK_LISTEN_ALL_NSID). It dies with either.
+        NETLINK_LISTEN_ALL_NSID delivers no events of a namespace without an id. The id ends with either namespace.
         """
         known = self.known_nsid(netns_fd)
         if known != NSID_NOT_ASSIGNED:
@@ -219,12 +219,12 @@ class Rtnl:
         try:
             self._request(message, RTM_NEWNSID, NLM_F_ACK, "newnsid", "")
         except VethError as error:
-            if error.errno != errno.EEXIST:  # somebody was faster
+            if error.errno != errno.EEXIST:  # another process assigned one first
                 raise
         return self.known_nsid(netns_fd)
 
     def known_nsid(self, netns_fd: int) -> int:
-        """Return the id that the namespace of netns_fd has here, or NSID_NOT_ASSIGNED."""
+        """Return the id of netns_fd's namespace in this socket's namespace, or NSID_NOT_ASSIGNED."""
         message = nsidmsg()
         message["attrs"] = [("NETNSA_FD", netns_fd)]
         for data in self._request(message, RTM_GETNSID, 0, "getnsid", ""):
@@ -249,7 +249,7 @@ class Rtnl:
         self._request(message, RTM_NEWLINK, NLM_F_ACK, op, dict(attrs).get("IFLA_IFNAME", ""))
 
     def _request(self, message: nlmsg, kind: int, flags: int, op: str, name: str) -> list[bytes]:
-        """Send one request and collect its answers, whole messages each. Raises VethError with the kernel's errno."""
+        """Send one request and return its replies, each a whole message. Raises VethError with the kernel's errno."""
         self._seq += 1
         message["header"].update(type=kind, flags=flags | NLM_F_REQUEST, pid=0, sequence_number=self._seq)
         message.encode()
@@ -274,7 +274,7 @@ class Rtnl:
 
 
 def split(buffer: bytes) -> Iterator[tuple[int, bytes]]:
-    """Cut a datagram into (message type, whole message); what is cut short is left out."""
+    """Split a datagram into (message type, whole message); a truncated message is left out."""
     offset = 0
     while offset + _HDR.size <= len(buffer):
         length, kind = struct.unpack_from("=IH", buffer, offset)
@@ -285,7 +285,7 @@ def split(buffer: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _flags(spec: LinkSpec, skip: tuple[str, ...]) -> tuple[int, int]:
-    """Return (flags, mask) for the interface flags that spec says."""
+    """Return (flags, mask) for the interface flags that spec sets."""
     flags = change = 0
     if spec.up is not None and "up" not in skip:
         change |= IFF_UP
@@ -294,6 +294,6 @@ def _flags(spec: LinkSpec, skip: tuple[str, ...]) -> tuple[int, int]:
         value = getattr(spec, key)
         if value is not None and key not in skip:
             change |= bit
-            # arp is said in the positive, its flag in the negative
+            # arp is positive, its flag (IFF_NOARP) negative
             flags |= bit if value != (key == "arp") else 0
     return flags, change

@@ -1,4 +1,4 @@
-"""A token bucket (tc-tbf(8)) on what a link sends; for worker threads."""
+"""Limits the rate at which a link sends, with a token bucket (tc-tbf(8)); for worker threads."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _LATENCY = "25ms"
 
 
 class Bucket(NamedTuple):
-    """Bytes a second, and bytes that may come at once."""
+    """A rate in bytes per second, and a burst in bytes."""
 
     rate: int
     burst: int
 
 
 class Shaper(Rtnl):
-    """An rtnetlink socket that knows of token buckets."""
+    """An rtnetlink socket that sets and reads token buckets."""
 
     def shape(self, ifindex: int, bucket: Bucket) -> None:
-        """Hold what the link sends to the bucket, whatever its queue was before. Raises VethError.
+        """Limit the frames that the link sends to the bucket, and replace its qdisc. Raises VethError.
 
-        EOPNOTSUPP: this kernel has no sch_tbf. Super-frames that are larger than the burst are cut up by the kernel.
+        EOPNOTSUPP: this kernel has no sch_tbf. The kernel cuts up super-frames that are larger than the burst.
         """
         options = sched_tbf.get_parameters(
             {"rate": f"{8 * bucket.rate}bit", "burst": bucket.burst, "latency": _LATENCY}
@@ -44,7 +44,7 @@ class Shaper(Rtnl):
             raise
 
     def shaped(self, ifindex: int) -> int | None:
-        """Return the rate to which the link's bucket holds it, in bytes a second; None where it has none."""
+        """Return the rate of the link's bucket in bytes per second; None if it has no bucket."""
         for data in self._request(tcmsg(), RTM_GETQDISC, NLM_F_DUMP, "getqdisc", ""):
             found = tcmsg(data)
             found.decode()

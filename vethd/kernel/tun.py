@@ -1,8 +1,8 @@
-"""One TAP device: born by python-pytun, tuned by the ioctls that it lacks, held by its queues' fds.
+"""One TAP device: made by python-pytun, configured by the ioctls that pytun lacks, kept by the fds of its queues.
 
-Theory of operation. The fds are the device: the last close deletes it. python-pytun makes it (TUNSETIFF) and is let
-go at once; what is kept are duplicates of its fds, non-blocking and close-on-exec, so that a device may as well
-come from an fd that somebody passed. Where /dev/net/tun was *opened* decides where the device is born, and pins
+Theory of operation. The fds are the device: the last close deletes it. python-pytun makes it (TUNSETIFF), and its
+object is closed at once. vethd keeps duplicates of its fds, non-blocking and close-on-exec, so a device can also come
+from fds that another process passed. The device is made in the namespace in which /dev/net/tun was *opened*, and pins
 that namespace: see births.py.
 
 A frame on an fd is a virtio_net_hdr of vnet_hdr_len bytes, then the frame from its Ethernet header on.
@@ -53,26 +53,26 @@ DEV_NET_TUN = "/dev/net/tun"
 _TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 _USO = _TSO | TUN_F_UFO | TUN_F_USO4 | TUN_F_USO6
 _TUNNEL = _USO | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM
-# Best first. The header's length goes with the word: tunnel offload with a short header is accepted and then loses
-# every frame (EFAULT on read).
+# Best first, each with its header length: the kernel accepts tunnel offload with a short header, and then every frame
+# is lost (EFAULT on read).
 OFFLOADS = ((HDR_LEN_TUNNEL, _TUNNEL), (HDR_LEN, _USO), (HDR_LEN, _TSO), (HDR_LEN, TUN_F_CSUM), (HDR_LEN, 0))
 
 GONE = (errno.EBADFD, errno.EBADF)
-"""What every operation on a fd answers whose device is deleted."""
+"""The errnos of every operation on an fd whose device is deleted."""
 
 
 class Tap:
-    """A TAP device, one fd a queue. Methods do not block but where they say so.
+    """A TAP device with one fd per queue. Methods do not block unless stated.
 
-    uso says whether the kernel takes a super-frame of UDP (gso_type UDP_L4) on it. The offload and the write have one
-    origin, Linux 6.2; an older kernel answers the write EINVAL.
+    uso is whether the kernel accepts a super-frame of UDP (gso_type UDP_L4) on it. The offload and the write both came
+    with Linux 6.2; an older kernel refuses the write with EINVAL.
 
-    lock keeps the fds open under a worker thread that is about to use them: their numbers are reused. The loop's
-    thread need not take it, as it is the one that decides when to close.
+    lock keeps the fds open while a worker thread uses them, because fd numbers are reused. The loop's thread need not
+    take it, because that thread decides when to close.
     """
 
     def __init__(self, fds: tuple[int, ...], vnet_hdr_len: int, *, uso: bool) -> None:
-        """Take over fds, already non-blocking, of one attached device."""
+        """Take over the fds of one attached device; they are already non-blocking."""
         self.fds = fds
         self.vnet_hdr_len = vnet_hdr_len
         self.uso = uso
@@ -80,9 +80,9 @@ class Tap:
 
     @classmethod
     def birth(cls, name: str, queues: int = 1) -> Tap:
-        """Make a device, carrier off, with every offload that the kernel has. Blocks (RTNL).
+        """Make a device, carrier off, with every offload that the kernel supports. Blocks (RTNL).
 
-        name may be a pattern with one %d. It is born in the namespace of the calling thread and pins that one.
+        name may be a pattern with one %d. The device is made in the calling thread's namespace and pins it.
         Raises VethError EEXIST, EINVAL (name), EPERM (no CAP_NET_ADMIN), ENODEV (no /dev/net/tun).
         """
         flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_NO_CARRIER | (IFF_MULTI_QUEUE if queues > 1 else 0)
@@ -100,10 +100,10 @@ class Tap:
 
     @classmethod
     def adopt(cls, fds: tuple[int, ...], *, uso: bool = False) -> Tap:
-        """Take over fds of a device that somebody else made with birth(); on failure they stay the caller's.
+        """Take over fds of a device that another process made with birth(); on failure they stay the caller's.
 
-        uso is as it was at its birth: asking anew would set the offloads anew. A header that has room for tunnels
-        says it, too. Raises VethError ENODEV where the device is gone.
+        uso is the value that birth() found: to find it again would set the offloads again. A header with room for
+        tunnels implies it. Raises VethError ENODEV if the device is gone.
         """
         try:
             length = struct.unpack("i", fcntl.ioctl(fds[0], TUNGETVNETHDRSZ, bytes(4)))[0]
@@ -115,7 +115,7 @@ class Tap:
 
     @property
     def ifname(self) -> str:
-        """The device's present name. Raises VethError ENODEV once it is gone."""
+        """The device's present name. Raises VethError ENODEV if it is gone."""
         try:
             return _ifname(self.fds[0])
         except IndexError as error:
@@ -130,16 +130,16 @@ class Tap:
             return False
 
     def netns_fd(self) -> int:
-        """Return an fd, the caller's to close, on the namespace where the device is now.
+        """Return an fd on the namespace where the device is now; the caller closes it.
 
-        Raises VethError ENODEV once the device is gone. Kernel: 5.2.
+        Raises VethError ENODEV if the device is gone. Kernel: 5.2.
         """
         try:
             return fcntl.ioctl(self.fds[0], TUNGETDEVNETNS)
         except IndexError as error:
             raise VethError(errno.ENODEV, "TUNGETDEVNETNS") from error
         except OSError as error:
-            # EINVAL: the namespace is dying, and its devices with it
+            # EINVAL: the namespace is being deleted with its devices
             code = errno.ENODEV if error.errno in (*GONE, errno.EINVAL) else error.errno or errno.EIO
             raise VethError(code, "TUNGETDEVNETNS") from error
 
@@ -155,7 +155,7 @@ class Tap:
             os.close(fd)
 
     def set_carrier(self, *, on: bool) -> None:
-        """Turn the carrier on or off; to what it is already changes nothing. Gone is no error. Blocks (RTNL)."""
+        """Turn the carrier on or off, if it is not already so. A deleted device is no error. Blocks (RTNL)."""
         with self.lock, suppress(IndexError):
             try:
                 fcntl.ioctl(self.fds[0], TUNSETCARRIER, struct.pack("i", on))
@@ -164,7 +164,7 @@ class Tap:
                     raise VethError(error.errno or errno.EIO, "TUNSETCARRIER") from error
 
     def set_persist(self, *, on: bool) -> None:
-        """Have the device outlive its fds, or not. Gone is no error. Blocks (RTNL)."""
+        """Set whether the device outlives its fds. A deleted device is no error. Blocks (RTNL)."""
         with self.lock, suppress(IndexError):
             try:
                 fcntl.ioctl(self.fds[0], TUNSETPERSIST, int(on))
@@ -175,7 +175,7 @@ class Tap:
     def pinned_inode(self) -> int:
         """Return the inode of the namespace where /dev/net/tun was opened, which the fd keeps alive. Blocks (RTNL).
 
-        Raises VethError ENODEV once the device is gone.
+        Raises VethError ENODEV if the device is gone.
         """
         try:
             with self.lock:
@@ -191,7 +191,7 @@ class Tap:
             os.close(fd)
 
     def close(self) -> None:
-        """Close the fds, and with the last holder delete the device. Twice is once. Blocks (RTNL, RCU)."""
+        """Close the fds, which deletes the device if no other process holds it. Idempotent. Blocks (RTNL, RCU)."""
         with self.lock:
             fds, self.fds = self.fds, ()
             for fd in fds:
@@ -206,7 +206,7 @@ def _attach(name: str, flags: int) -> int:
         if code in (errno.ENOENT, errno.ENXIO):
             reason = f"{DEV_NET_TUN} is missing: load the tun module, or give this container the device"
             raise VethError(errno.ENODEV, "newlink", name, reason) from error
-        # an attached TAP, and under EXCL any TAP, of that name; for a netdev of another kind it is EINVAL
+        # EBUSY: a TAP of that name is attached, or with EXCL exists; EINVAL: a netdev of another kind has the name
         taken = code == errno.EBUSY or (code == errno.EINVAL and os.path.exists(f"/sys/class/net/{name}"))  # noqa: PTH110 - no object needed
         raise VethError(errno.EEXIST if taken else code, "newlink", name) from error
     with ExitStack() as undo, closing(device):
@@ -221,9 +221,9 @@ def _attach(name: str, flags: int) -> int:
 
 
 def set_offload(fd: int, name: str) -> tuple[int, int]:
-    """Set the best offload word that the kernel takes; return the header length that goes with it, and the word.
+    """Set the best offload word that the kernel accepts; return the header length that belongs to it, and the word.
 
-    Once only: a second TUNSETOFFLOAD would override what a user said by `ethtool -K`.
+    Call it only once: a second TUNSETOFFLOAD would override a user's `ethtool -K`.
     """
     for vnet_hdr_len, word in OFFLOADS:
         try:
@@ -234,13 +234,13 @@ def set_offload(fd: int, name: str) -> tuple[int, int]:
                 raise VethError(error.errno or errno.EIO, "TUNSETOFFLOAD", name) from error
         else:
             return vnet_hdr_len, word
-    raise VethError(errno.EOPNOTSUPP, "newlink", name, "this kernel's TAP has no vnet header")
+    raise VethError(errno.EOPNOTSUPP, "newlink", name, "TAPs of this kernel have no vnet header")
 
 
 def _ifname(fd: int) -> str:
-    """Raise VethError ENODEV where the device is gone: the kernel has no other reason."""
+    """Return the device's name. Raises VethError ENODEV if it is gone: the kernel has no other reason to fail."""
     try:
         request = fcntl.ioctl(fd, TUNGETIFF, bytes(40))
     except OSError as error:
         raise VethError(errno.ENODEV, "TUNGETIFF") from error
-    return os.fsdecode(request[:IFNAMSIZ].split(b"\0", 1)[0])  # whoever renames it need not know UTF-8
+    return os.fsdecode(request[:IFNAMSIZ].split(b"\0", 1)[0])  # a name need not be UTF-8

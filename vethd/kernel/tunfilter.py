@@ -1,15 +1,16 @@
-"""Refuse oversize frames in the kernel, where the sender's own tx_dropped counts them, as on veth.
+"""Refuses oversize frames in the kernel, where the sender's own tx_dropped counts them, as on veth.
 
-Theory of operation. TUNSETFILTEREBPF runs a socket filter on every frame that the stack sends into a TAP, before
-the frame is queued; 0 drops it and moves the device's tx_dropped. The program reads one array element, which
-userspace has mapped: the limit is a plain store away (no system call, no reload), the counts a plain load.
+Theory of operation. TUNSETFILTEREBPF runs a socket filter on every frame that the stack sends to a TAP, before the
+frame is queued. If the filter returns 0, the frame is dropped and the device's tx_dropped increases. The program reads
+one array element, which userspace has mapped: to set the limit is a plain store (no system call, no reload), to read a
+count a plain load.
 
     element 0:  u64 limit | u64 refused as oversize | u64 passed
     limit      longest frame in bytes, Ethernet header included; GSO frames (gso_size != 0) always pass
-    passed     frames that went on to the queue, where a full one still drops them
+    passed     frames that went on to the queue, where a full queue can still drop them
 
-Where BPF is forbidden (EPERM inside an unprivileged user namespace) there is no filter, and the engine's own check
-is all: the frame dies either way, but the sender counts it as sent. BPF_F_MMAPABLE: kernel 5.5.
+If BPF is forbidden (EPERM inside an unprivileged user namespace), there is no filter, and only the engine checks: the
+frame is dropped in either case, but without a filter the sender counts it as sent. BPF_F_MMAPABLE: kernel 5.5.
 """
 
 from __future__ import annotations
@@ -54,12 +55,12 @@ class FilterCounts(NamedTuple):
 
 
 class TunFilter:
-    """The filter of one sending TAP. Making it may block (RTNL); the rest is a memory access."""
+    """The filter of one sending TAP. Making it may block (RTNL); the methods only access memory."""
 
     def __init__(self, tap_fd: int, limit: int) -> None:
-        """Put a new filter before the device of tap_fd, which from then on holds its program.
+        """Attach a new filter to the device of tap_fd, which holds its program from then on.
 
-        Raises VethError: EPERM or ENOSYS where this user or kernel has no BPF.
+        Raises VethError: EPERM or ENOSYS if this user or this kernel has no BPF.
         """
         map_fd = _bpf(BPF_MAP_CREATE, struct.pack("=IIIII", BPF_MAP_TYPE_ARRAY, 4, _VALUE_SIZE, 1, BPF_F_MMAPABLE))
         try:
@@ -85,9 +86,9 @@ class TunFilter:
 
 
 def _map(map_fd: int) -> Any:
-    """Map the element as an array of three u64, unmapped with the last reference to it.
+    """Map the element as an array of three u64. The last reference to the array unmaps it.
 
-    mmap.mmap() would keep a duplicate of the fd, two a pair.
+    mmap.mmap() would keep a duplicate of the fd: two for each pair.
     """
     _libc.mmap.restype = ctypes.c_void_p
     protection, shared = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED
@@ -114,10 +115,10 @@ def _program(map_fd: int) -> bytes:
             _insn(ldx_w, dst=3, src=1, off=_SKB_GSO_SIZE),
             _insn(ld_imm64, dst=4, src=BPF_PSEUDO_MAP_VALUE, imm=map_fd),
             _insn(0),
-            _insn(jne, dst=3, off=2, imm=0),  # gso_size != 0: to pass
+            _insn(jne, dst=3, off=2, imm=0),  # gso_size != 0: jump to pass
             _insn(ldx_dw, dst=5, src=4, off=_LIMIT),
-            _insn(jgt, dst=2, src=5, off=4),  # len > limit: to drop
-            _insn(mov64, dst=0, src=2),  # pass: keep all of it
+            _insn(jgt, dst=2, src=5, off=4),  # len > limit: jump to drop
+            _insn(mov64, dst=0, src=2),  # pass: keep the whole frame
             _insn(mov64_imm, dst=5, imm=1),
             _insn(add_atomic, dst=4, src=5, off=_PASSED),
             _insn(exit_),
@@ -145,7 +146,7 @@ def _load(program: bytes) -> int:
 def _bpf(command: int, attr: bytes) -> int:
     number = SYS_BPF.get(platform.machine())
     if number is None:
-        raise VethError(errno.ENOSYS, "bpf", reason=f"the number of bpf(2) is not known for {platform.machine()}")
+        raise VethError(errno.ENOSYS, "bpf", reason=f"the number of bpf(2) is unknown on {platform.machine()}")
     # the kernel reads what it is given and takes the rest as zero
     buffer = ctypes.create_string_buffer(attr.ljust(128, b"\0"), 128)
     result = int(_libc.syscall(number, command, buffer, 128))

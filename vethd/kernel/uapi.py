@@ -47,7 +47,7 @@ PROC_SUPER_MAGIC = 0x9FA0
 AT_EMPTY_PATH = 0x1000
 AT_STATX_DONT_SYNC = 0x4000
 
-# if_link.h: what a TAP says of itself
+# if_link.h: attributes of a link and of a TAP
 IFLA_ADDRESS = 1
 IFLA_IFNAME = 3
 IFLA_MTU = 4
@@ -145,7 +145,7 @@ OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DOR
 # IN6_ADDR_GEN_MODE_*
 ADDR_GEN_MODES = {"eui64": 0, "none": 1, "stable_secret": 2, "random": 3}
 
-# bpf.h, syscall.tbl (the number is the same on every architecture since 5.0 only for new calls)
+# bpf.h, syscall.tbl (only calls added since 5.0 have the same number on every architecture)
 SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "armv7l": 386, "i686": 357, "ppc64le": 361, "s390x": 351}
 BPF_MAP_CREATE = 0
 BPF_PROG_LOAD = 5

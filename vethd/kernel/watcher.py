@@ -1,14 +1,15 @@
-"""Hear of every link of every namespace that we have a stake in, on one socket.
+"""Receives the link events of every namespace that vethd uses, on one socket.
 
-Theory of operation. NETLINK_LISTEN_ALL_NSID lets one rtnetlink socket hear all namespaces that have an id (nsid) in
-its own, and nothing of the others: an id is assigned before a device goes there (Rtnl.nsid). ifindexes repeat
-across namespaces, so a link is known by (nsid, ifindex); OWN_NSID stands for the socket's own namespace, with or
-without an id. A namespace that dies says nothing of its links: death is read from the tun fd.
+Theory of operation. NETLINK_LISTEN_ALL_NSID lets one rtnetlink socket receive the events of all namespaces that have an
+id (nsid) in its own namespace, and no events of the others. So an id is assigned before a device moves there
+(Rtnl.nsid). ifindexes repeat across namespaces, so a link is identified by (nsid, ifindex); OWN_NSID stands for the
+socket's own namespace, with or without an id. The deletion of a namespace sends no event of its links: it is read from
+the tun fd.
 
-Messages are handed on in order, one call each, never collapsed. When the kernel had to drop some (ENOBUFS), lost()
-is called behind the last before the gap: the state must be read anew. ENOBUFS is an error on the socket, and uvloop
-stops listening to what has one; so an epoll instance, which has none, stands between.
-The socket reads on the loop's thread; nothing here blocks.
+Messages are delivered in order, one call each, never collapsed. If the kernel had to drop messages (ENOBUFS), lost() is
+called after the last message before the gap, and the state must be read again. ENOBUFS is an error on the socket, and
+uvloop stops watching an fd that has an error. So the loop watches an epoll instance instead, which has none.
+The socket is read on the loop's thread; nothing here blocks.
 """
 
 from __future__ import annotations
@@ -40,13 +41,13 @@ OWN_NSID = -1
 LinkKey = tuple[int, int]
 """(nsid, ifindex)"""
 
-_RCVBUF = 8 << 20  # a thousand pairs made at once are some 10,000 messages of 1.5 KB; what is lost costs a dump
+_RCVBUF = 8 << 20  # a thousand pairs made at once send some 10,000 messages of 1.5 KB; a lost message costs a dump
 _SO_RCVBUFFORCE = 33
-_BUDGET = 64  # messages a wake-up, so that a storm of news does not hold the datapath's loop
+_BUDGET = 64  # messages per wake-up, so that many events do not block the datapath's loop
 
 
 class Watcher:
-    """The subscription. wanted() is asked before a message is decoded: most are about other people's links."""
+    """The subscription. wanted() is called before a message is decoded: most messages are about other links."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class Watcher:
             self._sock.setblocking(False)
             self._grow_buffer()
             self._sock.setsockopt(SOL_NETLINK, NETLINK_LISTEN_ALL_NSID, 1)
-            self._sock.bind((0, 0))  # first: bind() sets the groups below 32 to what it is given
+            self._sock.bind((0, 0))  # first: bind() sets the groups below 32 to those of its argument
             for group in (RTNLGRP_LINK, RTNLGRP_NSID):
                 self._sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, group)
             self._own_nsid = _read_own_nsid(NSID_NOT_ASSIGNED)
@@ -76,22 +77,23 @@ class Watcher:
             raise VethError(error.errno or errno.EIO, "watch") from error
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Begin to deliver on that loop."""
+        """Start delivering messages on the loop."""
         self._loop = loop
         self._epoll.register(self._sock.fileno(), select.EPOLLIN)
         loop.add_reader(self._epoll.fileno(), self._readable)
 
     def close(self) -> None:
-        """Stop and close. Twice is once."""
+        """Stop and close. Idempotent."""
         if self._loop is not None and not self._epoll.closed:
             self._loop.remove_reader(self._epoll.fileno())
         self._epoll.close()
         self._sock.close()
 
     def catch_up(self) -> None:
-        """Deliver all that the kernel has said until now.
+        """Deliver all messages that the kernel has sent so far.
 
-        It tells before it answers a request: after one of ours, what we changed is known when this returns.
+        The kernel sends an event before it answers the request that caused it. So after one of our requests, the events
+        of our change are delivered when this returns.
         """
         while self._readable():
             pass
@@ -109,7 +111,7 @@ class Watcher:
                 data, ancillary, _, _ = self._sock.recvmsg(1 << 16, 64)
             except OSError as error:
                 if error.errno == errno.ENOBUFS:
-                    # what is queued is older than what was dropped, and nothing is added until it is read: that first
+                    # queued messages are older than the dropped ones, and none is added until they are read: read them
                     self._dropped = True
                     continue
                 if self._dropped:
@@ -119,7 +121,7 @@ class Watcher:
             nsid = self._nsid(ancillary)
             for kind, message in split(data):
                 if kind == RTM_NEWNSID:
-                    # somebody may just have given our own namespace an id: its messages carry it from now on
+                    # our own namespace may have just got an id: its messages carry it from now on
                     self._own_nsid = _read_own_nsid(self._own_nsid)
                     continue
                 key = (nsid, peek(message)[1])
@@ -138,7 +140,7 @@ class Watcher:
 
 
 def _read_own_nsid(known: int) -> int:
-    """Return our own namespace's id in itself, NSID_NOT_ASSIGNED where it has none, known where it cannot be read."""
+    """Return our own namespace's id in itself, NSID_NOT_ASSIGNED if it has none, known if it cannot be read."""
     try:
         own = netns.open_own()
         try:

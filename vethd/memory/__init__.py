@@ -1,1 +1,1 @@
-"""What outlives the process: held file descriptors, the state record, saved pairs; and taking them up again."""
+"""State that outlives the process: kept file descriptors, the state record and saved pairs, and how it is restored."""

@@ -1,8 +1,8 @@
-"""Outlive the process: the TAPs' fds are held by somebody else, and a record says which is which.
+"""Keep the TAPs' fds open in another process, with a record that maps them to pairs, so that they outlive the daemon.
 
-A device lives as long as anybody holds one of its fds. Where there is a Keeper (systemd's fd store), every fd is
-handed to it at creation and taken back at deletion, and with them go two small memfds that hold the Record, written by
-turns. The next daemon gets all of them, and goes on forwarding: see Manager.adopt().
+A device exists as long as any process holds one of its fds. A Keeper (systemd's fd store) receives every fd at creation
+and releases it at deletion. It also holds two small memfds that contain the Record; the daemon writes them alternately.
+The next daemon inherits all of these fds and continues to forward: see Manager.adopt().
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from vethd.model.record import EngineRecord, PairRecord, encode, encode_pair
 
 _DIGITS = string.digits + string.ascii_lowercase
 KEPT_MAX = 16_000
-"""FileDescriptorStoreMax= of the unit, but for a few. All their names, of 7 bytes and a colon at most for 2**31 births,
-come back in one string of the environment: 128 KiB at most (MAX_ARG_STRLEN)."""
+"""A little less than the unit's FileDescriptorStoreMax=. All names return in one environment string, whose limit is
+128 KiB (MAX_ARG_STRLEN). A name takes at most 7 bytes and a colon for the first 2**31 births."""
 
 
 def fd_name(number: int) -> str:
-    """Name the number-th fd that is kept: short, as all names travel in one string. Version 1 began them with "t"."""
+    """Return the name of the number-th kept fd: short, as one string holds all names. Version 1 used the prefix "t"."""
     digits = ""
     while number:
         number, digit = divmod(number, len(_DIGITS))
@@ -39,29 +39,29 @@ def fd_name(number: int) -> str:
 
 
 class Keeper(Protocol):
-    """Somebody who holds fds for us while we are not there. Never blocks for long.
+    """A process that holds fds while the daemon does not run. Its methods never block for long.
 
-    fd_store: whether there is such a somebody at all.
+    fd_store: whether such a process exists at all.
     """
 
     fd_store: bool
 
     def keep(self, name: str, fd: int) -> None:
-        """Hold a duplicate of fd under that name. Raises OSError where it cannot be told to."""
+        """Hold a duplicate of fd under name. Raises OSError if the request cannot be sent."""
 
     def forget(self, name: str) -> None:
-        """Let go of what was kept under that name."""
+        """Release the fd that is kept under name."""
 
 
 class Memory:
-    """What is kept of one manager. Not for two threads at once; write() is the loop's."""
+    """The kept fds and the record of one manager. Not thread-safe; call put() and remove() on the loop."""
 
     def __init__(
         self, keeper: Keeper, inherited: Mapping[str, int], held: Mapping[str, HeldPair] | None = None
     ) -> None:
-        """Read what a predecessor left; inherited holds its fds by name, and is ours from now on.
+        """Read a predecessor's record; inherited maps names to its fds, which the memory owns from now on.
 
-        held are its pairs whose frames are forwarded already. complaints is what of it cannot be read, in words.
+        held are the predecessor's pairs that are already forwarding. complaints describes the unreadable parts.
         """
         self._keeper = keeper
         self._inherited = dict(inherited)
@@ -72,7 +72,7 @@ class Memory:
             fd = self._inherited.get(name, -1)
             if fd < 0 or not stat.S_ISREG(os.fstat(fd).st_mode):
                 fd = os.memfd_create(f"vethd-{name}", os.MFD_CLOEXEC)
-                if name in self._inherited:  # and is no memfd
+                if name in self._inherited:  # an fd of that name that is no memfd
                     keeper.forget(name)
                 keeper.keep(name, fd)
             else:
@@ -82,28 +82,28 @@ class Memory:
         self._seq = self.record.seq if self.record else 0
         self._last_fd = self.record.last_fd if self.record else 0
         self._last_id = 0
-        self.lost = self.orphans = 0  # pairs and fds of the predecessor's that nobody could take over
+        self.lost = self.orphans = 0  # the predecessor's pairs and fds that could not be taken over
         self._engine: EngineRecord | None = None
         self._pairs: dict[str, msgspec.Raw] = {}
-        self.latest = b""  # the record as it was written last
+        self.latest = b""  # the bytes of the last written record
 
     @property
     def kept_elsewhere(self) -> bool:
-        """Whether what is kept outlives this process."""
+        """Whether the kept fds outlive this process."""
         return self._keeper.fd_store
 
     @property
     def inherited(self) -> Mapping[str, int]:
-        """The inherited fds that nobody has taken yet, by name."""
+        """The inherited fds that were not taken yet, by name."""
         return self._inherited
 
     def keep(self, fds: tuple[int, ...]) -> list[str]:
-        """Have fds kept, all of them or none; return the names under which they are.
+        """Pass fds to the keeper, all or none; return the names under which it holds them.
 
-        Raises VethError: what is not kept would be gone after the next restart, and nobody would have been told.
+        Raises VethError, ENOSPC beyond KEPT_MAX: a pair that is not kept would disappear without notice at a restart.
         """
         if len(self._kept) + len(fds) > KEPT_MAX:
-            reason = f"no more than {KEPT_MAX} file descriptors can be kept over a restart"
+            reason = f"at most {KEPT_MAX} file descriptors can be kept across a restart"
             raise VethError(errno.ENOSPC, "newlink", reason=reason)
         names: list[str] = []
         try:
@@ -113,19 +113,19 @@ class Memory:
                 self._keeper.keep(names[-1], fd)
         except OSError as error:
             self.forget(names)
-            reason = f"what keeps it over a restart cannot be told: {error.strerror or error}"
+            reason = f"the fd store did not accept its file descriptors: {error.strerror or error}"
             raise VethError(error.errno or errno.EAGAIN, "newlink", reason=reason) from error
         self._kept.update(names)
         return names
 
     def forget(self, names: list[str]) -> None:
-        """Have fds kept no longer."""
+        """Have the keeper release the fds of those names."""
         for name in names:
             self._keeper.forget(name)
         self._kept.difference_update(names)
 
     def take(self, names: list[str]) -> tuple[int, ...]:
-        """Return the inherited fds of those names, the caller's from now on. Raises KeyError where one is missing."""
+        """Return the inherited fds of those names, which the caller then owns. Raises KeyError if one is missing."""
         found = {name: self._inherited[name] for name in names}
         for name in names:
             del self._inherited[name]
@@ -133,16 +133,17 @@ class Memory:
         return tuple(found.values())
 
     def drop_rest(self, nursery: Nursery) -> int:
-        """Delete the devices that were inherited and not taken: nobody knows what they were. Gives how many fds.
+        """Delete the inherited devices that were not taken, as no record describes them. Returns the number of fds.
 
-        For a worker thread. Closing alone would leave them until the keeper lets go, in the way of their successors.
+        For a worker thread. Closing the fds alone would leave the devices, and their names taken, until the keeper
+        releases them.
         """
         rest, self._inherited = self._inherited, {}
         for name, fd in rest.items():
             with suppress(VethError):
                 nursery.delete(Tap.adopt((fd,)))
             os.close(fd)
-            if name not in COPIES:  # there the name is our own memfd's by now
+            if name not in COPIES:  # such a name refers to our own memfd by now
                 self._keeper.forget(name)
         return len(rest)
 
@@ -151,18 +152,18 @@ class Memory:
         return pair_id in self._pairs
 
     def put(self, pairs: Iterable[PairRecord], last_id: int, engine: EngineRecord) -> None:
-        """Write these pairs down, over what was known of them; last_id is the last number given to any."""
+        """Write these pairs to the record, over their earlier entries; last_id is the last id number in use."""
         self._last_id, self._engine = last_id, engine
         self._pairs |= {pair.id: encode_pair(pair) for pair in pairs}
         self._write()
 
     def remove(self, pair_id: str) -> None:
-        """Know no more of a pair."""
+        """Remove a pair from the record."""
         if self._pairs.pop(pair_id, None) is not None:
             self._write()
 
     def _write(self) -> None:
-        """Write over the older copy."""
+        """Overwrite the older copy."""
         self._seq += 1
         data = encode(self._seq, self._last_id, self._last_fd, self._pairs.values(), self._engine)
         self.latest = data
@@ -171,7 +172,7 @@ class Memory:
         os.ftruncate(fd, len(data))
 
     def close(self) -> None:
-        """Close our own fds; what is kept stays kept."""
+        """Close our own fds; the keeper's duplicates stay open."""
         for fd in self._copies:
             os.close(fd)
         for fd in self._inherited.values():

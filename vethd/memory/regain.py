@@ -1,7 +1,7 @@
-"""Begin where a predecessor ended whose devices nobody held: attach to them again, by what it wrote down.
+"""Attach again to the persistent devices of a predecessor whose fds no process held, from the file that it wrote.
 
-What comes of it looks like what a keeper of fds would have passed: fds by name, and the record. So all the rest is
-adoption.py's, half a pair included: what is left of it is deleted.
+The result has the form of an inheritance from an fd store: fds by name, and the record. So adoption.py does the rest,
+also for half a pair: it deletes the remaining device.
 """
 
 from __future__ import annotations
@@ -22,20 +22,21 @@ from vethd.model.persisted import Spot, read_back
 log = structlog.get_logger()
 
 FILE = "devices"
-BUSY_S = 1.0  # in all, for devices that a killed predecessor's io_uring has not let go of yet
+BUSY_S = 1.0  # in all, for devices that a killed predecessor's io_uring has not released yet
 _PAUSE_S = 0.02
 
 
 def boot_id() -> str:
-    """Return the kernel's name for this run of it: no device outlives that."""
+    """Return the kernel's boot id. No device outlives a boot."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def regain(file: Path) -> dict[str, int]:
-    """Return the fds, the caller's, of the devices that file tells of, as a keeper would; for a worker thread.
+    """Return the fds of the devices that file lists, as a keeper would; the caller owns them. For a worker thread.
 
-    Nothing where there is no file, or one of before a reboot. One that cannot be read is told, and kept as FILE.bad:
-    its devices are nobody's. What is not what was written down is not touched, and told.
+    Returns nothing if the file does not exist or was written before the last reboot. An unreadable file is logged and
+    renamed to FILE.bad; its devices stay without an owner. A device that does not match its entry is logged and left
+    alone.
     """
     try:
         data = file.read_bytes()
@@ -46,7 +47,7 @@ def regain(file: Path) -> dict[str, int]:
         aside = file.with_name(f"{file.name}.bad")
         with suppress(OSError):
             file.replace(aside)
-        log.warning("what was written of persistent devices cannot be read", reason=str(error), kept_as=str(aside))
+        log.warning("persistent device file unreadable", reason=str(error), kept_as=str(aside))
         return {}
     if places.boot != boot_id():
         return {}
@@ -56,19 +57,19 @@ def regain(file: Path) -> dict[str, int]:
         for end in pair.ends:
             spot = places.spots.get(end.fds[0])
             if spot is None or passed.keys() & set(end.fds):
-                continue  # it was not made persistent; or two ends claim one name, and nobody knows which is right
+                continue  # the device was not made persistent, or two ends claim one fd name and either may be wrong
             try:
                 passed |= zip(end.fds, _attach(spot, len(end.fds), until), strict=True)
             except VethError as error:
                 where = {"name": spot.name, "netns": spot.netns, "ifindex": spot.ifindex}
-                log.warning("device not attached again", pair=pair.id, **where, reason=str(error))
+                log.warning("device not reattached", pair=pair.id, **where, reason=str(error))
     passed[COPIES[0]] = fd = os.memfd_create("vethd-regained", os.MFD_CLOEXEC)
     os.pwrite(fd, written, 0)
     return passed
 
 
 def _attach(spot: Spot, queues: int, until: float) -> tuple[int, ...]:
-    """Attach, until that time even where somebody is attached still. Raises VethError."""
+    """Attach to the device at spot; retry until that time while it is busy. Raises VethError."""
     while True:
         try:
             return attach(spot, queues)

@@ -1,4 +1,4 @@
-"""What a predecessor counted, and what the kernel counted on: the counters a takeover starts from."""
+"""Compute the counters that a takeover starts from: the predecessor's, and the kernel's since then."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from vethd.model.record import EndRecord
 
 
 def resumed_counters(record: EndRecord, sender: Glance, receiver: Glance) -> Counters:
-    """Return the counters of what sender sent, as a predecessor left them; both as they were when we began to read.
+    """Return a predecessor's counters of the frames that sender sent; both glances are of when we began to read.
 
-    The kernel counts a frame as sent when it is read: after a kill, too. What the receiver counted is no measure of
-    what was forwarded, as coalesced frames are one there; it is what was read and not dropped. What a killed process
-    dropped since it last wrote its record, and the batch that it held, count as forwarded.
+    The kernel counts a frame as sent when the daemon reads it, so its count is right after a kill, too. The receiver's
+    count does not give the forwarded frames, as it counts coalesced frames as one. So forwarded is the number of frames
+    that were read and not dropped. The drops of a killed process since it last wrote its record, and the batch that it
+    held, count as forwarded.
 
-    A record without dropped_bytes is of one that knew no coalescing: the bytes that its receiver counted are those
-    that were forwarded. One that counts more drops than frames is not about this device, and counts for nothing.
+    A record without dropped_bytes comes from a release without coalescing: there the forwarded bytes are the bytes that
+    the receiver counted. A record with more drops than frames does not describe this device; its counts are ignored.
     """
     if sum(record.drops) > sender.tx_packets:
         record = EndRecord(fds=record.fds, drops=[0] * DROPS)
@@ -36,9 +37,9 @@ def resumed_counters(record: EndRecord, sender: Glance, receiver: Glance) -> Cou
 
 
 def caught_up(base: Counters, sender: Glance) -> Counters:
-    """Return counters that another process may have counted past: it read what the kernel counts and base does not.
+    """Return base plus the frames that another process has read since: those that only the kernel's counters include.
 
-    What it dropped of that nobody knows: all of it counts as forwarded.
+    The drops among those frames are unknown: all of them count as forwarded.
     """
     frames, octets = sender.tx_packets - base.read, sender.tx_bytes - base.read_bytes
     return base._replace(

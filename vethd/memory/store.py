@@ -1,4 +1,4 @@
-"""Saved pairs: one JSON file in the state directory, replaced whole or not at all."""
+"""Saved pairs: one JSON file in the state directory, replaced atomically."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ FILE = "pairs.json"
 
 
 class Store:
-    """The file of pairs that are made again at the next start."""
+    """The file of the pairs that the next start makes again."""
 
     def __init__(self, state_dir: str) -> None:
-        """Use state_dir, which is made on the first save."""
+        """Use state_dir; the first save creates it."""
         self.file = Path(state_dir) / FILE
 
     def load(self) -> list[PairSpec]:
-        """Read the saved pairs; none where there is no file. Raises ConfigError where it cannot be read."""
+        """Read the saved pairs; none if the file does not exist. Raises ConfigError if it cannot be read."""
         try:
             data = self.file.read_bytes()
         except FileNotFoundError:
@@ -47,7 +47,7 @@ class Store:
         return pairs
 
     def set_aside(self) -> Path | None:
-        """Keep a file that cannot be read from being written over; give where it is now, None where it stayed."""
+        """Rename an unreadable file, so that no save overwrites it; return its new path, None if the rename failed."""
         aside = self.file.with_suffix(".json.bad")
         try:
             return self.file.replace(aside)
@@ -55,7 +55,10 @@ class Store:
             return None
 
     def save(self, pairs: list[PairSpec]) -> None:
-        """Write the pairs: to a temporary file, to disk, and then into place. Raises VethError; the old file stays."""
+        """Write the pairs to a temporary file, sync it, and rename it into place.
+
+        Raises VethError, and then the old file stays.
+        """
         data = msgspec.json.format(msgspec.json.encode(PairSet(pair=pairs)), indent=2) + b"\n"
         temporary = ""
         try:

@@ -1,10 +1,10 @@
-"""Forward first: join the wires of the pairs that a predecessor left, before anything else is known of them.
+"""Forward a predecessor's pairs first: join their wires before the rest of the daemon is imported.
 
-Theory of operation. A restart is as long as its imports, so this module imports little. All that a wire needs is in
-the record (which fds make a pair, what the engine was) and in the kernel (is the end up, its MTU): gates and limits are
-read there, not remembered, as they may have changed while nobody listened. What the devices have counted is read at
-the same instant, while nobody reads from them: from there our own counters go on, exactly. The rest (rtnetlink's news,
-filters, names) comes later: adoption.py takes over every wire that runs.
+Theory of operation. A restart takes as long as its imports, so this module imports little. The record gives the fds of
+each pair and the engine; the kernel gives each end's admin state and MTU. Gates and limits come from the kernel and not
+from the record, as they may have changed while no daemon listened. The devices' counters are read at the same instant,
+while no process reads frames from the devices, so our own counters continue from them exactly. The rest (rtnetlink
+messages, filters, names) follows later: adoption.py takes over every running wire.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 
 COPIES = ("s0", "s1")
-"""The names of the two fds that the record is in."""
+"""The names of the two fds that hold the record."""
 
 
 class HeldPair:
-    """A wire that runs, and whose pair nobody has looked at yet. seen is how its devices were when it began."""
+    """A running wire whose pair is not adopted yet. seen is the state of its devices when the wire began."""
 
     def __init__(self, engine: Engine, record: PairRecord, taps: tuple[Tap, Tap], *, gro: bool) -> None:
-        """Forward, from the loop's next turn on, or at once where the engine has no loop yet. Blocks (RTNL)."""
+        """Forward, from the loop's next turn on, or from begin() on if the engine has no loop yet. Blocks (RTNL)."""
         self._dead: list[int] = []
         self._tell: Callable[[int], None] | None = None
         self.seen: tuple[Glance, Glance] = (glance(taps[0]), glance(taps[1]))
@@ -50,7 +50,7 @@ class HeldPair:
         self.wire.set_gro(gro=gro if said is None else said, udp=near.uso and far.uso)
 
     def hand_over(self, died: Callable[[int], None]) -> None:
-        """Tell died of deaths, as Engine.join() has it, and of those that have happened already."""
+        """Report the death of a device to died from now on, as Engine.join() does, past deaths included."""
         self._tell = died
         for side in self._dead:
             died(side)
@@ -63,9 +63,9 @@ class HeldPair:
 
 
 def read_record(fds: Mapping[str, int]) -> tuple[Record | None, list[str]]:
-    """Read the record that was left among fds, and in words what of it cannot be read; None where there is none.
+    """Read the record among fds (None if there is none), and return a sentence for each part that cannot be read.
 
-    A copy that was never written says nothing and is no reason to complain.
+    A copy that was never written is empty and causes no complaint.
     """
     copies: list[bytes] = []
     complaints: list[str] = []
@@ -81,17 +81,17 @@ def read_record(fds: Mapping[str, int]) -> tuple[Record | None, list[str]]:
 
 
 def device(end: EndRecord, fds: tuple[int, ...]) -> Tap:
-    """Return the device of an end, its queues' fds inherited. Raises VethError where they are not one living TAP."""
+    """Return the device of an end from its queues' inherited fds. Raises VethError if they are not one living TAP."""
     if len({(queue.ifname, queue.netns_inode()) for queue in (Tap.adopt((fd,)) for fd in fds)}) > 1:
-        raise VethError(errno.EINVAL, "adopt", reason="the queues of one end are of several devices")
+        raise VethError(errno.EINVAL, "adopt", reason="the queues of one end belong to several devices")
     return Tap.adopt(fds, uso=end.uso)
 
 
 def hold(record: Record, fds: Mapping[str, int], engine: Engine, held: dict[str, HeldPair], *, gro: bool) -> None:
-    """Forward what can be forwarded of a record's pairs, and put it into held, by their ids; what is there stays.
+    """Start to forward a record's pairs, and add each to held under its id; entries of held stay.
 
-    fds are what was inherited, by name, and stay the caller's. What cannot be is left out: adoption finds the same,
-    and tells.
+    fds are the inherited fds by name; the caller keeps them. A pair that cannot be forwarded is left out: adoption
+    meets the same problem and logs it.
     """
     used: set[str] = set()
     for pair in record.pairs:
@@ -111,15 +111,15 @@ def hold(record: Record, fds: Mapping[str, int], engine: Engine, held: dict[str,
 
 
 def same_engine(record: Record, loop: Callable[[], AbstractEventLoop]) -> Engine | None:
-    """Make the engine that the predecessor had; None where that cannot be. loop makes one, where one is needed."""
+    """Make the predecessor's engine; None if that is impossible. loop makes a loop if the engine needs one."""
     if record.engine is None:
         return None
     if record.engine.name == "asyncio":
-        from vethd.datapath.aio import AsyncioEngine  # noqa: PLC0415  the other one does without
+        from vethd.datapath.aio import AsyncioEngine  # noqa: PLC0415  the native engine does not need it
 
         return AsyncioEngine(loop())
     if record.engine.name in ("native", "uring") and record.engine.workers:
-        from vethd.datapath.native import NativeEngine, why_not  # noqa: PLC0415  asyncio does without
+        from vethd.datapath.native import NativeEngine, why_not  # noqa: PLC0415  the asyncio engine does not need it
 
         try:
             return NativeEngine(None, record.engine.workers, record.engine.spin_us) if why_not() is None else None

@@ -1,1 +1,1 @@
-"""What a pair is and how it must behave: pure values and rules, no I/O, no clock, no asyncio."""
+"""The values and rules that define a pair and its behaviour. They are pure: no I/O, no clock, no asyncio."""

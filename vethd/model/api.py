@@ -1,4 +1,4 @@
-"""The API's request and reply bodies. These structs are the schema: JSON, OpenAPI and the client come from them."""
+"""The API's request and reply bodies. JSON, OpenAPI and the client are derived from these structs."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Ring = Annotated[int, msgspec.Meta(ge=RING_MIN, le=RING_MAX)]
 
 
 class PairChange(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Body of PATCH /v1/pairs/{id}: what is said is changed, all of it or nothing.
+    """Body of PATCH /v1/pairs/{id}: the attributes to change. Either all of them change or none.
 
-    Everything but queues and index may change on a living pair; alias, altname and master "" take them away. gro
-    "default" is as if nobody had ever said it.
+    Every attribute except queues and index can change on a living pair. An empty alias, altname or master ("") removes
+    the attribute. gro "default" removes the pair's own setting.
     """
 
     peer: LinkSpec | None = None
@@ -32,11 +32,11 @@ class PairChange(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True
 
 
 class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """One end as it is now.
+    """The current state of one end.
 
-    netns is the name under which the end's namespace is known ("" is the daemon's own; "net:[INODE]" where it
-    has no name), netns_inode its inode, by which two namespaces are the same. Lengths in bytes. txqueuelen is what was
-    asked for, ring the frames that the device has room for, which `ip link` shows as its qlen.
+    netns is the name of the end's namespace: "" for the daemon's own, "net:[INODE]" for a namespace without a name.
+    netns_inode is its inode, which is equal for ends in the same namespace. Lengths are in bytes. txqueuelen is the
+    requested value. ring is the number of frames that the device has room for; `ip link` shows it as qlen.
     """
 
     name: str
@@ -66,24 +66,24 @@ class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AttachmentKey(msgspec.Struct, frozen=True):
-    """The identity of a container's attachment to a network: network, container, and the interface's name there."""
+    """The identity of a container's attachment: network, container, and the interface's name in the container."""
 
     network: str
     container: str
     ifname: str
 
     def __str__(self) -> str:
-        """Return network/container/ifname, as the API's path has it."""
+        """Return network/container/ifname, as in the API's path."""
         return f"{self.network}/{self.container}/{self.ifname}"
 
 
 class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """A pair: its two links, near end first, or, while it waits, why it has none.
+    """A pair: its two links, near end first. A waiting pair has no links, and reason explains why.
 
-    spec is what was asked for; rx_checksum and gro are what holds. owner is the uid that made it, 0 for every
-    administrator's and the config's. attachment says which container's interface the pair is, where the CNI plugin made
-    it. A client that is neither the owner nor an administrator sees no spec and no attachment, and of the links no
-    address, alias, altname and master.
+    spec is the request; rx_checksum and gro are the values in effect. owner is the uid that made the pair, 0 for pairs
+    of administrators and of the config. attachment identifies the container's interface if the CNI plugin made the
+    pair. A client that is neither the owner nor an administrator sees no spec and no attachment, and no address, alias,
+    altname and master of the links.
     """
 
     id: str
@@ -100,11 +100,11 @@ class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class LinkStats(msgspec.Struct, kw_only=True, frozen=True):
-    """Counters of one end, since the pair was made; rx and tx are the netdev's view.
+    """Counters of one end since the pair was made. rx and tx are the netdev's view.
 
-    drops holds every reason's count for the frames that this end sent: the engine's reasons (read and not
-    forwarded) and the kernel's (kernel_*, which add up to tx_dropped). write_errors splits write_error by
-    errno symbol. read = forwarded + engine drops + in flight; rx_dropped is the kernel's own counter.
+    drops maps each reason to a number of frames that this end sent: the engine's reasons (frames that were read and
+    not forwarded) and the kernel's (kernel_*, which add up to tx_dropped). write_errors splits write_error by errno
+    symbol. read = forwarded + engine drops + in flight. rx_dropped is the kernel's own counter.
     """
 
     name: str
@@ -152,8 +152,8 @@ EventName = Literal[
 class PairEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """One line of GET /v1/events (newline-delimited JSON).
 
-    seq grows by one an event; time is seconds since the epoch. overflow means that this listener was too
-    slow and the oldest events were left out for it: read the state anew.
+    seq increases by one with each event. time is in seconds since the epoch. overflow means that this listener was too
+    slow and that the oldest events were dropped for it: read the state again.
     """
 
     seq: int
@@ -166,11 +166,11 @@ class PairEvent(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class Reconciled(msgspec.Struct, kw_only=True, frozen=True):
-    """What a start came to, when what is declared, what a predecessor left and what the kernel has were compared.
+    """The result of a start, which compares the declared pairs, the predecessor's pairs and the kernel's devices.
 
-    Pairs adopted from the predecessor; lost: those of his record that could not be; created, changed and deleted to
-    agree with the config and the saved ones. orphans are file descriptors that no record explained: their devices
-    were deleted.
+    adopted counts the pairs taken over from the predecessor, lost those of its record that could not be taken over.
+    created, changed and deleted count the pairs that were made to agree with the config and the saved pairs. orphans
+    counts file descriptors that no record explained; their devices were deleted.
     """
 
     adopted: int = 0
@@ -181,15 +181,15 @@ class Reconciled(msgspec.Struct, kw_only=True, frozen=True):
     orphans: int = 0
 
     def __str__(self) -> str:
-        """Say what was done, "" where nothing was."""
+        """Return the counts that are not 0, in words; "" if all are 0."""
         return ", ".join(f"{count} {what}" for what in self.__struct_fields__ if (count := getattr(self, what)))
 
 
 class Health(msgspec.Struct, kw_only=True, frozen=True):
-    """Reply of GET /v1/health. reconciled is null until the start is over.
+    """Reply of GET /v1/health. reconciled is null until the start is complete.
 
-    netns_inode is the daemon's own namespace: what an unsaid netns means. owner is whose pairs the caller's are: his
-    uid, or 0 where he is an administrator.
+    netns_inode is the inode of the daemon's own namespace, which applies if a request has no netns. owner is the owner
+    of the pairs that the caller makes: the caller's uid, or 0 for an administrator.
     """
 
     status: Literal["ok"]
@@ -205,12 +205,12 @@ class Health(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class EngineInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """What forwards the frames, and what holds for every pair.
+    """The engine that forwards the frames, and the settings for all pairs.
 
-    workers are its threads, 0 where the daemon's own loop does it. spin_us is how long a worker looks on for the
-    next frame before it sleeps, in microseconds, None where the engine cannot. gro is for pairs that do not say, ring
-    (frames) for ends that do not.
-    fallback is why "auto" did not take uring, "" where it did or was not asked.
+    workers is the number of its threads, 0 if the daemon's own loop forwards. spin_us is how long a worker polls for
+    the next frame before it sleeps, in microseconds, None if the engine cannot poll. gro applies to pairs that do not
+    set it, ring (frames) to ends that do not set it.
+    fallback is the reason why "auto" did not choose uring; it is "" if "auto" chose it or was not requested.
     """
 
     name: str
@@ -222,7 +222,7 @@ class EngineInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class EngineChange(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Body of PATCH /v1/engine: what is said holds from now on, until a reload or restart takes the config's word."""
+    """Body of PATCH /v1/engine. Its values apply until a reload or restart, which applies the config's values again."""
 
     spin_us: SpinUs | None = None
     gro: bool | None = None
@@ -230,7 +230,7 @@ class EngineChange(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
 
 
 class ErrorBody(msgspec.Struct, kw_only=True, frozen=True):
-    """Body of every reply with status 400 or above; errno 0 where no errno says it."""
+    """Body of every reply with status 400 or above; errno is 0 if no errno applies."""
 
     code: str
     errno: int
@@ -245,6 +245,6 @@ class Saved(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class PairSet(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True):
-    """Pairs as a config file holds them: the [[pair]] tables."""
+    """The [[pair]] tables of a config file."""
 
     pair: list[PairSpec] = msgspec.field(default_factory=list)

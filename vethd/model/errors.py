@@ -1,4 +1,4 @@
-"""The two errors that leave a room of vethd: a refusal with the kernel's errno, and a bad configuration."""
+"""The two exceptions that vethd's packages raise: VethError, with the kernel's errno, and ConfigError."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ import os
 
 
 def symbol(errno: int) -> str:
-    """Return an errno's symbol in the kernel's spelling, e.g. "EEXIST"; for EOPNOTSUPP Python's table says ENOTSUP."""
+    """Return an errno's symbol in the kernel's spelling, e.g. "EEXIST". Python's table has ENOTSUP for EOPNOTSUPP."""
     return "EOPNOTSUPP" if errno == errnos.EOPNOTSUPP else errnos.errorcode.get(errno, f"E{errno}")
 
 
 class VethError(Exception):
-    """Refuse an operation on a link or a pair, in the kernel's terms.
+    """An operation on a link or a pair failed, with the errno that the kernel uses for this failure.
 
-    errno is behaviour, not decoration: callers and scripts compare it with what the kernel's veth answers.
-    op is the kernel's name of the operation (newlink, dellink, changelink, ...), ifname the link concerned
-    or "" where there is none yet.
+    errno is part of the interface: callers and scripts rely on the errnos of the kernel's veth. op is the kernel's
+    name of the operation (newlink, dellink, changelink, ...). ifname is the link concerned, "" if there is none yet.
     """
 
     def __init__(self, errno: int, op: str, ifname: str = "", reason: str = "") -> None:
-        """Build the refusal; reason, where given, replaces the C library's words for errno."""
+        """Build the error; reason, if given, replaces the C library's text for errno."""
         self.errno = errno
         self.op = op
         self.ifname = ifname
@@ -39,10 +38,10 @@ class VethError(Exception):
 
 
 class ConfigError(Exception):
-    """Refuse a configuration: which file, which key, and why."""
+    """A configuration is invalid: the file, the key and the reason."""
 
     def __init__(self, file: str, key: str, reason: str) -> None:
-        """Name the place; key is dotted, "pair[0].peer.mtu", or "" for the file as a whole."""
+        """Build the error; key is dotted, e.g. "pair[0].peer.mtu", or "" for the whole file."""
         self.file = file
         self.key = key
         self.reason = reason

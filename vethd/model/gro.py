@@ -1,16 +1,17 @@
 """The specification of coalescing: which frames of a batch become one super-frame, and its exact bytes.
 
-A batch is what one look at one queue of one direction gave, in order, after the verdict. A walk of the receiver's
-stack costs the same for one datagram as for sixty-four: consecutive segments of a flow go to it as one super-frame
-(virtio_net_hdr with gso_type UDP_L4, TCPV4 or TCPV6), which the kernel cuts up again where somebody looks at single
-ones: at a UDP socket, or on the way out of the machine. Every rule here serves one promise: what the cutting gives
-(Kernel: net/core/gso.c skb_gso_segment(), net/ipv4/af_inet.c inet_gso_segment(), udp_offload.c, tcp_offload.c) is
-the frames that went in, to the bit, in order within the flow. Nothing waits for a later batch, so nothing is delayed.
+A batch is the frames that were read at once from one queue of one direction, in order, after the verdict. The
+receiver's stack takes as long for one datagram as for sixty-four that arrive together. So consecutive segments of a
+flow are written as one super-frame (virtio_net_hdr with gso_type UDP_L4, TCPV4 or TCPV6). The kernel cuts it up again
+when single segments are needed: at a UDP socket, or when they leave the machine. Every rule here serves one
+guarantee: cutting (Kernel: net/core/gso.c skb_gso_segment(), net/ipv4/af_inet.c inet_gso_segment(), udp_offload.c,
+tcp_offload.c) yields exactly the frames that were read, bit for bit, in order within the flow. No frame waits for a
+later batch, so coalescing adds no delay.
 
-A checksum is not looked at beyond its pseudo-header sum: only frames whose checksum is still to be completed
-(NEEDS_CSUM) coalesce, and there is none in them yet. A frame with a finished checksum, right or wrong, passes alone.
+Only frames whose checksum is still to be completed (NEEDS_CSUM) coalesce. Their checksum field holds the sum of the
+pseudo-header, and only that is compared. A frame with a finished checksum, right or wrong, is written alone.
 
-Engines inline this; property tests prove each equal to coalesce(), byte for byte.
+Engines inline these rules; property tests prove that each engine's output equals that of coalesce(), byte for byte.
 """
 
 from __future__ import annotations
@@ -22,46 +23,46 @@ from typing import NamedTuple
 from vethd.model.verdict import ETH_HLEN
 from vethd.model.vnet import F_NEEDS_CSUM, GSO_NONE, GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, HDR_LEN, VnetHdr
 
-FLOWS = 16  # flows that are open at once; more interleaved ones than that gain little
-UDP_SEGMENTS_MAX = 64  # the least that UDP_MAX_SEGMENTS ever was (include/linux/udp.h)
+FLOWS = 16  # flows open at once; coalescing gains little if more flows are interleaved
+UDP_SEGMENTS_MAX = 64  # the smallest value that UDP_MAX_SEGMENTS has had (include/linux/udp.h)
 SUPER_MAX = 65535  # bytes of a super-frame, Ethernet header included
 
 _IPV4, _IPV6 = b"\x08\x00", b"\x86\xdd"
 _TCP, _UDP = 6, 17
 _IPV4_HLEN, _IPV6_HLEN = 20, 40  # without options, without extension headers
-_MF_OR_OFFSET = 0x3FFF  # of IPv4's fragment field; what is left is DF and the reserved bit
+_MF_OR_OFFSET = 0x3FFF  # in IPv4's fragment field; the other bits are DF and the reserved bit
 _ACK, _PSH = 0x10, 0x08
 
 
 class Coalesced(NamedTuple):
-    """What is written at once: virtio_net_hdr and frame, and how many frames of the batch it holds."""
+    """The data of one write, virtio_net_hdr and frame, and how many frames of the batch it contains."""
 
     data: bytes
     frames: int
 
 
 class _Segment(NamedTuple):
-    """A candidate, taken apart. Numbers are as on the wire; lengths in bytes."""
+    """A candidate frame, split into its parts. Numbers have the values of the header fields; lengths are in bytes."""
 
     vnet_tail: bytes
-    header: bytes  # from the Ethernet header to the end of UDP's or TCP's
+    header: bytes  # from the Ethernet header to the end of the UDP or TCP header
     payload: bytes
-    l4: int  # where UDP's or TCP's header begins in the frame
+    l4: int  # offset of the UDP or TCP header in the frame
     tcp: bool
-    stencil: bytes  # header without what cutting counts up or computes: lengths, id, seq, checksums, flags
+    stencil: bytes  # header without the fields that cutting counts up or computes: lengths, id, seq, checksums, flags
     ip_id: int  # IPv6: 0
     seq: int  # UDP: 0
-    check: int  # of UDP or TCP: the pseudo-header sum
+    check: int  # the checksum field of UDP or TCP, which holds the pseudo-header sum
     push: bool
 
     @property
     def l4_len(self) -> int:
-        """Return the length of UDP or TCP with its payload: what the pseudo-header sums up."""
+        """Return the length of the UDP or TCP header and its payload, as in the pseudo-header."""
         return len(self.header) - self.l4 + len(self.payload)
 
 
 class _Super:
-    """A super-frame that takes more: the segments that joined so far."""
+    """An open super-frame: the segments that have joined so far."""
 
     def __init__(self, segment: _Segment) -> None:
         self.first = segment
@@ -69,9 +70,9 @@ class _Super:
         self.length = len(segment.header) + len(segment.payload)
 
     def takes(self, segment: _Segment) -> bool:
-        """Return whether cutting the super-frame would give segment back as its next."""
+        """Return whether segment may join: cutting the super-frame would then yield it as the next frame."""
         first, count = self.first, len(self.segments)
-        sent = count * len(first.payload)  # all but the last are full, and a shorter one would have closed it
+        sent = count * len(first.payload)  # every segment is full: a shorter one would have closed the super-frame
         return (
             segment.stencil == first.stencil
             and segment.vnet_tail == first.vnet_tail
@@ -84,16 +85,16 @@ class _Super:
         )
 
     def join(self, segment: _Segment) -> bool:
-        """Add a segment that it takes; return whether more may follow."""
+        """Add a segment that takes() accepts; return whether more may follow."""
         self.segments.append(segment)
         self.length += len(segment.payload)
         return len(segment.payload) == len(self.first.payload) and not segment.push
 
     def pack(self) -> bytes:
-        """Return the super-frame, of two segments or more."""
+        """Return the bytes of a super-frame of two or more segments."""
         first, last = self.first, self.segments[-1]
         header = bytearray(first.header)
-        total = self.length - ETH_HLEN  # of the IP packet
+        total = self.length - ETH_HLEN  # length of the IP packet
         if header[12:14] == _IPV4:
             struct.pack_into("!H", header, 16, total)
             struct.pack_into("!H", header, 24, ip_check(header[14:34]))
@@ -114,21 +115,22 @@ class _Super:
 
 
 def coalesce(batch: Sequence[bytes], vnet_hdr_len: int, *, udp: bool = True) -> list[Coalesced]:
-    """Return what to write for a batch of frames, each behind its virtio_net_hdr of vnet_hdr_len bytes.
+    """Return the data to write for a batch of frames, each preceded by its virtio_net_hdr of vnet_hdr_len bytes.
 
-    udp False is for kernels whose TAPs take no gso_type UDP_L4 (before Linux 6.2): a datagram is of its flow, and
-    passes alone.
+    udp False is for kernels whose TAPs refuse gso_type UDP_L4 (before Linux 6.2): a datagram still belongs to its flow
+    but is written alone.
 
-    The order is that of the first frame of each. A frame that nobody joins is given as it came, so a batch of one is
-    unchanged. Of more than FLOWS open flows the one opened first is closed: it stays what it is and takes no more.
-    A segment with PSH that nothing open takes is closed from the start, and so costs no other flow its place.
+    The result is in the order of the first frame of each super-frame. A frame that no other frame joins is returned
+    unchanged, so a batch of one is unchanged. If more than FLOWS flows would be open, the flow that was opened first is
+    closed: its super-frame stays as it is and accepts no more segments. A segment with PSH that joins no open
+    super-frame is not opened, so it does not close another flow.
     """
     out: list[tuple[bytes, _Super | None]] = []
-    table: dict[bytes, _Super] = {}  # in the order of opening
+    table: dict[bytes, _Super] = {}  # the open super-frames, in the order of opening
     for data in batch:
         frame = data[vnet_hdr_len:]
         flow = flow_of(frame)
-        if flow is None:  # a barrier: who knows whose it is
+        if flow is None:  # a barrier: the frame may belong to any flow
             table.clear()
             out.append((data, None))
             continue
@@ -152,9 +154,9 @@ def coalesce(batch: Sequence[bytes], vnet_hdr_len: int, *, udp: bool = True) -> 
 
 
 def flow_of(frame: bytes) -> bytes | None:
-    """Return protocol, addresses and ports of a whole TCP or UDP packet without options; None where there is none.
+    """Return protocol, addresses and ports of a whole TCP or UDP packet without IP options; None for other frames.
 
-    Fragments, IP options, extension headers, VLAN tags, ARP, ICMP: None.
+    Other frames are fragments, ARP, ICMP, and packets with IP options, extension headers or VLAN tags.
     """
     if frame[12:14] == _IPV4 and len(frame) >= ETH_HLEN + _IPV4_HLEN + 4:
         fragment = int.from_bytes(frame[20:22], "big") & _MF_OR_OFFSET
@@ -167,11 +169,11 @@ def flow_of(frame: bytes) -> bytes | None:
 
 
 def adjusted(check: int, old_len: int, new_len: int) -> int:
-    """Return a pseudo-header sum of 16 bits for another length.
+    """Return a 16-bit pseudo-header sum, adjusted to another length.
 
-    check + new_len + (0xFFFF - old_len), then the high half added to the low one until there is none: a sum in
-    one's complement that is never 0, as the kernel's never is. Where the lengths are the same, check stays as it
-    is, were it 0.
+    The result is check + new_len + (0xFFFF - old_len), with the high half added to the low half until the high half is
+    0. Such a sum in one's complement is never 0; the kernel's is never 0 either. If the lengths are equal, check is
+    returned unchanged, even if it is 0.
     """
     if old_len == new_len:
         return check
@@ -179,7 +181,7 @@ def adjusted(check: int, old_len: int, new_len: int) -> int:
 
 
 def ip_check(header: bytes | bytearray) -> int:
-    """Return the checksum of an IPv4 header of 20 bytes, whatever stands in its place now."""
+    """Return the checksum of an IPv4 header of 20 bytes, regardless of the value in its checksum field."""
     words: tuple[int, ...] = struct.unpack("!10H", header)
     return _folded(sum(words) - words[5]) ^ 0xFFFF
 
@@ -195,9 +197,9 @@ def _check_at(*, tcp: bool) -> int:
 
 
 class _L4(NamedTuple):
-    """What UDP's or TCP's header says."""
+    """The parts of a UDP or TCP header."""
 
-    end: int  # where the payload begins in the frame
+    end: int  # offset of the payload in the frame
     stencil: bytes
     check: int
     seq: int = 0
@@ -205,10 +207,10 @@ class _L4(NamedTuple):
 
 
 def _candidate(data: bytes, frame: bytes, vnet_hdr_len: int) -> _Segment | None:
-    """Take a frame that has a flow apart; None where it must pass alone, closing what its flow has open.
+    """Split a frame that has a flow; None if it must be written alone, which closes its flow's super-frame.
 
-    Cutting writes every header anew, so one that it would not write exactly so cannot be a candidate: a bad IPv4
-    checksum, padding behind the packet, flags that belong to one segment alone (SYN, FIN, RST, URG, ECE, CWR).
+    Cutting generates every header. So a frame whose header cutting would not reproduce exactly is not a candidate: a
+    bad IPv4 checksum, padding after the packet, flags that belong to a single segment (SYN, FIN, RST, URG, ECE, CWR).
     """
     ipv4 = frame[12:14] == _IPV4
     tcp = frame[23 if ipv4 else 20] == _TCP
@@ -218,12 +220,12 @@ def _candidate(data: bytes, frame: bytes, vnet_hdr_len: int) -> _Segment | None:
         return None
     if vnet.csum_start != l4 or vnet.csum_offset != _check_at(tcp=tcp):
         return None
-    if frame[0] & 1:  # multicast, broadcast: one frame, many receivers
+    if frame[0] & 1:  # multicast or broadcast: one frame has many receivers
         return None
     if not (_ipv4_exact(frame) if ipv4 else _ipv6_exact(frame)):
         return None
     head = _tcp_header(frame, l4) if tcp else _udp_header(frame, l4)
-    if head is None or head.end >= len(frame):  # a payload of nothing, or a header beyond the frame
+    if head is None or head.end >= len(frame):  # no payload, or a header that is longer than the frame
         return None
     ip_id = int.from_bytes(frame[18:20], "big") if ipv4 else 0
     ip_stencil = frame[:16] + frame[20:24] + frame[26:34] if ipv4 else frame[:18] + frame[20:54]

@@ -1,11 +1,11 @@
-"""Which of the kernel's drops is which: a sending TAP's tx_dropped, told apart.
+"""Splits a sending TAP's tx_dropped by reason.
 
-The kernel has one counter for three ends of a frame: refused by the tun filter (oversize), sent without a carrier,
-and no room in the queue. With the filter in place two more figures are known, both exact: what it refused and what
-it passed on to the queue. What it passed and was never read, once the queue is dry, was dropped by a full queue; the
-rest had no carrier. Without the filter (no BPF) time tells: a growth that lies whole within one carrier epoch belongs
-to that epoch, and what does not stays unknown. The four always add up to tx_dropped, and none ever goes back: only what
-is new is told apart.
+The kernel counts three kinds of drops in tx_dropped: frames refused by the tun filter (oversize), frames sent without
+a carrier, and frames for which the queue had no room. The filter adds two exact counts: the frames that it refused
+and the frames that it passed to the queue. Once the queue is dry, the frames that were passed but never read are those
+that a full queue dropped; all other drops had no carrier. Without the filter (no BPF) only the time of a drop is
+known: an increase within one carrier epoch is assigned to that epoch, and any other increase stays unknown. The four
+counts always add up to tx_dropped. None of them ever decreases, because only new drops are assigned.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from vethd.model.drops import KernelDrop
 
 
 class DropSample(NamedTuple):
-    """What is known at one instant of one sending TAP; frames since its birth.
+    """The counters of one sending TAP at one instant, in frames since the TAP was made.
 
-    oversize and passed are the filter's counts, None where there is no filter. read is the engine's count, dry
-    whether it has just found the queue empty. epoch counts the carrier's changes; carrier is its state.
+    oversize and passed are the filter's counts, None if there is no filter. read is the engine's count. dry is whether
+    the engine has just found the queue empty. epoch counts the carrier's changes; carrier is its state.
     """
 
     tx_dropped: int
@@ -34,7 +34,7 @@ class DropSample(NamedTuple):
 
 @dataclass
 class KernelDrops:
-    """The ledger of one sending TAP."""
+    """The drops of one sending TAP by reason."""
 
     oversize: int = 0
     no_carrier: int = 0
@@ -43,7 +43,7 @@ class KernelDrops:
     _epoch: int = 0
 
     def account(self, sample: DropSample) -> None:
-        """Take a sample into the books."""
+        """Assign the drops that are new in a sample."""
         if sample.oversize is not None and sample.passed is not None:
             self._by_filter(sample, sample.oversize, sample.passed)
         else:
@@ -65,7 +65,8 @@ class KernelDrops:
         new -= refused
         full = max(passed - sample.read - self.queue_full, 0)
         if not sample.dry:
-            # a queue that is busy hides its drops among the waiting; but under a carrier nothing else is new
+            # in a busy queue, waiting frames cannot be told from drops; but with the carrier on, every new drop is
+            # the queue's
             full = new if sample.carrier else 0
         full = min(full, new)
         self.oversize += refused

@@ -1,6 +1,6 @@
 """Reads [[pair]] tables, and any other TOML table, into structs; every error names file, key and reason.
 
-Pure: text in, specs out. Whoever has the text knows where it came from and says so in `file`.
+Pure: text in, specs out. The caller passes the name of the text's file in `file`.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ _SPOKEN = {dict: "table", list: "array", NoneType: "null"}
 
 
 def read_toml(text: str, file: str) -> dict[str, Any]:
-    """Parse TOML. Raises ConfigError with the parser's words, which hold line and column."""
+    """Parse TOML. Raises ConfigError with the parser's message, which has the line and column."""
     try:
         return tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number or a nesting beyond Python's limits, too
+    except (ValueError, RecursionError) as error:  # also a number or a nesting beyond Python's limits
         raise ConfigError(file, "", f"not TOML: {error}") from error
 
 
-def convert(table: object, type: type[T], file: str, key: str) -> T:  # noqa: A002  msgspec's own word
-    """Turn a parsed table into type, strictly: no number from a string, no key that type does not have.
+def convert(table: object, type: type[T], file: str, key: str) -> T:  # noqa: A002  msgspec's own name
+    """Convert a parsed table to type, strictly: a string is no number, and a key that type does not have is an error.
 
-    key is the dotted place of the table in the file, "" for the whole. Raises ConfigError with the dotted key
-    of what is wrong, e.g. "pair[0].peer.mtu" and "expected int, got str"; an unknown key is named itself, with
-    the one that was probably meant.
+    key is the dotted key of the table in the file, "" for the whole file. Raises ConfigError with the dotted key and
+    the reason, e.g. "pair[0].peer.mtu" and "expected int, got str". For an unknown key, the reason suggests the
+    closest known key.
     """
     try:
         return msgspec.convert(table, type, strict=True)
@@ -46,10 +46,9 @@ def convert(table: object, type: type[T], file: str, key: str) -> T:  # noqa: A0
 
 
 def read_pairs(text: str, file: str) -> list[PairSpec]:
-    """Read a file of [[pair]] tables, [pair.peer] inside them, and validate every end.
+    """Read a file of [[pair]] tables, with [pair.peer] tables in them, and validate every end.
 
-    Raises ConfigError. `up` on a peer is welcome here: whoever carries the file out brings the peer up once
-    the pair is made.
+    Raises ConfigError. `up` is allowed on a peer here: the caller brings the peer up after it has made the pair.
     """
     pairs = convert(read_toml(text, file), PairSet, file, "").pair
     check_pairs(pairs, file)
@@ -57,9 +56,9 @@ def read_pairs(text: str, file: str) -> list[PairSpec]:
 
 
 def check_pairs(pairs: list[PairSpec], file: str) -> None:
-    """Validate both ends of every pair, and that no two ends claim one name in one namespace.
+    """Validate both ends of every pair, and check that no two ends in a namespace have the same name.
 
-    Raises ConfigError with the key at fault, counted as the file's [[pair]] tables are.
+    Raises ConfigError with the key of the faulty attribute; pairs are numbered as the file's [[pair]] tables are.
     """
     seen: dict[tuple[str, str], str] = {}
     for number, pair in enumerate(pairs):
@@ -72,7 +71,7 @@ def check_pairs(pairs: list[PairSpec], file: str) -> None:
                 continue
             first = seen.setdefault((canonical_netns(link.netns), link.name), key)
             if first != key:
-                raise ConfigError(file, f"{key}.name", f"{link.name} is the name of {first} already")
+                raise ConfigError(file, f"{key}.name", f"{link.name} is already the name of {first}")
 
 
 def _check_link(link: LinkSpec, file: str, key: str) -> None:

@@ -1,7 +1,8 @@
-"""What is written for a successor who inherits no fds: the record, and where each of its devices is to be found.
+"""The file for a successor that inherits no fds: the record, and the place of each of its devices.
 
-The bytes are a record's (record.py), and behind them once more a magic, a length, a CRC-32 and JSON: a Whereabouts. It
-may grow fields with defaults; one that is of another kind is refused whole, as what it is about cannot be guessed.
+The bytes are those of a record (record.py), followed by another magic, length, CRC-32 and JSON: a Whereabouts. Later
+versions may add fields with defaults to it. A Whereabouts with a field of an unexpected type is refused as a whole,
+because the places cannot be guessed.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from vethd.model.record import Record, decode, framed, unframed
 
 
 class Spot(msgspec.Struct, kw_only=True, frozen=True):
-    """Where one end's device is, and what proves that it is the one; name is for the log.
+    """The place of one end's device, and the values that identify the device; name is for the log.
 
-    netns is a name of `ip netns`, "" for the daemon's own. vnet_hdr_len goes with the offloads that were set.
+    netns is a name of `ip netns`, "" for the daemon's own. vnet_hdr_len belongs to the offloads that were set.
     """
 
     name: str
@@ -27,7 +28,7 @@ class Spot(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Whereabouts(msgspec.Struct, kw_only=True, frozen=True):
-    """Every end's spot, by the name of its first fd in the record; boot is the kernel's id of its run."""
+    """Every end's spot, by the name of its first fd in the record; boot is the kernel's boot id."""
 
     boot: str
     spots: dict[str, Spot]
@@ -39,11 +40,11 @@ def write_down(record: bytes, places: Whereabouts) -> bytes:
 
 
 def read_back(data: bytes) -> tuple[bytes, Record, Whereabouts]:
-    """Return the record, as it was written and as it reads, and where its ends are. Raises ValueError."""
+    """Return the record, as bytes and decoded, and the places of its ends. Raises ValueError."""
     record = decode(data)
     _, rest = unframed(data)
     body, _ = unframed(rest)
     try:
         return data[: len(data) - len(rest)], record, msgspec.json.decode(body, type=Whereabouts)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"it is odd: {error}") from error
+        raise ValueError(f"it cannot be decoded: {error}") from error

@@ -1,10 +1,11 @@
-"""What must be done so that the pairs that are become the pairs that are wanted, and nothing more than that.
+"""Computes the changes that turn the current pairs into the wanted pairs, and no other changes.
 
-Pure: pairs in, a Plan out. A config reload and `vethctl apply` carry the same plans out.
+Pure: pairs in, a Plan out. A config reload and `vethctl apply` both execute such plans.
 
-Two pairs are the same where their near ends have the same namespace and name, or, if not, their peers do. A
-wanted attribute that is said must be so in the pair's spec and, where a LinkInfo shows it, on the living link.
-One that was said and no longer is goes back to DEFAULTS. One that was never said belongs to whoever set it.
+Two pairs are the same if their near ends have the same namespace and name or, failing that, if their peers do. An
+attribute that the wanted spec sets must have this value in the pair's spec and, if LinkInfo shows the attribute, on the
+living link. An attribute that was set and no longer is returns to its value in DEFAULTS. An attribute that was never
+set is left alone: another program may have set it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from vethd.model.spec import CREATE_ONLY, MTU, TXQUEUELEN, LinkSpec, PairSpec, R
 DEFAULTS: dict[str, Any] = {
     "mtu": MTU,
     "txqueuelen": TXQUEUELEN,
-    "ring": 0,  # as the daemon has it for all pairs
+    "ring": 0,  # the daemon's setting for all pairs
     "group": 0,
     "alias": "",
     "altname": "",
@@ -34,9 +35,9 @@ DEFAULTS: dict[str, Any] = {
     "gso_max_segs": 65535,  # GSO_MAX_SEGS
     "gro_max_size": 65536,  # GRO_LEGACY_MAX_SIZE
 }
-"""What an attribute goes back to once nobody asks for it.
+"""The value that an attribute returns to when it is no longer set.
 
-A name and a MAC address have none: the link keeps the last one.
+A name and a MAC address have no default: the link keeps its last one.
 """
 
 RX_CHECKSUM: RxChecksum = "verify"
@@ -50,7 +51,7 @@ Key = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Plan:
-    """Deletes come first, so that names are free; then changes, then creates."""
+    """The steps to execute: deletes first, so that names become free, then changes, then creates."""
 
     deletes: list[str] = field(default_factory=list)
     changes: list[tuple[str, PairChange]] = field(default_factory=list)
@@ -63,9 +64,9 @@ class Plan:
 
 
 def canonical_netns(netns: str | None) -> str:
-    """Return a namespace's one spelling, as LinkInfo.netns has it, as far as its text says.
+    """Return a namespace's canonical spelling, as in LinkInfo.netns, as far as the text alone determines it.
 
-    None is "", the daemon's own; /run/netns/NAME is NAME. Other paths, PIDs and fds stay as they are.
+    None becomes "", the daemon's own; /run/netns/NAME becomes NAME. Other paths, PIDs and fds stay as they are.
     """
     text = netns or ""
     for prefix in _NETNS_DIRS:
@@ -83,12 +84,12 @@ def plan(
     keep: Collection[str] = (),
     canonical: Canonical = canonical_netns,
 ) -> Plan:
-    """Compare the pairs that are with those wanted.
+    """Compare the current pairs with the wanted pairs and return the plan.
 
-    prune deletes the current pairs that are not wanted, except those whose source is in keep. canonical gives
-    a namespace's spelling as LinkInfo.netns has it; a caller who can look namespaces up passes a better one.
-    A pair whose queues or index change is deleted and created again, as the kernel changes neither; and so is
-    one that waits, for it has no links to change.
+    prune deletes the current pairs that are not wanted, except those whose source is in keep. canonical returns a
+    namespace's spelling as in LinkInfo.netns; a caller that can look up namespaces passes a better function. A pair
+    whose queues or index change is deleted and created again, because the kernel changes neither. So is a waiting pair,
+    because it has no links to change.
     """
     pairs = match(current, wanted, canonical)
     deletes: list[str] = []
@@ -111,11 +112,11 @@ def plan(
 
 
 def diff(info: PairInfo, spec: PairSpec, canonical: Canonical = canonical_netns) -> PairChange:
-    """Return what must change for the pair to be as spec says; PairChange() where nothing must."""
+    """Return the changes that make the pair agree with spec; PairChange() if there are none."""
     near_live, far_live = info.links or (None, None)
     near = _diff_link(info.spec.near_end(), near_live, spec.near_end(), canonical)
     far = _diff_link(info.spec.far_end(), far_live, spec.far_end(), canonical)
-    if info.spec.peer is None:  # it inherited once; from now on say what it has, or its spec follows the near end's
+    if info.spec.peer is None:  # it inherited at creation; set the values now, or its spec follows the near end's
         heir, peer = PairSpec(**near).far_end(), spec.far_end()
         far = {name: _wanted(name, peer) for name in near if getattr(heir, name) is not None} | far
     rx_checksum = spec.rx_checksum or (RX_CHECKSUM if info.spec.rx_checksum is not None else None)
@@ -128,7 +129,7 @@ def diff(info: PairInfo, spec: PairSpec, canonical: Canonical = canonical_netns)
 
 
 def _diff_link(old: LinkSpec, live: LinkInfo | None, new: LinkSpec, canonical: Canonical) -> dict[str, Any]:
-    """Compare attribute by attribute; a netns has no default but the daemon's own, "" in a change."""
+    """Return the attributes that must change. The only default of netns is the daemon's own, "" in a change."""
     changed: dict[str, Any] = {}
     for name in LinkSpec.__struct_fields__:
         was = getattr(old, name)
@@ -142,13 +143,13 @@ def _diff_link(old: LinkSpec, live: LinkInfo | None, new: LinkSpec, canonical: C
             differs = _unlike(name, want, had) or (live is not None and _unlike_live(name, want, live))
         if differs:
             changed[name] = want
-    if "netns" in changed and new.up:  # the kernel closes a device that moves
+    if "netns" in changed and new.up:  # the kernel brings a device down when it moves
         changed["up"] = True
     return changed
 
 
 def _wanted(name: str, link: LinkSpec) -> Any:
-    """Return what link says, or the default of what it does not say."""
+    """Return the value that link sets for an attribute, or the attribute's default."""
     value = getattr(link, name)
     if value is None:
         return "" if name == "netns" else DEFAULTS.get(name)
@@ -156,9 +157,9 @@ def _wanted(name: str, link: LinkSpec) -> Any:
 
 
 def _unlike_live(name: str, want: Any, live: LinkInfo) -> bool:
-    """Return whether the living link shows another value. What it does not show agrees with any.
+    """Return whether the living link shows another value. An attribute that it does not show agrees with any value.
 
-    Its ring is what came of several settings, so it is not compared: only vethd changes it.
+    ring is not compared: a link's ring results from several settings, and only vethd changes it.
     """
     return name != "ring" and hasattr(live, name) and _unlike(name, want, getattr(live, name))
 
@@ -174,7 +175,7 @@ def _mac(text: str) -> str:
 
 
 def _must_recreate(info: PairInfo, spec: PairSpec) -> bool:
-    """Return whether queues or index differ, by the spec alone: a move may change a living link's ifindex."""
+    """Return whether queues or index differ. The old spec's index also agrees: a move may change the ifindex."""
     near_live, far_live = info.links or (None, None)
     near = (info.spec.near_end(), near_live, spec.near_end())
     far = (info.spec.far_end(), far_live, spec.far_end())
@@ -190,9 +191,9 @@ def _must_recreate(info: PairInfo, spec: PairSpec) -> bool:
 def match(
     current: Sequence[PairInfo], wanted: Sequence[PairSpec], canonical: Canonical = canonical_netns
 ) -> list[PairInfo | None]:
-    """Find for each wanted pair the one that it is, each current one at most once.
+    """Find the current pair for each wanted pair. Each current pair is used at most once.
 
-    What a link is called now is asked before what it was made as, and near ends before peers.
+    Near ends are compared before peers, and a link's present name before the name that it was made with.
     """
     found: list[PairInfo | None] = [None] * len(wanted)
     free = {info.id: info for info in current}
@@ -218,7 +219,8 @@ def _agrees(info: PairInfo, spec: PairSpec, canonical: Canonical) -> bool:
     return not _must_recreate(info, spec) and diff(info, spec, canonical) == PairChange()
 
 
-# Pairs that the kernel was left to name share a key: of those, one that is just so is taken before one that is not.
+# Pairs whose names the kernel chose may share a key. Of those, a pair with the same spec is taken first, then a pair
+# that needs no change, then any pair.
 _LIKENESSES: tuple[Callable[[PairInfo, PairSpec, Canonical], bool], ...] = (
     lambda info, spec, _canonical: info.spec == spec,
     _agrees,
@@ -240,8 +242,8 @@ def _current_keys(info: PairInfo, side: int, canonical: Canonical, *, live: bool
 
 
 def _spec_key(spec: PairSpec, side: int, canonical: Canonical) -> Key | None:
-    """Return the identity of one end: (netns, name), or, where the kernel was left to name it, both ends' words."""
-    far: LinkSpec = spec if spec.peer is None else spec.peer  # a peer never named has the near end's namespace
+    """Return the key of one end: (netns, name), or, if the kernel chooses its name, one made of both ends' specs."""
+    far: LinkSpec = spec if spec.peer is None else spec.peer  # a peer without a spec is in the near end's namespace
     far_name = None if spec.peer is None else far.name
     name, netns = (far_name, far.netns) if side else (spec.name, spec.netns)
     if name is not None and "%" not in name:
@@ -252,5 +254,5 @@ def _spec_key(spec: PairSpec, side: int, canonical: Canonical) -> Key | None:
 
 
 def _is_name(key: Key) -> bool:
-    """Tell a key of netns and name from one of words that several pairs may share."""
+    """Return whether a key is (netns, name), and not one that several pairs may share."""
     return len(key) == 2

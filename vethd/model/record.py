@@ -1,16 +1,16 @@
-"""What a daemon leaves to its successor: which stored fd is which end, what was asked for, what was counted.
+"""The state that a daemon leaves to its successor: which end each stored fd belongs to, the specs, the counters.
 
-The bytes are a magic, a length, a CRC-32 and JSON. Two copies are kept and written by turns, each with a number that
-grows: whatever moment a daemon is killed at, one of them is whole (newest()).
+The bytes are a magic, a length, a CRC-32 and JSON. Two copies are kept and written alternately, each with a number that
+increases. At whatever moment a daemon is killed, one of the copies is complete (newest()).
 
-Versions. The head and the core never change: version, seq, last_id, last_fd, pairs, and of a pair its id and ends with
-their fds. Drops are only ever appended to. An older record is read by what its missing fields default to; of a newer
-one, and of one that is odd, each part that cannot be understood is left out by itself and told (Record.untold): a
-pair of which only the core can be read goes on forwarding as its devices are.
+Versions. The header and the core never change: version, seq, last_id, last_fd, pairs, and in each pair its id and its
+ends with their fds. New drop reasons are only appended. In an older record, missing fields have their defaults. In a
+newer or malformed record, each part that cannot be decoded is left out individually and reported (Record.untold). A
+pair of which only the core can be decoded continues to forward with its devices as they are.
 
-    1  the first
-    2  engine, owner
-    3  attachment, txqueuelen, ring; alias, altname and own_alias of an end are not written any more (memory/former.py)
+    1  the first version
+    2  added engine, owner
+    3  added attachment, txqueuelen, ring; alias, altname and own_alias of an end are not written (memory/former.py)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Names = Annotated[list[str], msgspec.Meta(min_length=1)]
 
 
 class EngineRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """What forwarded the frames: a successor begins with the same, and changes it as its config says."""
+    """The engine that forwarded the frames. A successor starts with the same engine, then applies its config."""
 
     name: str
     workers: Workers = 0
@@ -47,10 +47,11 @@ class EngineRecord(msgspec.Struct, kw_only=True, frozen=True):
 class EndRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
     """One end: the names of its queues' fds in the store, and its drops.
 
-    drops is indexed by Drop, dropped_bytes is what they come to: None in a record from before that was counted. What
-    was read is not here: the device's own counters know. uso is kernel.tun.Tap.uso. alias, altname and own_alias are
-    read in records of version 2 and older alone: what was written on the device, and whether the alias is the user's.
-    ring is what held, None in older records; it and txqueuelen, which was asked for, say what the device had.
+    drops is indexed by Drop. dropped_bytes is the size of all dropped frames, None in records older than this count.
+    Frames that were read are not recorded: the device's own counters have them. uso is kernel.tun.Tap.uso. alias,
+    altname and own_alias are read only in records of version 2 and older: the words that were written on the device,
+    and whether the alias is the user's. ring is the value in effect, None in older records. Together with txqueuelen,
+    the requested value, it determines the queue length that the device had.
     """
 
     fds: Names
@@ -67,7 +68,7 @@ class EndRecord(msgspec.Struct, kw_only=True, frozen=True, omit_defaults=True):
 
 
 class PairRecord(msgspec.Struct, kw_only=True, frozen=True):
-    """One living pair, near end first. spec None: nobody can tell what was asked for. owner is a uid."""
+    """One living pair, near end first. spec is None if the request is not known. owner is a uid."""
 
     id: str
     source: Source = "runtime"
@@ -78,9 +79,9 @@ class PairRecord(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Record(msgspec.Struct, kw_only=True, frozen=True):
-    """Everything. seq grows with every writing; last_id and last_fd are the last numbers given out.
+    """The whole record. seq increases with every write; last_id and last_fd are the last numbers assigned.
 
-    untold is no part of what is written: it says, in words, what of it could not be understood.
+    untold is not written. It lists, as sentences, the parts that could not be decoded.
     """
 
     version: int
@@ -93,7 +94,7 @@ class Record(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class _Core(msgspec.Struct):
-    """What any version can read of any other's record."""
+    """The part of a record that every version can read."""
 
     version: Annotated[int, msgspec.Meta(ge=1)]
     seq: Count
@@ -114,27 +115,27 @@ class _CorePair(msgspec.Struct):
 
 
 def encode_pair(pair: PairRecord) -> msgspec.Raw:
-    """Return one pair's part of a record: a thousand of them are not encoded anew because one changed."""
+    """Return one pair's part of a record. It is cached: when one pair changes, the other thousand stay encoded."""
     return msgspec.Raw(msgspec.json.encode(pair))
 
 
 def encode(
     seq: int, last_id: int, last_fd: int, pairs: Iterable[msgspec.Raw], engine: EngineRecord | None = None
 ) -> bytes:
-    """Return the bytes of a Record with those fields."""
+    """Return the bytes of a Record with these fields."""
     fields = {"version": VERSION, "seq": seq, "last_id": last_id, "last_fd": last_fd, "engine": engine}
     return framed(msgspec.json.encode(fields | {"pairs": list(pairs)}))
 
 
 def framed(body: bytes) -> bytes:
-    """Put the head before a record's JSON."""
+    """Return a record's JSON with its header in front."""
     return _HEAD.pack(_MAGIC, len(body), zlib.crc32(body)) + body
 
 
 def unframed(data: bytes) -> tuple[bytes, bytes]:
-    """Return the JSON behind a head, and what follows it. Raises ValueError where it is cut short or damaged."""
+    """Return the JSON after a header, and the bytes that follow it. Raises ValueError if it is truncated or damaged."""
     if len(data) < _HEAD.size:
-        raise ValueError("it is cut short")
+        raise ValueError("it is truncated")
     magic, length, crc = _HEAD.unpack_from(data)
     body, rest = data[_HEAD.size : _HEAD.size + length], data[_HEAD.size + length :]
     if magic != _MAGIC or len(body) != length or zlib.crc32(body) != crc:
@@ -143,21 +144,21 @@ def unframed(data: bytes) -> tuple[bytes, bytes]:
 
 
 def decode(data: bytes) -> Record:
-    """Read a record. Raises ValueError where it is cut short, damaged, or not even the core can be read."""
+    """Read a record. Raises ValueError if it is truncated or damaged, or if not even the core can be decoded."""
     body, _ = unframed(data)
     try:
         core = msgspec.json.decode(body, type=_Core)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"it is odd: {error}") from error
+        raise ValueError(f"it cannot be decoded: {error}") from error
     untold: list[str] = []
     if core.version > VERSION:
-        known = f"version {core.version}, this one knows up to {VERSION}"
-        untold.append(f"a newer vethd wrote the record ({known}): what it says beyond that is lost")
+        known = f"version {core.version}, this vethd reads up to {VERSION}"
+        untold.append(f"a newer vethd wrote the record ({known}): its additional fields are lost")
     pairs: dict[str, PairRecord] = {}
     for number, raw in enumerate(core.pairs):
         pair = _pair(raw, number, untold)
         if pair is not None and pair.id in pairs:
-            untold.append(f"pair {pair.id} is there twice")
+            untold.append(f"pair {pair.id} appears twice")
         elif pair is not None:
             pairs[pair.id] = pair
     return Record(
@@ -174,7 +175,7 @@ def decode(data: bytes) -> Record:
 
 
 def newest(copies: Iterable[bytes]) -> tuple[Record | None, list[str]]:
-    """Return the readable copy with the greatest number, None where there is none; and why others are not readable."""
+    """Return the readable copy with the greatest number (None if there is none) and why others are unreadable."""
     found: list[Record] = []
     reasons: list[str] = []
     for data in copies:
@@ -186,7 +187,7 @@ def newest(copies: Iterable[bytes]) -> tuple[Record | None, list[str]]:
 
 
 def _pair(raw: msgspec.Raw, number: int, untold: list[str]) -> PairRecord | None:
-    """Read a pair whole, or else part by part; None where not even the core can be read."""
+    """Decode a pair as a whole or, failing that, part by part; None if not even its core can be decoded."""
     try:
         pair = msgspec.json.decode(raw, type=PairRecord)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -222,14 +223,14 @@ def _end(raw: msgspec.Raw, what: str, untold: list[str]) -> EndRecord | None:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         core = _part(raw, _CoreEnd, None, f"an end of {what}", untold)
     if core is not None:
-        untold.append(f"what was counted of {what}: it counts from the device's own figures")
+        untold.append(f"the counters of {what}: they start from the device's own counters")
     return core and _counted(EndRecord(fds=core.fds, uso=core.uso), what, untold)
 
 
 def _counted(end: EndRecord, what: str, untold: list[str]) -> EndRecord:
-    """Have as many drops as there are reasons."""
+    """Return the end with one drop counter for each reason."""
     if any(end.drops[DROPS:]):
-        untold.append(f"drops of {what} for reasons that this vethd does not know count as forwarded")
+        untold.append(f"drops of {what}: frames dropped for reasons unknown to this vethd count as forwarded")
     return msgspec.structs.replace(end, drops=[*end.drops, *[0] * DROPS][:DROPS])
 
 

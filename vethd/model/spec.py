@@ -1,7 +1,7 @@
-"""What a caller asks for: the attributes of an end, a pair of them, and veth's validation of both.
+"""The requested attributes of an end and of a pair, and veth's validation of both.
 
-None always means "not said". The same structs are the API's bodies, the config's tables and the client's
-arguments, so an attribute is spelled once for all doors. A pair reads as `ip link add` does: the near end's
+None always means "not set". The same structs are the API's bodies, the config's tables and the client's arguments, so
+each attribute is defined once for all interfaces. A pair has the form of an `ip link add` command: the near end's
 attributes, and a peer with its own.
 """
 
@@ -24,28 +24,29 @@ ALIAS_MAX = 255  # IFALIASZ - 1
 QUEUES_MAX = 256  # MAX_TAP_QUEUES
 TXQUEUELEN = 1000  # DEFAULT_TX_QUEUE_LEN
 RING = 1000
-RING_MIN = 64  # a sender's burst that veth would carry whole: the coalesced batch
-RING_MAX = 524288  # KMALLOC_MAX_SIZE / sizeof(void *): a longer ring is refused (ptr_ring_resize_multiple())
+RING_MIN = 64  # one coalesced batch: veth loses nothing of such a burst
+RING_MAX = 524288  # KMALLOC_MAX_SIZE / sizeof(void *): the kernel refuses a longer ring (ptr_ring_resize_multiple())
 MTU = 1500  # ETH_DATA_LEN
 U32_MAX = (1 << 32) - 1
 
 AddrGenMode = Literal["eui64", "none", "stable_secret", "random"]
 RxChecksum = Literal["verify", "trust"]
 
-# the kernel's isspace(), byte by byte, whatever the characters are
+# the bytes that the kernel's isspace() matches; it works on bytes, whatever characters they encode
 _BAD_IN_NAME = re.compile(rb"[/:\0 \t\n\v\f\r\xa0]")
 _BAD_IN_ALTNAME = re.compile(rb"[/ \t\n\v\f\r\xa0]")
 _MAC = re.compile(r"[0-9a-fA-F]{1,2}(:[0-9a-fA-F]{1,2})*\Z")
 
 
 class LinkSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Attributes of one end, as asked for.
+    """Requested attributes of one end.
 
-    netns names a network namespace: None is the daemon's own (a client's own, where a client asks), else a
-    name of `ip netns`, a path, a PID, or "fd:N" where the caller sent or inherited file descriptors.
-    name may hold one "%d". alias, altname and master "" take the attribute away. MACs are "xx:xx:xx:xx:xx:xx".
-    Lengths are bytes; mtu counts no Ethernet header. txqueuelen counts frames and limits nothing, as on veth. ring is
-    how many frames wait in the device while the daemon is busy or restarts; 0 is as the daemon has it for all pairs.
+    netns names a network namespace: None is the daemon's own (the client's own in a client's call), otherwise a name of
+    `ip netns`, a path, a PID, or "fd:N" if the caller sent or inherited file descriptors. name may contain one "%d". An
+    empty alias, altname or master ("") removes the attribute. MAC addresses have the form "xx:xx:xx:xx:xx:xx". Lengths
+    are in bytes; mtu does not include the Ethernet header. txqueuelen counts frames and limits nothing, as on veth.
+    ring is the number of frames that can wait in the device while the daemon is busy or restarts; 0 is the daemon's
+    setting for all pairs.
     """
 
     name: str | None = None
@@ -71,15 +72,15 @@ class LinkSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=
     gro_max_size: int | None = None
 
     def attributes(self) -> dict[str, Any]:
-        """Return the attributes of an end, said or not, by name; what a pair has besides is left out."""
+        """Return the attributes of an end by name, including unset ones, without a pair's own attributes."""
         return {name: getattr(self, name) for name in LinkSpec.__struct_fields__}
 
 
 class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """A pair: the near end's attributes, the peer's, and the pair's own.
 
-    peer None is an end never named: it inherits what the kernel's veth lets it inherit (far_end()).
-    gro unsaid is as the daemon has it for all pairs.
+    peer None is a peer without a spec: it inherits the attributes that a peer inherits on veth (far_end()).
+    gro None is the daemon's setting for all pairs.
     """
 
     peer: LinkSpec | None = None
@@ -87,7 +88,7 @@ class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     gro: bool | None = None
 
     def own(self) -> dict[str, Any]:
-        """Return what the pair has besides its ends, said or not, by name."""
+        """Return the pair's own attributes by name, including unset ones."""
         return {name: getattr(self, name) for name in OWN}
 
     def near_end(self) -> LinkSpec:
@@ -97,9 +98,9 @@ class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     def far_end(self) -> LinkSpec:
         """Return the peer's attributes, inherited ones included.
 
-        Kernel: veth_newlink() reuses the near end's table where no peer was described, and
-        rtnl_create_link() reads MTU, txqueuelen, queues, group and the GSO limits from it; never the MAC. ring, which
-        the kernel does not know, goes with txqueuelen.
+        Kernel: veth_newlink() reuses the near end's table if the request describes no peer, and rtnl_create_link()
+        reads MTU, txqueuelen, queues, group and the GSO limits from it; never the MAC. ring, which the kernel does not
+        have, is inherited like txqueuelen.
         """
         if self.peer is not None:
             return self.peer
@@ -111,13 +112,13 @@ _INHERITED = (
     *("gso_max_size", "gso_max_segs", "gro_max_size"),
 )
 OWN = ("rx_checksum", "gro")
-CREATE_ONLY = ("queues", "index")  # the kernel, too, refuses to change these
+CREATE_ONLY = ("queues", "index")  # the kernel refuses to change these as well
 
 
 def queue_len(txqueuelen: int | None, ring: int) -> int:
-    """Return the txqueuelen that a TAP gets, in frames: the kernel has one number for it and for the device's ring.
+    """Return the txqueuelen to set on a TAP, in frames: it is also the length of the device's ring.
 
-    txqueuelen is what was asked for, None where nobody asked. On veth it limits nothing, so it makes no ring shorter.
+    txqueuelen is the requested value, None if there is none. On veth it limits nothing, so here it shortens no ring.
     Kernel: drivers/net/tun.c tun_queue_resize().
     """
     return min(max(txqueuelen or 0, ring), RING_MAX)
@@ -130,17 +131,17 @@ def parse_mac(text: str, op: str, ifname: str = "") -> bytes:
     """
     raw = bytes(int(part, 16) for part in text.split(":")) if _MAC.match(text) else b""
     if len(raw) != 6:
-        raise VethError(errno.EINVAL, op, ifname, f"address {text!r} is not 6 bytes as xx:xx:xx:xx:xx:xx")
+        raise VethError(errno.EINVAL, op, ifname, f"address {text!r} is not 6 bytes in the form xx:xx:xx:xx:xx:xx")
     if raw[0] & 1 or not any(raw):
         raise VethError(errno.EADDRNOTAVAIL, op, ifname, f"address {text} is not a unicast MAC address")
     return raw
 
 
 def check_name(name: str, op: str, *, pattern: bool = True) -> None:
-    """Check a device name, which may hold one "%d" where pattern is true.
+    """Check a device name. It may contain one "%d" if pattern is true.
 
-    Raises VethError ERANGE (longer than 15 bytes) or EINVAL. Kernel: dev_valid_name(),
-    __dev_alloc_name(); ERANGE is what the netlink policy answers.
+    Raises VethError ERANGE (longer than 15 bytes) or EINVAL. Kernel: dev_valid_name(), __dev_alloc_name(); ERANGE comes
+    from the netlink policy.
     """
     _check_length(name, op)
     bad = not name or name in (".", "..") or bool(_BAD_IN_NAME.search(name.encode()))
@@ -149,11 +150,11 @@ def check_name(name: str, op: str, *, pattern: bool = True) -> None:
 
 
 def _length(text: str, key: str, op: str, ifname: str) -> int:
-    """Return the length in bytes. Raises VethError EINVAL where text is none that UTF-8 can hold (a lone surrogate)."""
+    """Return the length in bytes. Raises VethError EINVAL if UTF-8 cannot encode text (a lone surrogate)."""
     try:
         return len(text.encode())
     except UnicodeEncodeError as error:
-        raise VethError(errno.EINVAL, op, ifname, f"{key} {text!r} is not UTF-8") from error
+        raise VethError(errno.EINVAL, op, ifname, f"{key} {text!r} is not valid UTF-8") from error
 
 
 def _check_length(name: str, op: str) -> None:
@@ -162,9 +163,9 @@ def _check_length(name: str, op: str) -> None:
 
 
 def validate_link(link: LinkSpec, op: str = "newlink", ifname: str = "") -> None:
-    """Check one end's attributes; ifname is what a living link is called.
+    """Check one end's attributes; ifname is the name of a living link.
 
-    Raises VethError with the errno that the kernel's veth answers.
+    Raises VethError with the errno that the kernel's veth returns.
     """
     _validate_values(link, op, ifname)
     if link.name is not None:
@@ -172,13 +173,13 @@ def validate_link(link: LinkSpec, op: str = "newlink", ifname: str = "") -> None
 
 
 def _validate_values(link: LinkSpec, op: str, ifname: str = "") -> None:
-    """Check all but the characters of the name, which the kernel looks at when it registers the device."""
+    """Check everything except the characters of the name, which the kernel checks when it registers the device."""
     name = link.name or ifname
     _check_length(name, op)
     if link.address is not None:
         parse_mac(link.address, op, name)
     if link.mtu is not None and not MTU_MIN <= link.mtu <= MTU_MAX:
-        tap = " (the kernel's veth takes 65535, a TAP does not)" if MTU_MAX < link.mtu <= MTU_MAX_VETH else ""
+        tap = " (the kernel's veth allows 65535, a TAP does not)" if MTU_MAX < link.mtu <= MTU_MAX_VETH else ""
         raise VethError(errno.EINVAL, op, name, f"mtu {link.mtu} is outside {MTU_MIN}..{MTU_MAX}{tap}")
     _check_ranges(link, op, name)
     if link.alias is not None and _length(link.alias, "alias", op, name) > ALIAS_MAX:
@@ -194,23 +195,23 @@ def _validate_values(link: LinkSpec, op: str, ifname: str = "") -> None:
 
 
 def validate_pair(pair: PairSpec, op: str = "newlink") -> None:
-    """Check both ends before anything is created; of several faults the one that rtnl_newlink() meets first.
+    """Check both ends before anything is created. If there are several faults, report the one that the kernel reports.
 
-    That is the near end's values, the peer's, then the peer as it is made, then the near end. The peer has nobody
-    to talk to when it is made, so `up` on it is ENOTCONN, as veth_open() answers; who wants it up says so once the
-    pair is made. Whether a name is taken (EEXIST) only the kernel knows. Raises VethError.
+    rtnl_newlink() checks the near end's values, the peer's values, then creates the peer, then the near end. The peer
+    has no peer of its own when it is created, so `up` on it is ENOTCONN, as from veth_open(); a caller brings the peer
+    up after the pair is made. Only the kernel can check whether a name is taken (EEXIST). Raises VethError.
     """
     near, far = pair.near_end(), pair.far_end()
     _validate_values(near, op)
     validate_link(far, op)
     if far.up:
-        raise VethError(errno.ENOTCONN, op, far.name or "", "up on the peer, which is made before the near end")
+        raise VethError(errno.ENOTCONN, op, far.name or "", "the peer cannot be created up: bring it up afterwards")
     validate_link(near, op)
 
 
 def _check_ranges(link: LinkSpec, op: str, name: str) -> None:
     if link.ring and not RING_MIN <= link.ring <= RING_MAX:
-        reason = f"ring {link.ring} is outside {RING_MIN}..{RING_MAX}, and not 0, the daemon's default"
+        reason = f"ring {link.ring} is outside {RING_MIN}..{RING_MAX} and is not 0, the daemon's default"
         raise VethError(errno.EINVAL, op, name, reason)
     ranges = (
         ("txqueuelen", link.txqueuelen, 0, (1 << 31) - 1),
@@ -229,4 +230,4 @@ def _check_ranges(link: LinkSpec, op: str, name: str) -> None:
 def _no_nul(link: LinkSpec, op: str, name: str) -> None:
     for key in ("netns", "alias", "altname", "master"):
         if "\0" in (getattr(link, key) or ""):
-            raise VethError(errno.EINVAL, op, name, f"{key} holds a NUL byte")
+            raise VethError(errno.EINVAL, op, name, f"{key} contains a NUL byte")

@@ -1,8 +1,8 @@
-"""The life of a pair as a table: events in, effects out, no I/O.
+"""The state machine of a pair, as tables: events in, effects out, no I/O.
 
-Each end is ABSENT, DOWN or UP (IFF_UP). Events about an end move it by END_TABLE; GATES says, for every
-combination of the two, what becomes of a frame that the one sends to the other, and the carrier is on where
-both gates are open. All that touches the kernel carries out effects and reports events; nothing else decides.
+Each end is ABSENT, DOWN or UP (IFF_UP). An event changes the state of its end by END_TABLE. GATES has, for every
+combination of sender and receiver, the reason for which the sender's frames are dropped, or None. The carrier is on if
+both gates are open. The code that calls the kernel executes the effects and reports events; all decisions are here.
 
 Kernel: drivers/net/veth.c veth_open(), veth_close(), veth_dellink(), veth_change_mtu().
 """
@@ -18,7 +18,7 @@ from vethd.model.verdict import forward_limit
 
 
 class Side(IntEnum):
-    """Which end of a pair; the near one is the one that `ip link add` names first."""
+    """One of a pair's two ends; the near end is the one that `ip link add` names first."""
 
     NEAR = 0
     FAR = 1
@@ -30,7 +30,7 @@ class Side(IntEnum):
 
 
 class End(Enum):
-    """What the kernel says of one end."""
+    """The state of one end in the kernel."""
 
     ABSENT = "absent"
     DOWN = "down"
@@ -38,19 +38,19 @@ class End(Enum):
 
 
 class Kind(Enum):
-    """What can happen to an end."""
+    """The kinds of events of an end."""
 
     CREATED = "created"
     ADMIN_UP = "admin_up"
     ADMIN_DOWN = "admin_down"
-    MOVED = "moved"  # to another netns: the kernel closes the device on the way
-    GONE = "gone"  # deleted, or its netns died
+    MOVED = "moved"  # to another netns: the kernel brings the device down
+    GONE = "gone"  # deleted, or its netns was deleted
     MTU = "mtu"
-    CARRIER = "carrier"  # somebody else than us flipped it
+    CARRIER = "carrier"  # changed by another program
 
 
 class Event(NamedTuple):
-    """Something that happened to the end at side; value is the new MTU (MTU) or the carrier seen (CARRIER)."""
+    """An event of the end at side; value is the new MTU (MTU) or the new carrier state (CARRIER)."""
 
     kind: Kind
     side: Side
@@ -58,7 +58,7 @@ class Event(NamedTuple):
 
 
 class SetGate(NamedTuple):
-    """Drop every frame that the end at side sends for that reason, or (None) forward them."""
+    """Drop every frame that the end at side sends, for the reason gate, or forward them (None)."""
 
     side: Side
     gate: Drop | None
@@ -67,8 +67,9 @@ class SetGate(NamedTuple):
 class SetCarrier(NamedTuple):
     """Turn the carriers of the ends at sides on or off, in that order.
 
-    announce is the end whose coming up turned them on. The kernel announces an end's addresses when it comes up, and on
-    veth it has its carrier by then. Here it has not, so the announcement is lost and must be made again.
+    announce is the end that came up and so turned the carriers on. The kernel announces an end's addresses when the end
+    comes up. On veth the end has its carrier by then. Here it does not, so the announcement is lost and must be
+    repeated.
     """
 
     sides: tuple[Side, ...]
@@ -106,7 +107,7 @@ END_TABLE: dict[tuple[End, Kind], End] = {
     (End.DOWN, Kind.CARRIER): End.DOWN,
     (End.UP, Kind.CARRIER): End.UP,
 }
-"""(end, what happened) -> end. What is not here (news of an end that is gone) changes nothing."""
+"""(state, event) -> next state. Combinations that are missing here (events of a deleted end) change nothing."""
 
 GATES: dict[tuple[End, End], Drop | None] = {
     (End.UP, End.UP): None,
@@ -119,12 +120,12 @@ GATES: dict[tuple[End, End], Drop | None] = {
     (End.ABSENT, End.DOWN): Drop.STALE,
     (End.ABSENT, End.ABSENT): Drop.NO_PEER,
 }
-"""(sender, receiver) -> what the sender's frames are dropped as; None forwards them."""
+"""(sender, receiver) -> the reason for which the sender's frames are dropped; None forwards them."""
 
 
 @dataclass
 class PairState:
-    """One pair's two ends. feed() takes an event and gives the effects to carry out, in order."""
+    """The state of a pair's two ends. feed() takes an event and returns the effects to execute, in order."""
 
     ends: list[End] = field(default_factory=lambda: [End.ABSENT, End.ABSENT])
 
@@ -134,14 +135,14 @@ class PairState:
         return self.ends[Side.NEAR] is End.UP and self.ends[Side.FAR] is End.UP
 
     def gate(self, side: Side) -> Drop | None:
-        """Return what the frames of the end at side are dropped as; None forwards them."""
+        """Return the reason for which the frames of the end at side are dropped; None forwards them."""
         return GATES[self.ends[side], self.ends[side.other]]
 
     def feed(self, event: Event) -> list[Effect]:
-        """Apply one event.
+        """Apply one event and return its effects.
 
-        Gates open before the carrier comes on: what is sent under it finds them open. They close without waiting
-        for it to go off, which may take the hands a while.
+        Gates open before the carrier comes on, so that the first frames sent with carrier are forwarded. Gates close
+        without waiting for the carrier to go off, which may take some time.
         """
         before = self.ends[event.side]
         after = END_TABLE.get((before, event.kind))

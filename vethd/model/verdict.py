@@ -1,6 +1,6 @@
-"""The specification of a frame's way from one end to the other: forwarded, or one named drop.
+"""The specification of the verdict on a frame: it is forwarded, or dropped for one named reason.
 
-Every engine inlines this; a property test proves each engine equal to it. Kernel: drivers/net/veth.c
+Every engine inlines it; a property test proves that each engine gives the same verdicts. Kernel: drivers/net/veth.c
 veth_xmit(), net/core/dev.c __dev_forward_skb(), include/linux/netdevice.h is_skb_forwardable().
 """
 
@@ -18,32 +18,32 @@ ETH_P_8021AD = b"\x88\xa8"
 
 
 def forward_limit(mtu: int) -> int:
-    """Return the longest frame in bytes, Ethernet header included, that a receiver of that MTU takes."""
+    """Return the length in bytes, Ethernet header included, of the longest frame for a receiver with this MTU."""
     return mtu + ETH_HLEN + VLAN_HLEN
 
 
 class Road(NamedTuple):
-    """What decides over one direction's frames at this instant."""
+    """The values that determine the verdict on one direction's frames at this instant."""
 
-    gate: Drop | None  # None: open; else what every frame is dropped as
+    gate: Drop | None  # None: open; otherwise the reason for which every frame is dropped
     limit: int  # forward_limit() of the receiver's MTU
     trust: bool = False  # rx_checksum = "trust"
     vnet_hdr_len: int = 10
 
 
 class Verdict(NamedTuple):
-    """drop None: forward the bytes with flags in place of the header's first byte."""
+    """The verdict on a frame. drop None: forward the bytes with flags as the header's first byte."""
 
     drop: Drop | None
     flags: int = 0
 
 
 def verdict(data: bytes, road: Road) -> Verdict:
-    """Judge data, one read from a TAP: a virtio_net_hdr of road.vnet_hdr_len bytes, then the frame.
+    """Return the verdict on data, one read from a TAP: a virtio_net_hdr of road.vnet_hdr_len bytes, then the frame.
 
-    The outer VLAN tag of a frame longer than the limit is not counted: the sender's stack carries that tag
-    beside the frame, veth never sees it in the length, and only reading from a TAP puts it inside.
-    Differs: a tag that was inside all along is forgiven too, where the tun filter does not catch it first.
+    If the frame is longer than the limit, its outer VLAN tag is not counted. The sender's stack keeps this tag in the
+    frame's metadata, so on veth it is not part of the length; a read from a TAP inserts it into the frame.
+    Differs: a tag that was in the frame from the start is not counted either, unless the tun filter refuses the frame.
     """
     if road.gate is not None:
         return Verdict(road.gate)

@@ -1,7 +1,7 @@
-"""The virtio_net_hdr in front of every frame on a TAP, and the rules its receiver holds it to.
+"""The virtio_net_hdr in front of every frame on a TAP, and the rules by which the receiving TAP checks it.
 
-Layout (native endian, as TUNSETVNETLE/BE are never used), 10 bytes, or 24 with the zero-filled tail of
-virtio_net_hdr_v1_hash_tunnel where UDP tunnel offload is on:
+Layout (native byte order, because TUNSETVNETLE/BE are never used): 10 bytes, or 24 with the zero-filled tail of
+virtio_net_hdr_v1_hash_tunnel if UDP tunnel offload is on:
 
     u8 flags | u8 gso_type | u16 hdr_len | u16 gso_size | u16 csum_start | u16 csum_offset | tail
 
@@ -28,7 +28,7 @@ GSO_ECN = 0x80
 GSO_TUNNEL = GSO_UDP_TUNNEL_IPV4 | GSO_UDP_TUNNEL_IPV6
 
 HDR_LEN = 10
-HDR_LEN_TUNNEL = 24  # virtio_net_hdr_v1_hash_tunnel; a shorter one with tunnel offload loses every frame (EFAULT)
+HDR_LEN_TUNNEL = 24  # virtio_net_hdr_v1_hash_tunnel; with a shorter one, tunnel offload loses every frame (EFAULT)
 
 FIELDS = struct.Struct("=BBHHHH")  # the fields of VnetHdr, in its order
 _GSO_TYPES = frozenset((GSO_TCPV4, GSO_UDP, GSO_TCPV6, GSO_UDP_L4))
@@ -46,23 +46,23 @@ class VnetHdr(NamedTuple):
 
     @classmethod
     def parse(cls, data: bytes | bytearray | memoryview) -> VnetHdr:
-        """Read the first 10 bytes of data. Raises struct.error where it is shorter."""
+        """Read the first 10 bytes of data. Raises struct.error if data is shorter."""
         return cls(*FIELDS.unpack_from(data))
 
     def pack(self, length: int = HDR_LEN) -> bytes:
-        """Return the header as length bytes, the tail zero."""
+        """Return the header as length bytes; the tail is zero."""
         return FIELDS.pack(*self).ljust(length, b"\0")
 
     def acceptable(self, frame_len: int) -> bool:
-        """Say what the function of this name says of the packed header."""
+        """Return whether a TAP accepts the packed header; see the function of this name."""
         return acceptable(self.pack(), frame_len)
 
 
 def acceptable(data: bytes | bytearray | memoryview, frame_len: int) -> bool:
-    """Return whether a TAP takes the header at the start of data in front of frame_len bytes (Ethernet counted).
+    """Return whether a TAP accepts the header at the start of data for a frame of frame_len bytes (Ethernet included).
 
-    Refused, as virtio_net_hdr_to_skb() does: an unknown gso_type, gso without a size, and lengths or checksum
-    places beyond the frame. On the frame's road: hence a function over bytes, without an object.
+    As in virtio_net_hdr_to_skb(), these are refused: an unknown gso_type, a gso_type with gso_size 0, and lengths or
+    checksum offsets beyond the frame. Engines call it for single frames, so it reads bytes and creates no object.
     """
     flags, gso_type, hdr_len, gso_size, csum_start, csum_offset = FIELDS.unpack_from(data)
     if gso_type:

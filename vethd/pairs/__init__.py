@@ -1,4 +1,4 @@
-"""Living pairs: specs become devices, events become effects."""
+"""Living pairs: make devices from specs, and turn events into effects."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["open_pair"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import open_pair when it is asked for: a daemon that takes over (takeover.py) has no time for it first."""
+    """Import open_pair on first use: its import would delay the frames of a daemon that takes over (takeover.py)."""
     if name != "open_pair":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from vethd.pairs.library import open_pair  # noqa: PLC0415

@@ -1,7 +1,7 @@
-"""Take over living devices from a predecessor, and leave them to a successor: Record to Links, and back.
+"""Take over living devices from a predecessor, and pass them to a successor: convert a Record to Links, and back.
 
-The frames flow already, where takeover.py could see to it; here follows all the rest of a pair's life. Neither devices
-nor carrier are touched. What cannot be taken over is deleted, and told: half a pair is no pair.
+takeover.py has started to forward frames where it could; this module builds the rest of a pair. It changes neither the
+devices nor their carrier. A pair that cannot be taken over is deleted and logged, half a pair included.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ log = structlog.get_logger()
 
 
 class Adopter(Context[LivePair], Protocol):
-    """Who is to have the pairs: the manager."""
+    """The receiver of the pairs: the manager."""
 
     entries: dict[str, Entry]
 
 
 async def adopt_pairs(manager: Adopter, memory: Memory) -> int:
-    """Take over the pairs that a predecessor left in the memory; return the last number that was given to any."""
+    """Take over the pairs that a predecessor left in the memory; return the last id number that it gave to a pair."""
     workers = manager.workers
     for complaint in memory.complaints:
-        log.warning("the predecessor's record", reason=complaint)
+        log.warning("predecessor's record not fully readable", reason=complaint)
     record, held = memory.record, memory.held
-    if record is not None:  # what could not begin yet, and all of it where the engine is another now
+    if record is not None:  # the pairs that do not forward yet: all of them if the engine is another now
         hold(record, memory.inherited, manager.tuning.engine, held, gro=manager.tuning.info().gro)
     for left, written in _read(record):
         running = held.pop(left.id, None)
@@ -69,7 +69,7 @@ async def adopt_pairs(manager: Adopter, memory: Memory) -> int:
 
 
 class Parcel:
-    """A keeper who keeps nothing, but knows what a successor is to be given: fds by name, all but two the pairs'."""
+    """A keeper that only lists the fds for a successor, by name: those of the pairs, and the record's two."""
 
     def __init__(self) -> None:
         """Begin empty."""
@@ -86,12 +86,12 @@ class Parcel:
         self.fds.pop(name, None)
 
     def close(self) -> None:
-        """Close what the pairs do not own: the record."""
+        """Close the record's fds; the pairs own the others."""
         self.memory.close()
 
 
 def pack(manager: Adopter, parcel: Parcel) -> None:
-    """Write down all pairs, halted, and put into parcel what another process needs to adopt them."""
+    """Record all pairs, which are halted, and put into parcel the fds that another process needs to adopt them."""
     living = [(entry, entry.live) for entry in manager.entries.values() if entry.live is not None]
     for _, pair in living:
         for link in pair.links:
@@ -100,7 +100,7 @@ def pack(manager: Adopter, parcel: Parcel) -> None:
 
 
 def entry_record(entry: Entry, pair: LivePair) -> PairRecord:
-    """Write down a living pair."""
+    """Return the record of a living pair."""
     return PairRecord(
         id=entry.id,
         source=entry.source,
@@ -112,14 +112,14 @@ def entry_record(entry: Entry, pair: LivePair) -> PairRecord:
 
 
 def engine_record(tuning: Tuning) -> EngineRecord:
-    """Write down the engine."""
+    """Return the record of the engine."""
     info = tuning.info()
     spin = {} if info.spin_us is None else {"spin_us": info.spin_us}
     return EngineRecord(name=info.name, workers=info.workers, gro=info.gro, **spin)
 
 
 def _read(record: Record | None) -> Iterator[tuple[PairRecord, tuple[Words, Words]]]:
-    """Return each pair of the record, and the words that the release that wrote it put on the pair's two devices."""
+    """Yield each pair of the record, with the alias and altname that the record's writer set on its two devices."""
     for pair in record.pairs if record is not None else ():
         if record is not None and record.version < SINCE:
             yield brought_up_to_date(pair)
@@ -128,7 +128,7 @@ def _read(record: Record | None) -> Iterator[tuple[PairRecord, tuple[Words, Word
 
 
 def _links(nursery: Nursery, record: PairRecord, written: tuple[Words, Words], memory: Memory) -> tuple[Link, Link]:
-    """Find the devices of a pair; for a worker thread. Raises VethError, and then the fds are still the memory's."""
+    """Find the devices of a pair; for a worker thread. Raises VethError, and then the memory still owns the fds."""
     near, far = (
         _link(nursery, end, words, tuple(memory.inherited[name] for name in end.fds))
         for end, words in zip(record.ends, written, strict=True)
@@ -140,10 +140,10 @@ def _links(nursery: Nursery, record: PairRecord, written: tuple[Words, Words], m
 
 
 def _bury(nursery: Nursery, record: PairRecord, memory: Memory) -> str:
-    """Delete what is there of a pair, have it kept no longer, and say why it had to be; for a worker thread."""
+    """Delete the remaining devices of a pair, release its kept fds, and return the reason; for a worker thread."""
     names = [name for end in record.ends for name in end.fds]
     missing = [name for name in names if name not in memory.inherited]
-    why = f"of its file descriptors there is no {', '.join(missing)}" if missing else "its devices are gone"
+    why = f"file descriptors are missing: {', '.join(missing)}" if missing else "its devices are gone"
     for name in set(names) & memory.inherited.keys():
         (fd,) = memory.take([name])
         with suppress(VethError):  # gone, or no TAP at all
@@ -159,10 +159,10 @@ def _link(nursery: Nursery, end: EndRecord, written: Words, fds: tuple[int, ...]
         try:
             nursery.strip(tap, alias=written.alias, altname=written.altname)
         except VethError as error:
-            log.warning("what a former release wrote on the device stays", **written._asdict(), reason=str(error))
+            log.warning("alias and altname of a former release not removed", **written._asdict(), reason=str(error))
     place = nursery.locate(tap)
     ring = RING if end.ring is None else end.ring
-    had = place.state.txqueuelen  # it may have been set while nobody listened
+    had = place.state.txqueuelen  # a user may have set it while no daemon listened
     asked = end.txqueuelen if had == queue_len(end.txqueuelen, ring) else had
     return Link(
         tap,
@@ -176,7 +176,7 @@ def _link(nursery: Nursery, end: EndRecord, written: Words, fds: tuple[int, ...]
 
 
 def _as_they_are(links: tuple[Link, Link]) -> PairSpec:
-    """Return a spec that says what the devices show, for a pair of which nobody can tell what was asked for."""
+    """Return a spec of the devices' present values, for a pair whose requested spec is unknown."""
     near, far = (
         LinkSpec(
             name=link.state.name,

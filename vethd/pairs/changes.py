@@ -1,7 +1,7 @@
-"""changelink on a living pair: all that is said, or nothing.
+"""changelink on a living pair: apply every change, or none.
 
-The kernel applies one RTM_NEWLINK attribute by attribute and stops at the first that it refuses; so before a link is
-changed its present values are noted, and on an error put back, newest change first.
+The kernel applies one RTM_NEWLINK attribute by attribute and stops at the first that it refuses. So this module notes a
+link's present values before it changes the link, and on an error restores them, newest change first.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from vethd.pairs.link import Link
 
 
 def check(link: LinkSpec, name: str) -> None:
-    """Check a change before anything is done. Raises VethError EINVAL, ERANGE, EADDRNOTAVAIL, EOPNOTSUPP."""
+    """Validate a change before it is applied. Raises VethError EINVAL, ERANGE, EADDRNOTAVAIL, EOPNOTSUPP."""
     validate_link(link, "changelink", name)
     for key in CREATE_ONLY:
         if getattr(link, key) is not None:
-            raise VethError(errno.EOPNOTSUPP, "changelink", name, f"{key} is decided when the link is made")
+            raise VethError(errno.EOPNOTSUPP, "changelink", name, f"{key} can be set only when the link is made")
     if link.name is not None and "%" in link.name:
-        raise VethError(errno.EINVAL, "changelink", name, "a pattern names a link only when it is made")
+        raise VethError(errno.EINVAL, "changelink", name, "a name pattern is allowed only when the link is made")
 
 
 def apply(
@@ -37,7 +37,7 @@ def apply(
     changes: Sequence[tuple[Side, LinkSpec]],
     fds: Sequence[int] | None,
 ) -> None:
-    """Carry out the changes in order, for a worker thread. Raises VethError, and then all is as it was."""
+    """Apply the changes in order; for a worker thread. Raises VethError, and then no change remains."""
     with ExitStack() as always, ExitStack() as undo:
         targets: dict[Side, int] = {}
         for side, change in changes:
@@ -59,24 +59,24 @@ def apply(
 
 
 def _of_device(link: Link, change: LinkSpec) -> LinkSpec:
-    """Return what change says as it is said to the device, which has one number for txqueuelen and ring."""
+    """Return the change as the device takes it: one number for both txqueuelen and ring."""
     asked = change.txqueuelen is not None or change.ring is not None
     return msgspec.structs.replace(change, txqueuelen=link.queue_len if asked else None, ring=None)
 
 
 def _put_back(nursery: Nursery, link: Link, old: LinkSpec, home: int | None) -> None:
-    with suppress(VethError):  # gone meanwhile: nothing to put back
+    with suppress(VethError):  # the device is gone meanwhile: nothing to restore
         now = _altname(nursery.locate(link.tap))
         nursery.change(link.tap, old, old_altname=now if now != (old.altname or "") else "", netns_fd=home)
 
 
 def _altname(place: Place) -> str:
-    """Return the link's first altname, "" where it has none."""
+    """Return the link's first altname, "" if it has none."""
     return next(iter(place.state.altnames), "")
 
 
 def _inverse(nursery: Nursery, link: Link, change: LinkSpec, before: Place) -> LinkSpec:
-    """Return the present values of what change says."""
+    """Return the present values of the attributes that change sets."""
     state = before.state
     values = {
         "name": state.name,
@@ -98,6 +98,6 @@ def _inverse(nursery: Nursery, link: Link, change: LinkSpec, before: Place) -> L
         "addrgenmode": state.addrgenmode,
     }
     said = {key for key in values if getattr(change, key) is not None}
-    if change.netns is not None:  # a link that moves loses these on the way, and one that moves back, too
+    if change.netns is not None:  # a move loses these, and so does the move back
         said |= {"up", "master", "addrgenmode"}
     return msgspec.convert({key: values[key] for key in said if values[key] is not None}, LinkSpec)

@@ -1,4 +1,4 @@
-"""What a living pair needs of the manager that keeps it, and of the desk that hands it rtnetlink's messages."""
+"""The interfaces of a living pair's environment: its manager, and the desk that delivers rtnetlink messages to it."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ Pair_contra = TypeVar("Pair_contra", contravariant=True)
 
 
 class Desk(Protocol[Pair_contra]):
-    """Hands rtnetlink's messages to the pairs: newsdesk.NewsDesk."""
+    """Delivers rtnetlink messages to the pairs: newsdesk.NewsDesk."""
 
     def placed(self, key: LinkKey, pair: Pair_contra, side: Side) -> None:
-        """Hand messages about that link to pair from now on."""
+        """Deliver messages about that link to pair from now on."""
 
     def catch_up(self) -> None:
-        """Deliver all that the kernel has said until now."""
+        """Deliver every message that the kernel has queued until now."""
 
     def left(self, key: LinkKey, pair: Pair_contra) -> None:
-        """Stop handing on messages about that link, if they went to pair."""
+        """Stop delivering messages about that link, if they went to pair."""
 
 
 class Context(Protocol[Pair_contra]):
-    """What a pair lives in: manager.Manager."""
+    """The owner of a pair: manager.Manager."""
 
     hub: EventHub
     tuning: Tuning
@@ -37,13 +37,13 @@ class Context(Protocol[Pair_contra]):
 
     @property
     def desk(self) -> Desk[Pair_contra]:
-        """The desk that hands rtnetlink's messages to the pairs."""
+        """The desk that delivers rtnetlink messages to the pairs."""
 
     def changed(self, pair: Pair_contra) -> None:
-        """Write the pair down again for a successor: what is known of it has changed."""
+        """Record the pair again for a successor, as its state has changed."""
 
     def ended(self, pair: Pair_contra, reason: str) -> None:
-        """Delete what is left of the pair: one of its ends is gone."""
+        """Delete the rest of the pair, as one of its ends is gone."""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run work as a task. The context keeps a reference to it and logs its failure."""

@@ -1,7 +1,8 @@
-"""Declared pairs: those of the config and those that were saved are kept true, or wait.
+"""Declared pairs: make the config's pairs and the saved pairs, and keep them as declared.
 
-A pair whose namespace is absent is tried again whenever the mount table changes (that is how `ip netns add` looks from
-here), and now and then besides, for namespaces that are paths or PIDs. The intervals double up to RETRY_MAX_S.
+A pair that cannot be made waits, for example because its namespace is absent. It is retried whenever the mount table
+changes, as it does on `ip netns add`. It is also retried at intervals, for namespaces that are paths or PIDs; the
+intervals double up to RETRY_MAX_S.
 """
 
 from __future__ import annotations
@@ -34,23 +35,23 @@ RETRY_MAX_S = 30.0
 
 
 class Declared:
-    """Keeps the declared pairs of a manager true. start(), and close() before the manager's."""
+    """Keeps a manager's declared pairs as declared. Call start(), and close() before the manager's close()."""
 
     def __init__(self, manager: Manager, store: Store | None) -> None:
-        """Look after manager's declared pairs; without a store nothing can be saved."""
+        """Manage the declared pairs of manager; without a store no pair can be saved."""
         self._manager = manager
         self._store = store
         self._wake = asyncio.Event()
         self._interval_s = RETRY_S
         self._mounts = MountWatch(asyncio.get_running_loop(), self._try_soon)
-        # its namespace may be back before we knew that it was gone
+        # the namespace of such a pair may be back already
         manager.waits = self._try_soon
         manager.spawn(self._keep_trying())
 
     async def start(self, config: Sequence[PairSpec]) -> None:
-        """Make the config's pairs, then the saved ones, where they are not there. What cannot be made waits.
+        """Make the missing pairs, first the config's and then the saved ones. A pair that cannot be made waits.
 
-        A bad state file is told; what was done, too, in the log and as the manager's reconciled.
+        Logs a state file that cannot be read. Logs the result, and stores it as the manager's reconciled.
         """
         adopted = set(self._manager.entries)
         stored: list[PairSpec] = []
@@ -60,11 +61,11 @@ class Declared:
             except ConfigError as error:
                 aside = await self._manager.workers.chore(self._store.set_aside)
                 log.warning("saved pairs cannot be read", reason=str(error), kept_as=str(aside) if aside else "")
-        # a former release saved attachments, too
+        # a former release also saved attachments
         saved = [spec for spec in stored if attachment_of(spec.alias) is None]
         done = await self.reconcile(config)
         for info in match(self._infos(), saved, canonical_netns):
-            if info is not None and info.source == "runtime":  # killed between the file and the record
+            if info is not None and info.source == "runtime":  # killed after it wrote the file, before the record
                 self._manager.entries[info.id].source = "saved"
                 self._manager.remember(self._manager.entries[info.id])
         creates = plan(self._infos(), saved, prune=False).creates
@@ -87,12 +88,12 @@ class Declared:
         log.info("reconciled", **msgspec.structs.asdict(self._manager.reconciled), waiting=len(self._waiting()))
 
     async def reconcile(self, config: Sequence[PairSpec]) -> dict[str, int]:
-        """Bring the config's pairs to what the config says now, and touch nothing that does not differ.
+        """Make the config's pairs match config; leave alone every pair and attribute that does not differ.
 
-        Gives how many pairs were created, changed and deleted, and how many declared ones wait.
+        Returns the numbers of pairs that were created, changed and deleted, and of declared pairs that wait.
         """
         entries = self._manager.entries
-        # a pair made at run time is not the config's to delete, but the config may take it over
+        # a reload does not delete a pair that was made at run time, but the config may take it over
         canonical = await self._manager.workers.chore(self._canonical, config)
         await self._manager.catch_up()
         todo = plan(self._infos(), config, prune=True, keep=("runtime", "saved"), canonical=canonical)
@@ -102,7 +103,7 @@ class Declared:
         changed = 0
         for pair_id, change in todo.changes:
             entry = entries.get(pair_id)
-            if entry is None:  # gone meanwhile
+            if entry is None:  # deleted meanwhile
                 continue
             try:
                 await self._manager.changelink(entry, change, INHERITED)
@@ -123,12 +124,13 @@ class Declared:
         return result
 
     async def save(self) -> Saved:
-        """Write the pairs that the config does not have, as they are now, where the next start finds them.
+        """Save the pairs that are not in the config, in their present state, for the next start.
 
-        Two kinds are left out. What another user may have is decided at each request, and such namespaces have no
-        names. A container's attachment is the container runtime's to make again.
+        Two kinds are left out. Pairs of other users: their rights are checked at each request, and their namespaces
+        have no names. Attachments of containers: the container runtime makes them again.
 
-        All of them, or none is saved that was not before. Raises VethError EOPNOTSUPP, and what writing answers.
+        Saves all pairs, or leaves the set of saved pairs as it was. Raises VethError EOPNOTSUPP, and as Store.save()
+        does.
         """
         store = self._need_store()
         await self._manager.catch_up()
@@ -147,21 +149,21 @@ class Declared:
             for entry, source, spec in before:
                 entry.source, entry.spec = source, spec
             raise
-        # a successor that finds them recorded as run-time pairs would take them out of the file
+        # a successor would remove pairs from the file that the record lists as run-time pairs
         self._manager.remember(*entries)
         return saved
 
     async def forget(self, entry: Entry) -> None:
-        """Take a deleted pair out of the saved ones, if it was one."""
+        """Remove a deleted pair from the state file, if it was a saved pair."""
         if entry.source == "saved":
             await self._rewrite()
 
     def close(self) -> None:
-        """Stop watching the mount table; the trying ends with the manager."""
+        """Stop watching the mount table; the retries end when the manager closes."""
         self._mounts.close()
 
     def _canonical(self, config: Sequence[PairSpec]) -> Callable[[str | None], str]:
-        """Return a function that spells a namespace as LinkInfo does; looks them up, for a worker thread."""
+        """Return a function that spells a namespace as LinkInfo does; looks the names up, so for a worker thread."""
         own = self._manager.workers.nursery.own_inode
         known: dict[str | None, str] = {}
         for ref in {end.netns for spec in config for end in (spec.near_end(), spec.far_end()) if end.netns}:
@@ -172,7 +174,7 @@ class Declared:
         return lambda ref: known[ref] if ref in known else canonical_netns(ref)
 
     def _adopt(self, config: Sequence[PairSpec], canonical: Callable[[str | None], str]) -> bool:
-        """Mark as the config's the pairs that it names, and return them its words; return whether one was saved."""
+        """Mark the pairs that match config as the config's, with its specs; return whether one was a saved pair."""
         saved = False
         for spec, info in zip(config, match(self._infos(), config, canonical), strict=True):
             if info is not None:
@@ -182,7 +184,7 @@ class Declared:
         return saved
 
     async def _rewrite(self) -> None:
-        """Write the saved pairs anew, as one of them is none any more: it was deleted, or is the config's now."""
+        """Write the state file again, after a saved pair was deleted or became the config's."""
         if self._store is not None:
             try:
                 await self._write(self._store)
@@ -195,7 +197,7 @@ class Declared:
         return Saved(pairs=len(specs), file=str(store.file))
 
     def _infos(self) -> list[PairInfo]:
-        """Describe the pairs that may be the config's or the saved ones: no user's own."""
+        """Describe the pairs that may match the config or the state file: those without an owner."""
         return [self._manager.info(entry) for entry in self._manager.entries.values() if not entry.owner]
 
     def _need_store(self) -> Store:
@@ -214,7 +216,7 @@ class Declared:
     async def _keep_trying(self) -> None:
         while True:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):  # wait_for() of Python 3.11 may swallow a cancellation
+                async with asyncio.timeout(self._interval_s):  # Python 3.11's wait_for() may lose a cancellation
                     await self._wake.wait()
             self._wake.clear()
             waiting = self._waiting()
@@ -224,14 +226,14 @@ class Declared:
 
 
 def _as_is(manager: Manager, entry: Entry) -> PairSpec:
-    """Return the spec of a living pair with the names, places and states that its ends have now."""
+    """Return the spec of a living pair with its ends' present names, namespaces and states."""
     links = manager.info(entry).links
 
     def now(spec: LinkSpec, side: Side) -> dict[str, object]:
         live = links[side]
         asked = entry.live.links[side].txqueuelen if entry.live is not None else spec.txqueuelen
         if live.netns.startswith("net:["):
-            reason = f"{live.name} is in a namespace without a name: only one that `ip netns` knows can be found again"
+            reason = f"{live.name} is in a namespace that `ip netns` does not list, so it could not be found again"
             raise VethError(errno.EOPNOTSUPP, "save", live.name, reason)
         return spec.attributes() | {
             "name": live.name,

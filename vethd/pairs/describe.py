@@ -1,4 +1,4 @@
-"""Say of pairs and links what the API says of them."""
+"""Build the API's descriptions and counters of pairs and links."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def pair_info(entry: Entry, tuning: Tuning) -> PairInfo:
 
 
 def link_info(pair: LivePair, side: Side) -> LinkInfo:
-    """Describe the end at side from what rtnetlink said last."""
+    """Describe the end at side from its last rtnetlink message."""
     link, peer = pair.links[side], pair.links[side.other]
     state = link.state
     return LinkInfo(
@@ -67,9 +67,9 @@ def link_info(pair: LivePair, side: Side) -> LinkInfo:
 
 
 def link_stats(pair: LivePair, side: Side, survey: Mapping[LinkKey, LinkState]) -> LinkStats:
-    """Count what the end at side sent and received; survey is Nursery.survey()'s, just taken."""
+    """Return the counters of the end at side; survey is a fresh result of Nursery.survey()."""
     link, peer = pair.links[side], pair.links[side.other]
-    # one that just moves or dies is not in the survey, and what rtnetlink said last is older than what we told last
+    # the survey lacks a link that moves or dies just now, and its last message is older than the last figures returned
     kernel = survey.get(link.place.key) or link.surveyed or link.state
     link.surveyed = kernel
     account_drops(pair, side, kernel)
@@ -101,7 +101,7 @@ def link_stats(pair: LivePair, side: Side, survey: Mapping[LinkKey, LinkState]) 
 
 
 def account_drops(pair: LivePair, side: Side, kernel: LinkState) -> None:
-    """Tell the kernel's drops at the end at side apart, as of its counters in kernel."""
+    """Assign the kernel's drops at the end at side to their reasons, up to its counters in kernel."""
     link = pair.links[side]
     dry = pair.dry(side)
     counts = link.filter_counts()

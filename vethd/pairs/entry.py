@@ -1,4 +1,4 @@
-"""A pair that somebody asked for, and what can be said of it without the manager."""
+"""A requested pair, and the operations on it that do not need the manager."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from vethd.pairs.pair import LivePair
 
 @dataclass(eq=False)
 class Entry:
-    """A pair that somebody asked for. held: declared, deleted by hand, left alone until the next reload.
+    """A requested pair. held: it is declared, a user deleted its device, and it waits for the next reload.
 
-    owner is the uid that it belongs to, 0 where it is the administrators' or the config's. attachment is which
-    container's interface it is, where it is one (attachments.py).
+    owner is the uid that the pair belongs to, 0 for administrators and the config. attachment identifies the
+    container's interface, if the pair is an attachment (attachments.py).
     """
 
     id: str
@@ -41,9 +41,9 @@ class Entry:
 
 
 def find_link(entries: Iterable[Entry], name: str, label: str | None = None, owner: int = 0) -> tuple[Entry, Side]:
-    """Find a living link by its present name or altname, in the namespace of that label where one is given.
+    """Find a living link by its present name or altname, in the namespace with that label if one is given.
 
-    Where owner has such a link, nobody else's of that name is looked at: none can be made to stand in its way.
+    If owner has such a link, links of other owners are ignored: no other user can hide it with a link of that name.
 
     Raises VethError ENODEV (none) or ENOTUNIQ (several).
     """
@@ -61,14 +61,15 @@ def find_link(entries: Iterable[Entry], name: str, label: str | None = None, own
         raise VethError(errno.ENODEV, "getlink", name, f"vethd has no link of that name{where}")
     if len(found) > 1:
         labels = ", ".join(sorted(where or '""' for _, _, where in found))
-        raise VethError(errno.ENOTUNIQ, "getlink", name, f"several namespaces have it: {labels}; say which")
+        reason = f"several namespaces have a link of that name: {labels}; specify one"
+        raise VethError(errno.ENOTUNIQ, "getlink", name, reason)
     return found[0][:2]
 
 
 def still_there(entry: Entry, pair: LivePair) -> bool:
-    """Return whether both namespaces of a pair that lost an end are what they were: then somebody deleted a device.
+    """Return whether both namespaces of a pair that lost an end still exist: if so, the device was deleted.
 
-    A namespace that was made again meanwhile may well have the inode of the one that died.
+    Compares the cookie, too: a namespace that was made again meanwhile may have the inode of the one that died.
     """
     for link, spec in zip(pair.links, (entry.spec.near_end(), entry.spec.far_end()), strict=True):
         try:
@@ -88,7 +89,7 @@ def still_there(entry: Entry, pair: LivePair) -> bool:
 
 
 def merged(entry: Entry, change: PairChange, links: Sequence[LinkInfo]) -> PairSpec:
-    """Write a change into the spec, so that what is saved and what a reload compares is what was asked for last."""
+    """Return the spec with the change merged in, so that save and reload use the values that were requested last."""
 
     def over(old: LinkSpec, new: LinkSpec, live: LinkInfo | None) -> dict[str, Any]:
         said = {key: value for key, value in new.attributes().items() if value is not None}
@@ -99,7 +100,7 @@ def merged(entry: Entry, change: PairChange, links: Sequence[LinkInfo]) -> PairS
     near_live, far_live = links or (None, None)
     peer = entry.spec.peer
     if change.peer is not None or (peer is None and change != PairChange()):
-        # a peer never named keeps what it inherited at its birth
+        # a peer without a spec of its own keeps the values that it inherited when it was made
         peer = msgspec.convert(over(entry.spec.far_end(), change.peer or LinkSpec(), far_live), LinkSpec)
     near = over(entry.spec, change, near_live)
     own = entry.spec.own() | {name: said for name in OWN if (said := getattr(change, name)) is not None}

@@ -1,4 +1,4 @@
-"""Tell listeners what happens, without ever waiting for one of them."""
+"""Send events to listeners, without waiting for any of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 
 from vethd.model.api import EventName, PairEvent
 
-BACKLOG = 1024  # events that a slow listener may be behind before the oldest are left out
+BACKLOG = 1024  # events that wait for a slow listener; beyond that the oldest are dropped
 
 
 class Listener:
@@ -23,7 +23,7 @@ class Listener:
         self._lost = 0
 
     def put(self, event: PairEvent) -> None:
-        """Take an event; with a full backlog the oldest gives way, and the loss is told."""
+        """Add an event; if the backlog is full, drop the oldest, and report the loss by an overflow event."""
         if len(self._backlog) >= BACKLOG:
             self._backlog.popleft()
             self._lost += 1
@@ -31,7 +31,7 @@ class Listener:
         self._ready.set()
 
     def close(self) -> None:
-        """Stop listening. Twice is once."""
+        """Stop listening. A second call does nothing."""
         self._hub.forget(self)
 
     async def __aiter__(self) -> AsyncIterator[PairEvent]:
@@ -42,12 +42,12 @@ class Listener:
                 if self._lost:
                     lost, self._lost = self._lost, 0
                     seq = self._backlog[0].seq - 1
-                    yield PairEvent(seq=seq, time=time.time(), event="overflow", detail=f"{lost} events left out")
+                    yield PairEvent(seq=seq, time=time.time(), event="overflow", detail=f"{lost} events dropped")
                 yield self._backlog.popleft()
 
 
 class EventHub:
-    """Every event goes to every listener."""
+    """Sends every event to every listener."""
 
     def __init__(self) -> None:
         """Start the count at 1."""
@@ -61,11 +61,11 @@ class EventHub:
         return listener
 
     def forget(self, listener: Listener) -> None:
-        """Take a listener off the list."""
+        """Remove a listener."""
         self._listeners.discard(listener)
 
     def tell(self, event: EventName, *, pair: str = "", link: str = "", netns: str = "", detail: str = "") -> None:
-        """Tell everybody. Never blocks, never raises."""
+        """Send an event to all listeners. Never blocks, never raises."""
         self._seq += 1
         news = PairEvent(seq=self._seq, time=time.time(), event=event, pair=pair, link=link, netns=netns, detail=detail)
         for listener in self._listeners:

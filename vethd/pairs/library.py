@@ -1,4 +1,4 @@
-"""A pair for anyone's asyncio program."""
+"""open_pair(): a pair in the process of any asyncio program."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from vethd.pairs.manager import Manager
 
 
 class OpenPair:
-    """A living pair in this process. near and far describe its ends as they are now."""
+    """A living pair in this process. near and far describe the present state of its ends."""
 
     def __init__(self, manager: Manager, entry: Entry) -> None:
-        """Wrap what open_pair() made."""
+        """Wrap the entry that open_pair() made."""
         self._manager = manager
         self._entry = entry
 
@@ -37,11 +37,11 @@ class OpenPair:
 
     @property
     def engine(self) -> EngineInfo:
-        """What forwards the frames."""
+        """The engine that forwards the frames, and its settings."""
         return self._manager.tuning.info()
 
     async def stats(self) -> tuple[LinkStats, LinkStats]:
-        """Count: (near, far). Raises LookupError once the pair is gone."""
+        """Read the counters: (near, far). Raises LookupError once the pair is gone."""
         ends = [(self._entry, side) for side in Side]
         counted = await self._manager.stats(ends) if self._entry.live is not None else []
         if len(counted) != len(ends):
@@ -49,11 +49,11 @@ class OpenPair:
         return counted[Side.NEAR], counted[Side.FAR]
 
     async def change(self, change: PairChange) -> None:
-        """Change what is said, all of it or nothing. Raises VethError."""
+        """Apply every attribute that change sets, or none. Raises VethError."""
         await self._manager.changelink(self._entry, change, INHERITED)
 
     async def wait_gone(self) -> None:
-        """Wait until an end is deleted, and the other with it."""
+        """Wait until the pair is gone: an end was deleted, and with it the other."""
         listener = self._manager.hub.listen()
         try:
             events = aiter(listener)
@@ -73,12 +73,12 @@ class OpenPair:
 async def open_pair(
     spec: PairSpec, *, engine: str = "auto", workers: int = 0, spin_us: int = SPIN_US
 ) -> AsyncIterator[OpenPair]:
-    """Make a pair, forward while the body runs, and delete it.
+    """Make a pair, forward its frames while the body runs, and delete it.
 
-    Unlike newlink, `up` may be said of both ends. "fd:N" is this process's own fd N. An end that is deleted
-    meanwhile takes the other with it; leaving the body is then no error. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN
-    (a user namespace's own will do). Raises VethError with veth's errno, and as pick_engine() does, which engine,
-    workers and spin_us are for.
+    Unlike newlink, it accepts `up` for both ends. "fd:N" is this process's own fd N. If an end is deleted meanwhile,
+    the other is deleted, too; leaving the body is then no error. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN (those of a user
+    namespace suffice). engine, workers and spin_us are pick_engine()'s. Raises VethError with veth's errno, and as
+    pick_engine() does.
     """
     manager = Manager(pick_engine(engine, asyncio.get_running_loop(), workers, spin_us))
     try:

@@ -1,4 +1,4 @@
-"""One living end: its device, its filter, where it is, and what is known of it."""
+"""One living end: its device, its filter, its namespace and its state."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vethd.model.spec import RING, queue_len
 class Link:
     """A device that this process holds.
 
-    txqueuelen is what was asked for, None where nobody asked. ring is how many frames the device shall at least have
-    room for. The device gets queue_len.
-    label names its namespace (kernel.netns.label()). epoch counts the changes of carrier that we made, news the
-    messages of rtnetlink. master is the bridge's name, where the link is a port. surveyed is what the counters were
-    when they were last told to anybody.
-    kept are the names under which the fds outlive us (keeper.py); passed and oversize are what the filter's counts
-    lack of the device's whole life.
+    txqueuelen is the requested value, None if no value was requested. ring is the number of frames that the device must
+    have room for at least. The device gets queue_len.
+    label names its namespace (kernel.netns.label()). epoch counts our changes of the carrier; news counts the
+    rtnetlink messages. master is the bridge's name, if the link is a port. surveyed holds the counters that were last
+    returned to a caller.
+    kept lists the names under which a keeper holds the fds (keeper.py). passed and oversize are added to the filter's
+    counts to get those of the device's whole life.
     """
 
     tap: Tap
@@ -42,30 +42,30 @@ class Link:
 
     @property
     def state(self) -> LinkState:
-        """What rtnetlink said last."""
+        """The state from the last rtnetlink message."""
         return self.place.state
 
     @property
     def queue_len(self) -> int:
-        """The txqueuelen that the device shall have, in frames."""
+        """The txqueuelen that the device must have, in frames."""
         return queue_len(self.txqueuelen, self.ring)
 
     def update(self, state: LinkState) -> None:
-        """Take rtnetlink's latest word."""
+        """Store the state from the latest rtnetlink message."""
         self.place = self.place._replace(state=state)
 
     def filter_counts(self) -> FilterCounts | None:
-        """Return what the filter refused and passed since the device was born, None without a filter."""
+        """Return the filter's counts of refused and passed frames since the device was made, None without a filter."""
         if self.filter is None:
             return None
         counts = self.filter.counts()
         return FilterCounts(self.oversize + counts.oversize, self.passed + counts.passed)
 
     def calibrate(self, read: int | None) -> None:
-        """Start the filter's counts where the ledger ends, with the queue just found dry after read frames.
+        """Align the filter's counts with the ledger; read is the engine's count, with the queue just found empty.
 
-        What the kernel dropped while nobody looked stays in the ledger's unknown. read None: the queue is busy, and
-        what it drops until it is first dry will count as queue_full.
+        Frames that the kernel dropped while no daemon looked go to the ledger's unknown. read None means that the queue
+        is busy: its drops until it is first empty will count as queue_full.
         """
         lost = self.state.counters.tx_dropped - sum(self.drops.by_reason().values())
         self.drops.unknown += max(lost, 0)
@@ -75,10 +75,10 @@ class Link:
             self.oversize = self.drops.oversize - counts.oversize
 
     def set_limit(self, limit: int) -> None:
-        """Have the kernel refuse frames of more than limit bytes, where it can."""
+        """Have the kernel refuse frames of more than limit bytes, if the link has a filter."""
         if self.filter is not None:
             self.filter.set_limit(limit)
 
     def close(self) -> None:
-        """Delete the device by letting go of it. Blocks for tens of milliseconds."""
+        """Close our fds, which deletes the device if no other process holds one. Blocks for tens of milliseconds."""
         self.tap.close()

@@ -1,10 +1,10 @@
-"""The manager: turns specs into living pairs, follows them, and keeps what is declared true.
+"""The manager: make pairs from specs, follow their devices, and make declared pairs again when they can be made.
 
-Theory of operation. An Entry is a pair that somebody asked for; it is alive, or it waits (declared, but not possible
-now: its namespace is absent, its name is taken). Creation, change and deletion of an entry happen under its lock;
-what the kernel and the engine report is carried out at once, whatever is going on. A pair that was declared and lost
-its namespace waits for it; one whose device somebody deleted is held back until the next reload, or `ip link del`
-would mean nothing. A pair made at run time is gone when an end is gone, as on veth.
+Theory of operation. An Entry is a requested pair. It is alive, or it waits: it is declared but cannot be made now, for
+example because its namespace is absent or its name is taken. Creation, change and deletion of an entry happen under its
+lock. Events from the kernel and the engine are handled at once, even while the lock is held. A declared pair that lost
+its namespace waits for it. A declared pair whose device a user deleted is held back until the next reload; otherwise
+`ip link del` would have no effect. A pair made at run time is removed when one of its ends is gone, as on veth.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ from vethd.pairs.workers import Workers
 
 log = structlog.get_logger()
 
-CLOSE_S = 5.0  # for changes that are under way when the manager closes; systemd kills after 15 (TimeoutStopSec)
+CLOSE_S = 5.0  # for changes in progress when the manager closes; systemd kills after 15 (TimeoutStopSec)
 
 
 class Manager:
-    """All pairs of one daemon, or of one program. Use on one loop; close() at the end."""
+    """All pairs of one daemon or one program. Use on one loop; call close() at the end."""
 
     def __init__(self, picked: Picked, memory: Memory | None = None, *, gro: bool = True, ring: int = RING) -> None:
-        """Make the staging namespace and begin to listen. Raises VethError (EPERM without the capabilities).
+        """Make the staging namespace and start to listen to rtnetlink. Raises VethError (EPERM without capabilities).
 
-        With a memory the pairs outlive this manager; engine and memory are the manager's to close. gro and
-        ring are for pairs that do not say.
+        With a memory the pairs outlive this manager. The manager closes the engine and the memory. gro and ring are the
+        defaults for pairs that do not set them.
         """
         self.tuning = Tuning(picked, gro=gro, ring=ring)
         self.memory = memory
-        self.reconciled: Reconciled | None = None  # what the start came to: see Declared.start()
+        self.reconciled: Reconciled | None = None  # the result of the start: see Declared.start()
         self.hub = EventHub()
         self.entries: dict[str, Entry] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_id = 0
-        self.waits: Callable[[], None] = lambda: None  # called when a declared pair begins to wait
+        self.waits: Callable[[], None] = lambda: None  # called when a declared pair starts to wait for its namespace
         with ExitStack() as undo:
             undo.callback(picked.engine.close)
             self.workers = Workers()
@@ -62,7 +62,7 @@ class Manager:
             self.desk = NewsDesk(self.workers, self.spawn)
             undo.pop_all()
 
-    # --- what is asked of it
+    # --- requests
 
     async def newlink(
         self,
@@ -75,7 +75,7 @@ class Manager:
     ) -> Entry:
         """Make a pair as rtnl_newlink() does: the peer first, all or nothing, `up` refused on the peer.
 
-        fds is what "fd:N" refers to; they stay the caller's. owner and attachment are as Entry has them.
+        "fd:N" refers to fds, which stay the caller's. owner and attachment are those of Entry.
         Raises VethError with veth's errno.
         """
         validate_pair(spec)
@@ -90,7 +90,7 @@ class Manager:
         return entry
 
     async def dellink(self, entry: Entry) -> None:
-        """Delete both ends. A pair that is gone already is no error."""
+        """Delete both ends. Does nothing if the pair is already gone."""
         if self.entries.pop(entry.id, None) is None:
             return
         async with entry.lock:
@@ -98,7 +98,7 @@ class Manager:
         self.hub.tell("pair_deleted", pair=entry.id)
 
     async def changelink(self, entry: Entry, change: PairChange, fds: Sequence[int] | None = None) -> None:
-        """Change what is said, all of it or nothing. Raises VethError; ENODEV on a pair that waits."""
+        """Apply every attribute that change sets, or none. Raises VethError; ENODEV on a pair that waits."""
         names = [link.state.name for link in entry.live.links] if entry.live else ["", ""]
         near = LinkSpec(**change.attributes())
         asked = [(Side.NEAR, near), (Side.FAR, change.peer or LinkSpec())]
@@ -112,28 +112,27 @@ class Manager:
                 with entry.live.rings.asked(said):
                     await self.workers.chore(changes.apply, self.workers.nursery, entry.live.links, said, fds)
                 await entry.live.arrived()
-                await self.workers.carriers_set()  # who sends as soon as he is answered loses nothing
-            for side, link in said:
-                if link.master is not None:
-                    await entry.live.learn_master(side)
+                await self.workers.carriers_set()  # a client that sends right after the reply loses no frame
+            for side, _ in said:
+                await entry.live.look_again(side)
             entry.spec = merged(entry, change, self.info(entry).links)
             entry.live.tune(entry.spec)
             self.remember(entry)
         self.hub.tell("pair_changed", pair=entry.id)
 
     async def catch_up(self) -> None:
-        """Know all that was done to any link before now: hear what the kernel has said, and find those that moved."""
+        """Process every pending rtnetlink message, and wait until every link that moved is found."""
         self.desk.catch_up()
         for pair in [entry.live for entry in self.entries.values() if entry.live is not None]:
             await pair.arrived()
 
     def change_engine(self, change: EngineChange) -> None:
-        """Change what holds for all pairs, all of it or nothing. Raises VethError EOPNOTSUPP."""
+        """Apply every setting of the engine and of all pairs in change, or none. Raises VethError EOPNOTSUPP."""
         before = [(entry, self.tuning.of(entry.spec)) for entry in self.entries.values()]
         changed = self.tuning.change(change)
         if not changed:
             return
-        for entry, was in before:  # a wire that stays as it is need not wait for its worker
+        for entry, was in before:  # tuning waits for the wire's worker, so leave out wires without a change
             if entry.live is not None and self.tuning.of(entry.spec) != was:
                 entry.live.tune(entry.spec)
         self.hub.tell("engine_changed", detail=", ".join(changed))
@@ -151,7 +150,7 @@ class Manager:
         return [link_info(entry.live, side) for entry in self.entries.values() if entry.live for side in Side]
 
     async def stats(self, wanted: Sequence[tuple[Entry, Side]] | None = None) -> list[LinkStats]:
-        """Count, for those links or for all that live; the kernel's counters are read anew."""
+        """Return the counters of the wanted links, or of all living links; reads the kernel's counters again."""
         if wanted is None:
             wanted = [(entry, side) for entry in self.entries.values() for side in Side]
         pairs = [(entry.live, side) for entry, side in wanted if entry.live is not None]
@@ -159,11 +158,11 @@ class Manager:
         return [link_stats(pair, side, survey) for pair, side in pairs if pair.wire is not None]
 
     async def close(self) -> None:
-        """Stop forwarding and let go of every device. Nothing is deleted that somebody else holds, too."""
+        """Stop forwarding and close every fd. A device whose fds another process also holds stays."""
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
                 for entry in list(self.entries.values()):
-                    async with entry.lock:  # what is under way is finished, and written down for a successor
+                    async with entry.lock:  # waits for a change in progress, so that the record includes it
                         pass
         self.desk.close()
         for task in list(self._tasks):
@@ -182,10 +181,10 @@ class Manager:
         self.tuning.engine.close()
         await asyncio.get_running_loop().run_in_executor(None, self.workers.close)
 
-    # --- what declared pairs need (see declared.py)
+    # --- for declared pairs (see declared.py)
 
     async def adopt(self) -> int:
-        """Take over the pairs that a predecessor left in the memory; see adoption.py. Gives how many."""
+        """Take over the pairs that a predecessor left in the memory; see adoption.py. Returns their number."""
         if self.memory is None:
             return 0
         self._last_id = await adopt_pairs(self, self.memory)
@@ -193,13 +192,13 @@ class Manager:
         return len(self.entries)
 
     def declare(self, spec: PairSpec, source: Source, fds: Sequence[int] | None) -> Entry:
-        """Take a pair on the list, waiting; attempt() makes it."""
+        """Add an entry for a pair, waiting; attempt() makes the pair."""
         entry = Entry(self._new_id(), spec, source, fds, reason="not made yet")
         self.entries[entry.id] = entry
         return entry
 
     async def attempt(self, entry: Entry) -> None:
-        """Try to make a waiting pair, `up` on both ends included. Failure is its reason to wait on."""
+        """Try to make a waiting pair, and apply `up` on both ends. On failure it goes on waiting, with the reason."""
         async with entry.lock:
             if entry.live is not None or entry.held or entry.id not in self.entries:
                 return
@@ -238,7 +237,7 @@ class Manager:
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("task failed", exc_info=error)
 
-    # --- how it does it
+    # --- internals
 
     async def _make(self, entry: Entry, *, up_peer: bool = False) -> None:
         links = await self.workers.make(entry.spec, entry.fds, self.tuning.ring)
@@ -271,7 +270,7 @@ class Manager:
             await self.workers.bury(pair.links)
 
     async def _lost_an_end(self, entry: Entry, pair: LivePair, reason: str) -> None:
-        """Bury what is left of a pair, and decide whether it shall come again."""
+        """Delete the rest of a pair, and decide whether it will be made again."""
         async with entry.lock:
             if entry.live is not pair:
                 return
@@ -282,13 +281,13 @@ class Manager:
                 self.hub.tell("pair_deleted", pair=entry.id, detail=reason)
                 return
             entry.held = await self.workers.chore(still_there, entry, pair)
-            entry.reason = f"{reason}; a reload makes it again" if entry.held else f"{reason}, with its namespace"
+            entry.reason = f"{reason}; a reload makes it again" if entry.held else f"{reason}, and so is its namespace"
             self.hub.tell("pair_waiting", pair=entry.id, detail=entry.reason)
             if not entry.held:
                 self.waits()
 
     def remember(self, *entries: Entry) -> None:
-        """Write these pairs down, or all, for whoever comes after us."""
+        """Record the given pairs, or all, for a successor."""
         if self.memory is not None:
             told = entries or self.entries.values()
             pairs = [entry_record(entry, entry.live) for entry in told if entry.live]

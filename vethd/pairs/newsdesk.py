@@ -1,4 +1,4 @@
-"""Hand rtnetlink's news to the pairs that they are about, and see to it that none is missed."""
+"""Deliver each rtnetlink message to the pair that owns the link, and read all links again after an overflow."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ log = structlog.get_logger()
 
 
 class NewsDesk:
-    """Knows which link is whose. Use on the loop; close() at the end."""
+    """Maps links to their pairs. Use on the loop; call close() at the end."""
 
     def __init__(self, workers: Workers, spawn: Callable[[Coroutine[Any, Any, None]], None]) -> None:
-        """Begin to listen; spawn runs a task that is not forgotten. Raises VethError."""
+        """Start to listen; spawn runs a task and keeps a reference to it. Raises VethError."""
         self._workers = workers
         self._spawn = spawn
         self._index: dict[LinkKey, tuple[LivePair, Side]] = {}
@@ -30,16 +30,16 @@ class NewsDesk:
         self._watcher.start(asyncio.get_running_loop())
 
     def placed(self, key: LinkKey, pair: LivePair, side: Side) -> None:
-        """Hand on the news of that link from now on."""
+        """Deliver messages about that link to pair from now on."""
         self._index[key] = (pair, side)
 
     def left(self, key: LinkKey, pair: LivePair) -> None:
-        """Hand on no more news of that link, if they were pair's."""
+        """Stop delivering messages about that link, if they went to pair."""
         if key in self._index and self._index[key][0] is pair:
             del self._index[key]
 
     def catch_up(self) -> None:
-        """Deliver all that the kernel has said until now."""
+        """Deliver every message that the kernel has queued until now."""
         self._watcher.catch_up()
 
     def close(self) -> None:
@@ -54,14 +54,14 @@ class NewsDesk:
             self._spawn(self._sample(pair))
 
     async def _sample(self, pair: LivePair) -> None:
-        """Close the books of a carrier epoch; only where no tun filter counts."""
+        """Account the drops of the carrier epoch that ends; needed only if an end has no tun filter."""
         survey = await self._workers.chore(self._workers.nursery.survey, [link.tap for link in pair.links])
         for side in Side:
             account_drops(pair, side, survey.get(pair.links[side].place.key, pair.links[side].state))
 
     def _lost(self) -> None:
-        """Read everything anew: rtnetlink had more to say than its buffer held."""
-        log.warning("rtnetlink overflowed, reading all links anew")
+        """Read all links again: rtnetlink's buffer overflowed and messages are lost."""
+        log.warning("rtnetlink buffer overflowed, reading all links again")
         self._spawn(self._resync())
 
     async def _resync(self) -> None:
@@ -74,11 +74,11 @@ class NewsDesk:
             pair, side = self._index[key]
             if key in survey and pair.links[side].news == news:
                 self._news(key, survey[key])
-            elif key not in survey:  # moved while nobody listened, or dead: then the engine tells
+            elif key not in survey:  # moved meanwhile, or dead, which the engine reports
                 place = await self._workers.insist(self._workers.nursery.locate, pair.links[side].tap)
                 if place is None or self._index.get(key) != (pair, side):
                     continue
                 if place.key != key:
                     self._news(key, pair.links[side].state._replace(deleted=True, new_nsid=place.key[0]))
-                elif pair.links[side].news == news:  # it could not be read just then
+                elif pair.links[side].news == news:  # the survey could not read it
                     self._news(key, place.state)

@@ -1,9 +1,9 @@
-"""A living pair: the state machine of model.state, with hands.
+"""A living pair: feed events to the state machine of model.state, and carry out its effects.
 
-Theory of operation. News of an end come from two places: rtnetlink (everything but death by a dying namespace) and the
-engine (death). They are fed to the state machine in order, on the loop, and its effects are carried out at once where
-they are a memory access (gates, limits); what may block (carrier, noqueue, finding a moved device) goes to the
-workers, in order. A pair that lost one end ends itself: it tells its context, once.
+Theory of operation. Events of an end come from two sources: rtnetlink (all but the death of a device with its
+namespace) and the engine (death). They are fed to the state machine in order, on the loop. Effects that are a memory
+access (gates, limits) are carried out at once. Effects that may block (carrier, noqueue, finding a moved device) go to
+the workers, in order. A pair that lost one end calls its context's ended().
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class LivePair:
     """Two devices and the wire between them."""
 
     def __init__(self, pair_id: str, links: tuple[Link, Link], context: Context[LivePair]) -> None:
-        """Take over the links; nothing moves before start()."""
+        """Take over the links; no frame is forwarded before start() or resume()."""
         self.id = pair_id
         self.links = links
         self.wire: Wire | None = None
@@ -56,7 +56,7 @@ class LivePair:
         self.rings = Rings(self, links, context)
 
     def start(self, spec: PairSpec) -> None:
-        """Tie the two ends together, newly made: listen to their news, and forward."""
+        """Join two newly made ends: subscribe to their rtnetlink messages, and forward."""
         self.wire = self._join(spec)
         for side in (Side.FAR, Side.NEAR):
             self._context.desk.placed(self.links[side].place.key, self, side)
@@ -68,32 +68,32 @@ class LivePair:
         self._learn_masters()
 
     def resume(self, left: tuple[EndRecord, EndRecord], spec: PairSpec, held: HeldPair) -> None:
-        """Go on where a predecessor left off: the wire runs already, no carrier changes."""
+        """Continue a predecessor's pair: the wire already runs, and no carrier changes."""
         self._state = PairState([End.UP if link.state.up else End.DOWN for link in self.links])
         self.wire = held.wire
         self._tune(self.wire, spec)
         for side in Side:
             self._base[side] = resumed_counters(left[side], held.seen[side], held.seen[side.other])
             self._context.desk.placed(self.links[side].place.key, self, side)
-            self.wire.set_gate(side, self._state.gate(side))  # an end went up or down since
+            self.wire.set_gate(side, self._state.gate(side))  # an end may have gone up or down since
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
             self._feed(Event(Kind.CARRIER, side, int(self.links[side].state.carrier)))
         for side in Side:
             self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
-            self._context.spawn(self._noqueue(side))  # it may have moved while nobody looked
+            self._context.spawn(self._noqueue(side))  # it may have moved while no daemon ran
         self.rings.tune(spec)
         self._learn_masters()
         held.hand_over(self._died)
 
     def halt(self) -> None:
-        """Stop reading: what the ends send waits in the devices, for a successor or for go_on()."""
+        """Stop reading. Frames that the ends send wait in the devices, for a successor or for go_on()."""
         if self.wire is not None:
             self.wire.close()
             self._base = [self.counters(side) for side in Side]
             self.wire = None
 
     def go_on(self, spec: PairSpec, seen: tuple[Glance, Glance]) -> None:
-        """Forward again after halt(), and catch up with what could not be carried out meanwhile; seen is just now."""
+        """Forward again after halt(), and carry out the effects omitted meanwhile; seen is the devices' state now."""
         if self._ending:
             return
         if gone := [side for side in Side if self._state.ends[side] is End.ABSENT]:
@@ -113,21 +113,21 @@ class LivePair:
         return self._state.carrier
 
     def counters(self, side: Side) -> Counters:
-        """Read the engine's counters of what the end at side sent, predecessors' included."""
+        """Return the engine's counters of the frames that the end at side sent, those of predecessors included."""
         return plus(self._base[side], self.wire.counters(side)) if self.wire is not None else self._base[side]
 
     def dry(self, side: Side) -> bool:
-        """Forward what the end at side has queued; return whether nothing is left."""
+        """Forward the frames that the end at side has queued; return whether its queue is empty."""
         return self.wire.dry(side) if self.wire is not None and not self._ending else True
 
     def tune(self, spec: PairSpec) -> None:
-        """Have wire and rings do as spec and the context's tuning say now."""
+        """Set the wire and the rings to the present values of spec and of the context's tuning."""
         if self.wire is not None and not self._ending:
             self._tune(self.wire, spec)
             self.rings.tune(spec)
 
     def news(self, side: Side, state: LinkState) -> None:
-        """Take one message of rtnetlink about the end at side, in its order."""
+        """Process one rtnetlink message about the end at side; call in the order of the messages."""
         link = self.links[side]
         link.news += 1
         if not state.deleted:
@@ -143,7 +143,7 @@ class LivePair:
             self._context.spawn(self._arrive(side))
 
     def _learn(self, side: Side, state: LinkState) -> None:
-        """Act on what differs from what we knew of the end at side."""
+        """Store the new state of the end at side, and act on each difference from the old state."""
         link = self.links[side]
         before = link.state
         link.update(state)
@@ -160,7 +160,7 @@ class LivePair:
         self._catch_up(side, state)
 
     def end(self) -> None:
-        """Stop forwarding and listening; the devices are the caller's to bury. Twice is once."""
+        """Stop forwarding and listening; the caller deletes the devices. A second call does nothing."""
         self._ending = True
         self._arrived.set()
         for link in self.links:
@@ -185,13 +185,13 @@ class LivePair:
     def _catch_up(self, side: Side, state: LinkState) -> None:
         was_up, had_carrier = self._state.ends[side] is End.UP, self.carrier
         self._feed(Event(Kind.ADMIN_UP if state.up else Kind.ADMIN_DOWN, side))
-        if self.carrier == had_carrier:  # else these news are older than what is being set now
+        if self.carrier == had_carrier:  # otherwise this message is older than the carrier that is being set now
             self._feed(Event(Kind.CARRIER, side, int(state.carrier)))
         if state.up != was_up:
             self._tell("link_up" if state.up else "link_down", side)
 
     def _died(self, side: int) -> None:
-        """Hear from the engine that a device is gone."""
+        """Handle the engine's report that a device is gone."""
         if not self._ending:
             self._gone(Side(side))
 
@@ -207,7 +207,7 @@ class LivePair:
             self._context.hub.tell("carrier_on" if self.carrier else "carrier_off", pair=self.id)
 
     def _carry_out(self, effect: Effect) -> None:
-        if self.wire is None or self._ending:  # the fds may be somebody else's by now
+        if self.wire is None or self._ending:  # the fd numbers may refer to other files by now
             return
         match effect:
             case SetGate(side, gate):
@@ -222,7 +222,7 @@ class LivePair:
                 self._context.ended(self, f"{self.links[side.other].state.name} is gone")
 
     async def arrived(self) -> None:
-        """Wait until we know where every end is that is known to have moved."""
+        """Wait until every end that is known to have moved is found."""
         await self._arrived.wait()
 
     async def _arrive(self, side: Side) -> None:
@@ -234,12 +234,12 @@ class LivePair:
                 self._arrived.set()
 
     async def _follow(self, side: Side, *, placed: bool = False) -> None:
-        """Find the device that moved, and take up its news where it is; with placed they are taken up already.
+        """Find the device that moved, and subscribe to its messages there; placed means that this is already done.
 
-        What happens between our look at a device and our first hearing of it is heard by nobody. So look again once
-        its news reach us: it is still there, and what we see then holds, unless news have come since, which are newer.
-        The qdisc is set wherever the device is found, and before its news, which may bring the carrier: what is sent
-        while the kernel changes it is lost.
+        Messages between locating a device and the subscription are lost. So the device is located again after the
+        subscription: if it is still there, its state then is valid, unless a message has arrived since, which is newer.
+        noqueue is set wherever the device is found, and before the subscription, because the first message may bring
+        the carrier: frames that are sent while the kernel changes the qdisc are lost.
         """
         link = self.links[side]
         while True:
@@ -250,12 +250,12 @@ class LivePair:
             place, label = found
             if placed and place.key == link.place.key:
                 break
-            if placed:  # it moved on, unheard
+            if placed:  # it moved again, and the message was lost
                 self._feed(Event(Kind.MOVED, side))
             await self._noqueue(side)
             if self._ending:
                 return
-            self._context.desk.left(link.place.key, self)  # another of us may have followed it there since
+            self._context.desk.left(link.place.key, self)  # a concurrent _follow() may have subscribed since
             link.place, link.label = place._replace(state=link.state), label
             self._context.desk.placed(place.key, self, side)
             self._tell("link_moved", side)
@@ -263,10 +263,16 @@ class LivePair:
         if link.news == news:
             self._learn(side, place.state)
 
+    async def look_again(self, side: Side) -> None:
+        """Read the state of the end at side: the kernel reports no new alias or group of a device that is down."""
+        await self._follow(side, placed=True)
+        await self.learn_master(side)
+
     async def learn_master(self, side: Side) -> None:
-        """Find out what the bridge is called that the end at side is a port of."""
+        """Look up the name of the bridge that the end at side is a port of."""
         link, workers = self.links[side], self._context.workers
-        link.master = await workers.insist(workers.nursery.name_of, link.tap, link.state.master) or ""
+        index = link.state.master
+        link.master = (await workers.insist(workers.nursery.name_of, link.tap, index) or "") if index else ""
 
     async def _noqueue(self, side: Side) -> None:
         await self._context.workers.insist(self._context.workers.nursery.noqueue, self.links[side].tap)

@@ -1,13 +1,14 @@
-"""`persist = true`: devices outlive the process by TUNSETPERSIST, and a file tells the next one where they are.
+"""`persist = true`: devices outlive the process by TUNSETPERSIST, and a file lists them for the next daemon.
 
-Theory of operation. What the kernel keeps and what the file says change one after the other, and a kill may come
-between. A device that is persistent and that nobody wrote down would be in everybody's way for ever; one that is
-written down and gone is merely told at the next start. So: a device is written down before it is made persistent, and
-what is to be written down no more is persistent no more before that. A pair whose ends are not both where a name
-leads (`ip netns`, or our own namespace) could not be found again, and is not made persistent.
+Theory of operation. The kernel's flag and the file cannot change at the same instant, and the daemon may be killed
+between the two changes. A persistent device that the file does not list would stay for ever and block its name; a
+listed device that is gone only causes a log line at the next start. So a device is listed before it is made persistent,
+and persistence is removed before the device is removed from the list. A pair is made persistent only if both its ends
+are in namespaces with a name (of `ip netns`) or in the daemon's own; otherwise it could not be found again.
 
-Whatever happens to any pair, and every change of the mount table, is a reason to look; PAUSE_S bounds how often. After
-that long a renamed or moved device is written down anew. Not fsynced: no device outlives what the page cache does not.
+Every event of a pair and every change of the mount table triggers an update; PAUSE_S limits their rate. A renamed or
+moved device is therefore listed again after that time at most. The file is not fsynced: no device survives a crash that
+loses the page cache.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ PAUSE_S = 0.1
 
 
 class _End(NamedTuple):
-    """An end as it was on the loop: the name of its first fd, its device, where that is, and its spot but for that."""
+    """An end as seen on the loop: its first fd's name, its device, its namespace's inode, its spot without netns."""
 
     fd_name: str
     tap: Tap
@@ -47,10 +48,10 @@ class _End(NamedTuple):
 
 
 class Persistence:
-    """Keeps the file and the devices' persistence as the manager's pairs are. start(); close() before the manager."""
+    """Keeps the file and the devices' persistence in step with the pairs. start(); close() before the manager."""
 
     def __init__(self, manager: Manager, memory: Memory, file: Path) -> None:
-        """Look after the pairs of manager, whose memory that is; nothing happens before start()."""
+        """Manage the persistence of manager's pairs, from start() on; memory is the manager's."""
         self._manager = manager
         self._memory = memory
         self._file = file
@@ -64,27 +65,27 @@ class Persistence:
         self._mounts: MountWatch | None = None
 
     def start(self) -> None:
-        """Begin, with what there is."""
+        """Start to follow the pairs, and write the present ones."""
         self._mounts = MountWatch(asyncio.get_running_loop(), self._wake.set)
         self._manager.spawn(self._listen())
         self._manager.spawn(self._keep_writing())
         self._wake.set()
 
     async def pause(self) -> None:
-        """Touch neither file nor persistence from now on: they are a successor's, perhaps."""
+        """Change neither the file nor persistence from now on: they may belong to a successor."""
         self._paused = True
         async with self._writing:
             pass
 
     def resume(self) -> None:
-        """Go on after pause(): there is no successor."""
+        """Continue after pause(), if no successor took over."""
         self._paused = False
-        self._written = b""  # he may have written, too
+        self._written = b""  # the failed successor may have written the file
         self._persistent.clear()
         self._wake.set()
 
     async def close(self) -> None:
-        """Write down how everything is, unless paused, and end; the devices stay as they are."""
+        """Write the file a last time, unless paused, and stop; the devices stay as they are."""
         if self._mounts is not None:
             self._mounts.close()
             await self._write()
@@ -109,7 +110,7 @@ class Persistence:
         async with self._writing:
             if self._paused:
                 return
-            # one that is still being made lives already, and is not in the record yet
+            # a pair that is still being made is already alive, but not in the record yet
             entries = [entry for entry in self._manager.entries.values() if self._memory.knows(entry.id)]
             ends = [[_end(link) for link in entry.live.links] for entry in entries if entry.live is not None]
             try:
@@ -118,10 +119,10 @@ class Persistence:
             except (OSError, VethError) as error:
                 if self._complained != str(error):
                     self._complained = str(error)
-                    log.warning("devices are not written down", file=str(self._file), reason=str(error))
+                    log.warning("persistent device file not written", file=str(self._file), reason=str(error))
 
     def _carry_out(self, record: bytes, pairs: list[list[_End]]) -> None:
-        """Bring file and devices to what the pairs are; for a worker thread."""
+        """Update the file and the devices' persistence to match the pairs; for a worker thread."""
         names = netns.names() | {self._manager.workers.nursery.own_inode: ""}
         found = [end for ends in pairs if all(end.netns_inode in names for end in ends) for end in ends]
         spots = {end.fd_name: msgspec.structs.replace(end.spot, netns=names[end.netns_inode]) for end in found}
@@ -151,7 +152,7 @@ class Persistence:
 
 
 async def give_up(manager: Manager, file: Path) -> None:
-    """Have the devices of manager's pairs go with the last fd again, as no file tells of them from now on."""
+    """Remove the persistence of manager's devices, and the file: the devices then disappear with their last fd."""
     if not await manager.workers.chore(file.exists):
         return
     taps = [link.tap for entry in manager.entries.values() if entry.live for link in entry.live.links]
@@ -164,7 +165,7 @@ def _forget(taps: list[Tap], file: Path) -> None:
             tap.set_persist(on=False)
         file.unlink(missing_ok=True)
     except (OSError, VethError) as error:
-        log.warning("devices may stay behind when this daemon ends", file=str(file), reason=str(error))
+        log.warning("devices may remain after this daemon ends", file=str(file), reason=str(error))
 
 
 def _end(link: Link) -> _End:

@@ -1,11 +1,11 @@
-"""Let namespaces die whose devices were attached again inside them (persist.py): such an fd keeps its namespace alive.
+"""Let a namespace die although vethd attached to a device inside it (memory/regain.py): such an fd pins the namespace.
 
-Theory of operation. Where /dev/net/tun was opened can be asked of any fd, so nothing need be remembered, and a
-successor by --replace finds the same. Every other device was born in the staging namespace or in our own. Once
-`ip netns` has no name any more for a namespace that is pinned so, the pair is deleted, as if the namespace had died:
-then it does.
+Theory of operation. The kernel returns for any fd the namespace in which /dev/net/tun was opened, so pins need no
+state, and a successor by --replace finds the same pins. All other devices were made in the staging namespace or in our
+own. When `ip netns` no longer has a name for a pinned namespace, the pair is deleted, as if the namespace had died. The
+namespace then dies.
 
-Differs: on veth a process inside keeps the namespace, and the pair, alive when the name goes.
+Differs: on veth a process inside keeps the namespace, and the pair, alive after the name is removed.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ class _Pin(NamedTuple):
 
 
 class Pins:
-    """The pinned namespaces of a manager's pairs. start() after adoption, close() before the manager."""
+    """The pinned namespaces of a manager's pairs. Call start() after adoption, and close() before the manager's."""
 
     def __init__(self, manager: Manager) -> None:
-        """Look after nothing yet."""
+        """Begin without pins; start() finds them."""
         self._manager = manager
         self._pins: list[_Pin] = []
         self._mounts: MountWatch | None = None
         self._changed = asyncio.Event()
 
     async def start(self) -> None:
-        """Find the pins, and watch where there are any."""
+        """Find the pins, and watch the mount table if there are any."""
         living = [entry.live for entry in self._manager.entries.values() if entry.live is not None]
         self._pins = await self._manager.workers.chore(_find, living, self._manager.workers.nursery.own_inode)
         if self._pins:
@@ -76,7 +76,7 @@ def _find(pairs: list[LivePair], own_inode: int) -> list[_Pin]:
 
 
 def _nameless(pins: list[_Pin]) -> list[_Pin]:
-    """Return the pins of devices that are still in their namespace, and whose namespace has no name; for a thread."""
+    """Return the pins whose device is still in its namespace and whose namespace has no name; for a worker thread."""
     names = netns.names()
     found = []
     for pin in pins:

@@ -1,10 +1,11 @@
-"""Keep the ring of each device of a pair as long as it shall be, whatever txqueuelen somebody gives the device.
+"""Keep the ring of each device of a pair at its configured length when a program changes the device's txqueuelen.
 
-Theory of operation. On veth txqueuelen limits nothing, and programs set it to anything, 0 included. On a TAP the kernel
-has one number for it and for the ring in which frames wait, so a small one would lose frames: the device gets
-queue_len() of what was asked and of the ring's setting. A length that rtnetlink tells and that we did not set is
-somebody's wish: it is noted as asked, and the device gets its ring back at once. While a change of ours is under way
-(asked()) the device may have either length, so nothing is concluded from it until the change is over.
+Theory of operation. On veth txqueuelen limits nothing, and programs set it to any value, 0 included. On a TAP the
+kernel has one number for txqueuelen and for the ring in which frames wait, so a small value would lose frames. The
+device gets queue_len() of the requested txqueuelen and of the ring's setting. If rtnetlink reports a length that we did
+not set, another program requested it: it is noted as the requested value, and the device gets its ring back at once.
+While a change of ours is in progress (asked()) the device may have either length, so reports are ignored until the
+change is over.
 """
 
 from __future__ import annotations
@@ -27,20 +28,20 @@ class Rings(Generic[Pair]):
     """The rings of one pair's two devices. Use on the loop."""
 
     def __init__(self, pair: Pair, links: tuple[Link, Link], context: Context[Pair]) -> None:
-        """Keep the rings of links, which are pair's."""
+        """Manage the rings of links, the ends of pair."""
         self._pair = pair
         self._links = links
         self._context = context
         self._changing = 0
 
     def tune(self, spec: PairSpec) -> None:
-        """Set the rings to what spec and the context's tuning say now."""
+        """Set the rings to the present values of spec and of the context's tuning."""
         for side, end in zip(Side, (spec.near_end(), spec.far_end()), strict=True):
             self._links[side].ring = self._context.tuning.ring(end)
             self._keep(side)
 
     def learn(self, side: Side, before: LinkState, now: LinkState) -> None:
-        """Take what rtnetlink says of the end at side, which was before until now."""
+        """Process a change of the end at side that rtnetlink reports, from before to now."""
         link = self._links[side]
         if self._changing or now.txqueuelen in (before.txqueuelen, link.queue_len):
             return
@@ -50,7 +51,7 @@ class Rings(Generic[Pair]):
 
     @contextmanager
     def asked(self, changes: Iterable[tuple[Side, LinkSpec]]) -> Iterator[None]:
-        """Note what changes ask of the rings before they are carried out; forget it again where that fails."""
+        """Store the ring lengths that changes request while the body applies them; restore the old ones if it fails."""
         before = [(link.txqueuelen, link.ring) for link in self._links]
         for side, change in changes:
             link = self._links[side]
@@ -70,7 +71,7 @@ class Rings(Generic[Pair]):
                 self._keep(side)
 
     def _keep(self, side: Side) -> None:
-        """Set the device's length where it is another than it shall be."""
+        """Set the device's length if it differs from the required one."""
         link = self._links[side]
         if link.state.txqueuelen != link.queue_len:
             workers = self._context.workers

@@ -1,7 +1,7 @@
-"""What holds for all pairs and may change while frames flow: gro and ring, where a pair does not say, and the spin.
+"""Settings for all pairs that may change while frames flow: the spin, and the defaults of gro and ring.
 
-A pair's wire is tuned by what its spec says and, for the rest, by what stands here. Nothing of it outlives the process:
-the next one begins with its config's words.
+A pair's wire uses the values of its spec, and these defaults for the values that its spec leaves out. They are not
+stored: the next process starts with the values of its config.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ class Tuning:
     """The settings of one engine and its wires."""
 
     def __init__(self, picked: Picked, *, gro: bool, ring: int = RING) -> None:
-        """Begin with gro and ring for pairs that do not say; what the engine does itself, it knows."""
+        """Take an engine, and gro and ring as defaults for pairs; the engine itself holds spin_us."""
         self.engine, self._fallback = picked
         self._gro = gro
         self._ring = ring
 
     def rx_checksum(self, spec: PairSpec) -> RxChecksum:
-        """Return what holds for a pair."""
+        """Return a pair's rx_checksum."""
         return spec.rx_checksum or "verify"
 
     def gro(self, spec: PairSpec) -> bool:
@@ -37,11 +37,11 @@ class Tuning:
         return link.ring or self._ring
 
     def of(self, spec: PairSpec) -> tuple[bool, int, int]:
-        """Return what change() may change of a pair: its gro and its ends' rings."""
+        """Return a pair's settings that change() may change: its gro and its ends' rings."""
         return self.gro(spec), self.ring(spec.near_end()), self.ring(spec.far_end())
 
     def tune(self, wire: Wire, spec: PairSpec, *, uso: bool) -> None:
-        """Have a pair's wire do as its spec says, and as its devices can: uso is kernel.tun.Tap.uso of both."""
+        """Apply the settings of a pair's spec to its wire; uso: both devices take UDP super-frames (Tap.uso)."""
         wire.set_trust(trust=self.rx_checksum(spec) == "trust")
         wire.set_gro(gro=self.gro(spec), udp=uso)
 
@@ -58,9 +58,9 @@ class Tuning:
         )
 
     def change(self, change: EngineChange) -> list[str]:
-        """Take what is said, all of it or nothing, and return what is another now, in words; the wires are not tuned.
+        """Apply every setting that change sets, or none; return each that differs as text. Does not tune the wires.
 
-        Raises VethError EOPNOTSUPP for a spin where the engine has none.
+        Raises VethError EOPNOTSUPP for spin_us if the engine has none.
         """
         changed = []
         if change.spin_us is not None:

@@ -1,8 +1,8 @@
-"""Run what blocks off the loop: births one at a time, chores one at a time, carriers in order, burials side by side.
+"""Run blocking calls off the loop: births one at a time, chores one at a time, carriers in order, burials in parallel.
 
-The RTNL lock makes any of these calls wait for any other in the system, so none may stand on the loop's thread. Births
-have a thread of their own: a slow one (two moves, 14 ms each) must not delay the noqueue of a pair that is
-already forwarding. Closing a TAP deletes it and waits for RCU; those waits overlap well.
+Each of these calls takes the RTNL lock and so may wait for any other RTNL user of the system; none may run on the
+loop's thread. Births have a thread of their own: a slow birth (two moves, 14 ms each) must not delay the noqueue of a
+pair that is already forwarding. Closing a TAP deletes it and waits for RCU; those waits overlap well.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _FOR_GOOD = (errno.ENODEV, errno.EINVAL, errno.EOPNOTSUPP)
 
 
 class Workers:
-    """The threads, and the nursery that they work in."""
+    """The threads, and the nursery whose calls they run."""
 
     def __init__(self) -> None:
         """Make the staging namespace. Raises VethError EPERM without CAP_SYS_ADMIN."""
@@ -50,10 +50,9 @@ class Workers:
         self._burials = _pool(_BURIALS, "vethd-burial")
 
     async def make(self, spec: PairSpec, fds: Sequence[int] | None, ring: RingOf) -> tuple[Link, Link]:
-        """Make both devices of a valid spec, the peer first, down and without carrier; (near, far).
+        """Make both devices of a valid spec, the peer first, down and without carrier; return (near, far).
 
-        fds is what "fd:N" refers to, ring returns the length of an end's ring. Raises VethError, and then the machine
-        is as it was.
+        "fd:N" refers to fds; ring returns the length of an end's ring. Raises VethError, and then no device remains.
         """
         birth = self._births.submit(self._make, spec, fds, ring)
         try:
@@ -63,14 +62,14 @@ class Workers:
             raise
 
     async def chore(self, function: Callable[..., T], *args: object) -> T:
-        """Call a blocking function of the kernel room in its turn."""
+        """Run a blocking function of the kernel room on the chores' thread, after the chores before it."""
         return await self._run(self._chores, function, *args)
 
     async def insist(self, function: Callable[..., T], *args: object) -> T | None:
-        """Call function as a chore until it succeeds; None where it never will (the device is gone), or not in a while.
+        """Retry function as a chore until it succeeds; return None if it never can (device gone), or after a minute.
 
-        What fails otherwise is out of fds or memory, or the device would not stay in one place: that passes. So
-        function is one that may be called again after a failure.
+        All other failures are temporary: no fds, no memory, or a device that keeps moving. function must allow another
+        call after a failure.
         """
         for pause_s in _PAUSES_S:
             try:
@@ -78,22 +77,22 @@ class Workers:
             except VethError as error:
                 if error.errno in _FOR_GOOD:
                     return None
-                log.warning("a chore failed, and is tried again", reason=str(error), after_s=pause_s)
+                log.warning("chore failed, retrying", reason=str(error), after_s=pause_s)
                 await asyncio.sleep(pause_s)
         return None
 
     async def locate(self, tap: Tap) -> tuple[Place, str] | None:
-        """Find where a device is and what its namespace is called; None as insist()."""
+        """Find a device and the label of its namespace; None as for insist()."""
         return await self.insist(self._locate, tap)
 
     def set_carriers(self, links: Sequence[Link], *, on: bool, announce: Link | None = None) -> None:
-        """Turn carriers on or off, soon and in order: every ioctl of a TAP takes the RTNL lock.
+        """Turn carriers on or off, in order, on the carriers' thread, as every ioctl of a TAP takes the RTNL lock.
 
-        announce is the link whose addresses the kernel shall announce under the new carrier (Nursery.settle()).
+        announce is the link whose addresses the kernel is to announce under the new carrier (Nursery.settle()).
 
-        The kernel's link watch may take a second to tell the rest of it: senders send on when the carrier went, IPv6
-        does not begin when it came, and listeners hear of neither. Asked for the link, it acts at once; but asking
-        takes a hundred times as long as setting, so all are set first.
+        The kernel's link watch may delay the consequences of a change by a second: senders go on sending after a loss
+        of carrier, IPv6 does not start after a gain, and rtnetlink reports neither. A request for the link makes it act
+        at once (Nursery.settle()), but takes a hundred times as long as the ioctl, so all carriers are set first.
         """
         for link in links:
             link.epoch += 1
@@ -101,7 +100,7 @@ class Workers:
         self._carriers.submit(self._set_carriers, [link.tap for link in links], on=on, announce=tap)
 
     async def carriers_set(self) -> None:
-        """Wait until every carrier is as it was asked for until now."""
+        """Wait until every change of carrier that was requested until now is done."""
         await self._run(self._carriers, lambda: None)
 
     def _set_carriers(self, taps: Sequence[Tap], *, on: bool, announce: Tap | None) -> None:
@@ -114,18 +113,18 @@ class Workers:
             self.nursery.settle(tap, announce=tap is announce)
 
     async def bury(self, links: Iterable[Link]) -> None:
-        """Delete the devices, all at once, whoever else holds them. Links that are gone already are no error.
+        """Delete the devices in parallel, even if another process holds them. A link that is already gone is no error.
 
-        What is begun is finished, even where the caller is cancelled: nobody else knows of these devices any more.
+        Completes even if the caller is cancelled, as no other code refers to these devices any more.
         """
         await asyncio.shield(asyncio.gather(*(self._run(self._burials, self._bury, link) for link in links)))
 
     async def let_go(self, links: Iterable[Link]) -> None:
-        """Close our fds of the devices: they are gone, unless somebody else holds them, too."""
+        """Close our fds of the devices. A device disappears unless another process also holds its fds."""
         await asyncio.gather(*(self._run(self._burials, link.close) for link in links))
 
     def close(self) -> None:
-        """Wait for what is under way, then let threads and staging namespace go."""
+        """Wait for the calls in progress, then end the threads and close the staging namespace."""
         for pool in (self._births, self._chores, self._carriers, self._burials):
             pool.shutdown()
         self.nursery.close()
@@ -145,7 +144,7 @@ class Workers:
             try:
                 near_link = self._birth(near, near_fd, ring(near))
             except VethError as error:
-                # rtnl_newlink() looks the near end's index up before anything is made
+                # rtnl_newlink() checks the near end's index before it makes a device
                 if error.errno == errno.EBUSY and near.index is not None and near.index != far_link.state.ifindex:
                     raise VethError(errno.EEXIST, error.op, error.ifname) from error
                 raise
@@ -159,9 +158,9 @@ class Workers:
         return place, netns.label(place.netns_inode, self.nursery.own_inode)
 
     def _bury(self, link: Link) -> None:
-        # under the lock: nobody makes it persistent between its deletion, should that fail, and its end
+        # the lock keeps another thread from making the device persistent after a failed deletion and before the close
         with link.tap.lock, closing(link), suppress(VethError):
-            if link.kept:  # our closing is not the last: the device must be told
+            if link.kept:  # a keeper holds duplicates, so closing our fds would not delete the device
                 self.nursery.delete(link.tap)
 
     def _birth(self, link: LinkSpec, netns_fd: int, ring: int) -> Link:
@@ -172,7 +171,7 @@ class Workers:
 
 
 def _pool(threads: int, name: str) -> ThreadPoolExecutor:
-    """Return a pool whose threads run already: nothing that is under way ever needs one that cannot be had.
+    """Return a pool whose threads are already running, so that no later call fails for lack of a thread.
 
     Raises VethError EAGAIN.
     """
@@ -181,15 +180,15 @@ def _pool(threads: int, name: str) -> ThreadPoolExecutor:
     try:
         for _ in range(threads):
             pool.submit(together.wait)
-    except RuntimeError as error:  # Python's word for EAGAIN of pthread_create()
+    except RuntimeError as error:  # Python raises it for EAGAIN of pthread_create()
         together.abort()
         pool.shutdown()
-        raise VethError(errno.EAGAIN, "start", reason=f"no thread {name} can be started") from error
+        raise VethError(errno.EAGAIN, "start", reason=f"cannot start the thread {name}") from error
     return pool
 
 
 def _open(link: LinkSpec, fds: Sequence[int] | None) -> int:
-    """Open the namespace that an end is to be made in. Raises VethError."""
+    """Open the namespace for an end. Raises VethError."""
     try:
         return netns.open_ref(link.netns, fds)
     except VethError as error:
@@ -197,21 +196,21 @@ def _open(link: LinkSpec, fds: Sequence[int] | None) -> int:
 
 
 def put_filters(near: Link, far: Link) -> None:
-    """Put the oversize filter before both senders, where this machine allows it; the engine checks in any case."""
+    """Attach the oversize filter to both devices, if this machine allows it; the engine checks in any case."""
     for sender, receiver in ((near, far), (far, near)):
         with suppress(VethError):
             sender.filter = TunFilter(sender.tap.fds[0], forward_limit(receiver.state.mtu or MTU))
 
 
 def _unwanted(birth: Future[tuple[Link, Link]]) -> None:
-    """Undo a birth that nobody waits for any more."""
+    """Undo a birth whose caller was cancelled."""
     if not birth.cancelled() and birth.exception() is None:
         for link in birth.result():
             link.close()
 
 
 def _with_mac(link: LinkSpec) -> LinkSpec:
-    """Return the link a random MAC where it says none, as eth_random_addr() would, but set: so udev leaves it alone."""
+    """Give a link without a MAC a random one as eth_random_addr() does, but as a set MAC, so udev leaves it alone."""
     if link.address is not None:
         return link
     mac = bytearray(os.urandom(6))

@@ -1,1 +1,1 @@
-"""vethd-ip: ip(8) whose veth is vethd's (docs/ip.md). dispatch.py has the theory of operation."""
+"""vethd-ip: ip(8) with veth links made by vethd (docs/ip.md). dispatch.py has the theory of operation."""

@@ -1,4 +1,4 @@
-"""A new pair as the API wants it: namespaces opened and sent, and a refusal in the words of the kernel's."""
+"""Make a pair by the API: open and send its namespaces, and word a refusal as the kernel's."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ _KERNELS = (
     ("gso_max_size", 0, 65536, "too big gso_max_size"),
     ("gro_max_size", 0, 524280, "too big gro_max_size"),
 )
-"""What the kernel has words of its own for: an attribute, and what it may be at most."""
+"""Attributes for which the kernel has messages of its own: attribute, minimum, maximum, message."""
 _OURS = (("mtu", 65522, 65535), ("numtxqueues", 257, 4096), ("numrxqueues", 257, 4096))
-"""What a veth can and a TAP cannot."""
+"""Ranges of values that a veth supports and a TAP does not."""
 _ANSWERS = frozenset(
     {
         errno.EADDRNOTAVAIL,
@@ -36,30 +36,30 @@ _ANSWERS = frozenset(
         errno.EPERM,
     }
 )
-"""What the kernel answers, too; of anything else the daemon's own words are clearer."""
+"""Errnos that the kernel also answers; for all others the daemon's message is clearer."""
 INHERITED = ("mtu", "txqueuelen", "queues", "group", "gso_max_size", "gso_max_segs", "gro_max_size")
-"""What the kernel gives to a peer that was not described, beside what is said later."""
+"""Attributes that a peer without a description of its own inherits, in addition to the later ones (End.later)."""
 _OWN = ("dynamic", "trailers")
-"""What it does not: flags."""
+"""Later attributes that it does not inherit: flags."""
 
 
 class RefusedError(Exception):
-    """What the kernel would refuse; its text is what to say."""
+    """The kernel would refuse the line; the exception's text is the message to print."""
 
 
 class Namespaces:
-    """The descriptors that go along with a request; a context manager, which closes them."""
+    """The file descriptors to send with a request; a context manager that closes them."""
 
     def __init__(self, line: Line) -> None:
-        """Speak for the namespace that line is for."""
+        """Take the line, which names the namespace that it applies to."""
         self.fds: list[int] = []
         self._line = line
 
     def fd(self, inode: int) -> int:
-        """Return the descriptor of one of them by its inode, or -1."""
+        """Return the descriptor of the namespace with that inode, or -1."""
         return next((fd for fd in self.fds if posix.fstat(fd).st_ino == inode), -1)
 
-    def __enter__(self) -> Namespaces:  # noqa: PYI034 - typing costs 4 ms
+    def __enter__(self) -> Namespaces:  # noqa: PYI034 - importing typing takes 4 ms
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -67,14 +67,14 @@ class Namespaces:
             posix.close(self.fds.pop())
 
     def own(self) -> str:
-        """Return the API's word for the line's namespace. Raises UsageError where it cannot be entered."""
+        """Return the API's reference for the line's namespace. Raises UsageError if it cannot be opened."""
         try:
             return self._add(own_netns(self._line.netns))
         except OSError:
             raise UsageError("netns") from None
 
     def named(self, word: str) -> str:
-        """Return the API's word for a name, a path or a PID. Raises UsageError, RefusedError (no such process)."""
+        """Return the API's reference for a name, a path or a PID. Raises UsageError, RefusedError (no such process)."""
         try:
             return self._add(open_netns(word))
         except OSError:
@@ -85,7 +85,7 @@ class Namespaces:
             raise RefusedError(answer(errno.ESRCH)) from None
 
     def linked(self, word: str, real: str) -> str:
-        """Return the API's word for link-netns, a name, or link-netnsid, "id N". Raises UsageError, RefusedError."""
+        """Return the API's reference for a link-netns name or link-netnsid "id N". Raises UsageError, RefusedError."""
         if word.startswith("id "):
             ran = real_ip.run(real, ["-json", *self._line.again("netns", "list-id")], catch="oe")
             rows = json.loads(ran.out or b"[]")
@@ -126,9 +126,9 @@ def pair_of(near: End, peer: End | None, netnses: Namespaces, real: str) -> str:
 
 
 def finish(real: str, made: Reply, near: End, peer: End | None, netnses: Namespaces) -> real_ip.Ran:
-    """Have the real ip do to a new pair's ends what the daemon cannot, the peer first; return how that ended.
+    """Have the real ip set the attributes that the daemon does not know, the peer's first; return its result.
 
-    Where it fails the pair is deleted. Raises DownError where it could not be.
+    If it fails, the pair is deleted. Raises DownError if the pair cannot be deleted.
     """
     pair = json.loads(made.text)
     far = peer.later if peer is not None else _inherited(near.later)
@@ -147,7 +147,7 @@ def answer(number: int) -> str:
 
 
 def refusal(reply: Reply, near: End | None, peer: End | None, *, replace: bool) -> str:
-    """Word a refusal as iproute2 words the kernel's; what a veth could and a pair of vethd cannot do is said so."""
+    """Word a refusal as iproute2 words the kernel's; if a veth supports the request and vethd does not, say so."""
     error = json.loads(reply.text)
     number, message = error["errno"], error["message"]
     ends = [end for end in (near, peer) if end is not None]
@@ -159,25 +159,25 @@ def refusal(reply: Reply, near: End | None, peer: End | None, *, replace: bool) 
     for key, low, high, words in _KERNELS if number == errno.EINVAL else ():
         if any(not low <= _number(end, key, low) <= high for end in ends):
             return f"Error: {words}.\n"
-    if number == errno.ENODEV:  # a master that is not in the namespace where the end goes
+    if number == errno.ENODEV:  # the master does not exist in the end's namespace
         return answer(errno.EINVAL)
     ours = any(low <= _number(end, key, 0) <= high for key, low, high in _OURS for end in ends)
     return answer(number) if number in _ANSWERS and not ours else f"Error: vethd: {message}.\n"
 
 
 def _told(real: str, words: list[str], netns: int) -> real_ip.Ran:
-    """Run the real ip in a namespace."""
+    """Run the real ip in a namespace, and return its result."""
     return real_ip.run(real, words, catch="oe", first=lambda: enter(netns))
 
 
 def _inherited(later: list[str]) -> list[str]:
-    """Return of what is said later what holds for a peer that was not described, too."""
+    """Return the later attributes that also apply to a peer without a description of its own."""
     pairs = zip(later[::2], later[1::2], strict=True)
     return [word for option, value in pairs if option not in _OWN for word in (option, value)]
 
 
 def _end(end: End) -> dict[str, object]:
-    """Return an end's attributes. Of two numbers of queues a TAP has the larger for both."""
+    """Return an end's attributes. If numtxqueues and numrxqueues differ, a TAP gets the larger number for both."""
     said = dict(end.said)
     queues = [number for key in _QUEUES if isinstance(number := said.pop(key, None), int)]
     if queues:

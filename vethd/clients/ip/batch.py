@@ -1,7 +1,7 @@
-"""`ip -batch FILE`: vethd's lines are carried out here, what lies between them goes to the real ip in one piece.
+"""`ip -batch FILE`: carry out vethd's lines here, and pass the lines between them to the real ip in one piece.
 
-The real ip numbers the lines that it reads, so each piece is given as many empty lines before it as stand in the file.
-What comes from a pipe is carried out as it comes: who waits for the answer to a line before writing the next gets it.
+The real ip numbers the lines that it reads, so each piece is preceded by as many empty lines as the file has before it.
+Lines from a pipe are carried out as they arrive: a program may wait for the answer to a line before it writes the next.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _CHUNK = 1 << 16
 
 
 class _Over(Exception):  # noqa: N818 - an end, no error
-    """The batch ends here, with this status."""
+    """The batch ends here, with the given status."""
 
     def __init__(self, status: int) -> None:
         self.status = status
 
 
 class Batch:
-    """One batch: the lines that wait for the real ip, and what became of those before."""
+    """One batch: the lines that wait for the real ip, and the status of those before."""
 
     def __init__(self, real: str, line: Line, name: str) -> None:
-        """Begin; name is what iproute2 calls the file."""
+        """Begin; name is the file's name in iproute2's messages."""
         self.status = 0
         self._real = real
         self._line = line
@@ -46,7 +46,7 @@ class Batch:
         self._first = 0
 
     def take(self, text: bytes) -> None:
-        """Carry out one line of text, its continuation lines with it. Raises _Over."""
+        """Carry out one line, with its continuation lines. Raises _Over."""
         words = split(text)
         before, self._number = self._number, self._number + text.count(b"\n") + (not text.endswith(b"\n"))
         what = verb(words or [])
@@ -57,13 +57,13 @@ class Batch:
         self._waiting.append(text)
 
     def flush(self) -> None:
-        """Give the real ip what waits for it. Raises _Over."""
+        """Pass the waiting lines to the real ip. Raises _Over."""
         if self._waiting:
             text, self._waiting = b"".join(self._waiting), []
             self._became(self._give(text, self._first), told=True)
 
     def _ours(self, words: list[str], text: bytes, before: int) -> bool:
-        """Carry out a line that may be ours; return whether it was. What was said before it comes before it."""
+        """Carry out a line that may be vethd's, after the waiting lines; return whether it was vethd's."""
         self.flush()
         try:
             self._became(carry_out(self._real, self._line, words), told=False)
@@ -83,7 +83,7 @@ class Batch:
         return ran.status
 
     def _became(self, status: int, *, told: bool) -> None:
-        """Note a status; told is whether the real ip has named the line. 255 is its exit on the spot."""
+        """Note a status; told: the real ip has already printed the line's number. It exits at once with 255."""
         if not status:
             return
         if not told and status != USAGE:
@@ -113,7 +113,7 @@ def run_batch(real: str, line: Line, name: str) -> int:
 
 
 def split(text: bytes) -> list[str] | None:
-    """Cut a line into words as iproute2 does: quotes, comments, continuation; None where it would refuse to."""
+    """Split a line into words as iproute2 does: quotes, comments, continuation; None if iproute2 would refuse it."""
     line = "".join(part.partition("#")[0] for part in text.decode("utf-8", "surrogateescape").split("\\\n"))
     words: list[str] = []
     while line := line.lstrip(_WHITE):
@@ -129,7 +129,7 @@ def split(text: bytes) -> list[str] | None:
 
 
 def lines(fd: int) -> Iterator[bytes]:
-    """Yield the lines of a file as they come, each with those that continue it; b"" where one would have to wait."""
+    """Yield the lines of a file as they arrive, each with its continuation lines; b"" before a read that may block."""
     pending = b""
     while chunk := posix.read(fd, _CHUNK):
         pending += chunk
@@ -146,5 +146,5 @@ def lines(fd: int) -> Iterator[bytes]:
 
 
 def continued(line: bytes) -> bool:
-    r"""Return whether a line ends in a \ that no comment takes away."""
+    r"""Return whether a line ends in a \ that is not in a comment."""
     return line.endswith(b"\\") and b"#" not in line

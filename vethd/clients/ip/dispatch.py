@@ -1,15 +1,16 @@
-"""Tells which command lines of ip(8) are vethd's; every other one becomes the real ip at once.
+"""Find the command lines of ip(8) that are for vethd, and exec the real ip at once for all others.
 
-Theory of operation. This stands at the head of a PATH under the name `ip`, and most of what passes is not about a veth.
-So this module and the ground floor that it stands on (line.py, paths.py, process.py), which every call runs, import
-posix and sys alone, and the rest of the room stays packed until it is known to be needed:
+Theory of operation. The program is first on a PATH under the name `ip`, and most of its calls are not about a veth.
+Every call runs this module and the modules that it imports (line.py, paths.py, process.py), so these import only posix
+and sys. The rest of the room stays packed until one of these lines needs it:
 
-    link add, link replace    with the word "veth" in it
-    link delete, link show    while there is a daemon's socket
-    -batch                    whose lines are looked at one by one
+    link add, link replace    if a word of the line is "veth"
+    link delete, link show    if the daemon's socket exists
+    -batch                    its lines are examined one by one
 
-What iproute2 calls a mistake is never worded here: the real ip is given the line, without the right to change anything,
-and says it in its own words (real.py). What the kernel refuses comes from the daemon as an errno.
+If iproute2 would reject a line, vethd-ip does not word the error itself: it passes the line to the real ip, without the
+capability to change anything, which prints its own message (real.py). If the kernel would refuse a line, the daemon
+returns the errno.
 """
 
 import sys
@@ -26,7 +27,7 @@ FAILED = 1
 
 
 def main(real: str, unpack: "Callable[[], None]") -> int:
-    """Run the command line of this process and return its status; unpack makes the room's other modules importable."""
+    """Run this process's command line and return its status; unpack makes the room's other modules importable."""
     line = split(sys.argv[1:])
     what = verb(line.words) if line is not None else ""
     if line is None or not (line.batch is not None or what):
@@ -37,12 +38,12 @@ def main(real: str, unpack: "Callable[[], None]") -> int:
     unpack()
     try:
         if line.batch is not None:
-            from vethd.clients.ip.batch import run_batch  # noqa: PLC0415 - one in a thousand
+            from vethd.clients.ip.batch import run_batch  # noqa: PLC0415 - few calls need it
 
             return run_batch(real, line, line.batch)
-        from vethd.clients.ip.roads import run  # noqa: PLC0415 - most calls need none of it
+        from vethd.clients.ip.roads import run  # noqa: PLC0415 - most calls do not need it
 
         return run(real, line)
-    except OSError as error:  # stdout is closed or full, no process can be made
+    except OSError as error:  # stdout is closed or full, or no process can be made
         say(f"vethd-ip: {error.strerror}\n")
         return FAILED

@@ -1,7 +1,7 @@
-"""The real ip's `link show`, in which vethd's links are written as veths.
+"""Run the real ip's `link show`, and rewrite vethd's links in its output as veths.
 
-In text two places are written anew: the name (va@vb, or va@if3 where the peer is in another namespace) and, with -d,
-the kind. In JSON: link, or link_index and link_netnsid, and with -d the kind. Which links are vethd's the daemon knows.
+In text it changes two places: the name (va@vb, or va@if3 if the peer is in another namespace) and, with -d, the kind.
+In JSON it changes link, or link_index and link_netnsid, and with -d the kind. The daemon's reply lists vethd's links.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 
 def write_links(real: str, line: Line, asked: Selection, netns: int, told: bytes) -> int:
-    """Write what was asked for of the namespace netns, and return the status; told is what the daemon says of links."""
+    """Print the selected links of the namespace netns, and return the status; told is the daemon's reply on links."""
     found = json.loads(told)
     inode = posix.fstat(netns).st_ino
     ours: list[Row] = [link for link in ([found] if asked.dev else found) if link["netns_inode"] == inode]
@@ -32,7 +32,7 @@ def write_links(real: str, line: Line, asked: Selection, netns: int, told: bytes
     if "json" in line.rows:
         rows = _json(json.loads(ran.out or b"[]"), ours, veths, details="details" in line.rows)
         if "brief" not in line.rows:
-            from vethd.clients.ip.nsids import add_nsids  # noqa: PLC0415 - text needs none
+            from vethd.clients.ip.nsids import add_nsids  # noqa: PLC0415 - text output does not need it
 
             add_nsids(rows, ours, netns)
         ran.out = _dumped(rows, pretty="pretty" in line.rows) if ran.out else b""
@@ -50,7 +50,7 @@ def _rows(real: str, line: Line, *words: str) -> list[Row]:
 
 
 def _colours(line: Line) -> list[str]:
-    """Return the option that keeps colours which the terminal would have had."""
+    """Return the option that forces colours if -color=auto is given and stdout is a terminal."""
     auto = any(option.endswith("=auto") for option in line.options)
     return ["-color=always"] if auto and posix.isatty(1) else []
 
@@ -62,7 +62,7 @@ def _json(rows: list[Row], ours: list[Row], veths: list[Row] | None, *, details:
 
 
 def _as_veth(row: Row, links: dict[str, Row], *, details: bool) -> Row:
-    """Return a row as a veth has it, with what is new where iproute2 has it: after the ifindex."""
+    """Return a row as for a veth, with the peer's keys where iproute2 has them: after the ifindex."""
     link = links.get(row.get("ifname", ""))
     if link is None:
         return row
@@ -81,7 +81,7 @@ def _dumped(rows: list[Row], *, pretty: bool) -> bytes:
 
 
 def _text(out: bytes, ours: list[Row], veths: list[Row] | None) -> bytes:
-    """Edit the blocks of our links, which begin with their ifindex, and leave out those that were not asked for."""
+    """Edit the blocks of vethd's links, which begin with the ifindex, and drop the links that were not selected."""
     links = {link["ifindex"]: link for link in ours}
     kept = None if veths is None else links.keys() | {row["ifindex"] for row in veths}
     lines: list[bytes] = []
@@ -114,7 +114,7 @@ def _brief(out: bytes, ours: list[Row], veths: list[Row] | None) -> bytes:
 
 
 def _renamed(line: bytes, start: int, link: Row, form: bytes) -> bytes:
-    """Write name@peer for the name at start, perhaps behind a colour, in iproute2's form."""
+    """Replace the name at start (after a colour's escape, if any) by name@peer, in iproute2's form."""
     start = _matched(line, start)
     peer = link["peer_name"] if link["netns"] == link["peer_netns"] else f"if{link['peer_ifindex']}"
     old, new = (form % name.encode("utf-8", "surrogateescape") for name in (link["name"], f"{link['name']}@{peer}"))
@@ -122,6 +122,6 @@ def _renamed(line: bytes, start: int, link: Row, form: bytes) -> bytes:
 
 
 def _matched(line: bytes, start: int) -> int:
-    """Return the place behind a colour's escape, if there is one."""
+    """Return the position after a colour's escape at start, or start if there is none."""
     colour = _COLOR.match(line, start)
     return colour.end() if colour else start

@@ -1,9 +1,9 @@
-"""What `ip link add` and `ip link delete` say: iproute2's words, their order of comparison and their abbreviations.
+"""Parse `ip link add` and `ip link delete`: iproute2's words, their order of comparison and their abbreviations.
 
-A line is read for one end at a time, and then for its peer. Whatever iproute2 would not take raises UsageError and is
-not worded here. What is said and has no effect on a veth that is being made (measured: alias, carrier, protodown,
-parentdev, link, vf, xdp, protodown_reason; of the peer also master and, alone, index) is read and left out. What the
-daemon does not know is kept, to be said to the real ip once the pair is there (add.py).
+A line is parsed for the near end first, then for the peer. A line that iproute2 would reject raises UsageError; the
+message comes from the real ip. Options without effect on a new veth (measured: alias, carrier, protodown, parentdev,
+link, vf, xdp, protodown_reason; of the peer also master and, alone, index) are parsed and ignored. Options that the
+daemon does not know are kept, and the real ip applies them after the pair is made (add.py).
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 GSO_MAX_SEGS = 65535
 ALIAS_MAX = 255
 NAME_MAX = 15
-NAME_LONGEST = 127  # of an altname, which is what iproute2 takes a name for
+NAME_LONGEST = 127  # of an altname: iproute2 accepts one where it expects a device's name
 
-# in iproute2's order of comparison; "=": not to be abbreviated
+# in iproute2's order of comparison; "=": cannot be abbreviated
 _TABLE = """
 up= down= name= index= link address broadcast brd= txqueuelen qlen= txqlen mtu= xdpgeneric= xdpdrv= xdpoffload= xdp=
 netns= multicast= allmulticast= promisc= trailers= arp= carrier= vf= master vrf= nomaster dynamic type alias group=
@@ -30,9 +30,9 @@ gso_max_segs= gro_max_size= gso_ipv4_max_size= gro_ipv4_max_size= parentdev= hel
 _WORDS = tuple(_TABLE.split())
 _SYNONYMS = {"brd": "broadcast", "qlen": "txqueuelen", "txqlen": "txqueuelen", "vrf": "master"}
 _LATER = frozenset({"broadcast", "dynamic", "gro_ipv4_max_size", "gso_ipv4_max_size", "mode", "state", "trailers"})
-"""What the daemon does not know."""
+"""Options that the daemon does not know."""
 _LONG = frozenset({"protodown_reason", "vf", "xdp", "xdpdrv", "xdpgeneric", "xdpoffload"})
-"""What takes several words, and what the kernel leaves out where a link is new."""
+"""Options of several words, which the kernel ignores on a new link."""
 _OF_VF = (
     *("mac", "vlan", "qos", "proto", "rate", "max_tx_rate", "min_tx_rate"),
     *("spoofchk", "query_rss", "trust", "state", "node_guid", "port_guid"),
@@ -42,22 +42,22 @@ _FLAGS = frozenset({"multicast", "allmulticast", "promisc", "arp"})
 
 
 class NotOursError(Exception):
-    """The line is good, and about another kind of link."""
+    """The line is valid, and about another kind of link."""
 
 
 class UnsupportedError(Exception):
-    """The line has an addrgenmode, which the kernel sets on no link that IPv6 has not seen, since Linux 6.4."""
+    """The line has an addrgenmode, which the kernel since Linux 6.4 refuses for a link that has no IPv6 state yet."""
 
     def __str__(self) -> str:
-        """Word it as the kernel does."""
+        """Return the kernel's message."""
         return "RTNETLINK answers: Address family not supported by protocol\n"
 
 
 class End:
-    """What a line says of one end: attributes as the API has them, and what must be looked up before.
+    """One end in a line: its attributes in the API's form, and the words that must be looked up first.
 
-    later is what the real ip is to do to it once it is there. doubtful: the real ip is to be asked whether it takes the
-    line, as that depends on devices of the namespace, or on iproute2's version.
+    later holds the options that the real ip applies after the pair is made. doubtful: the real ip must check the line
+    first, as its validity depends on devices of the namespace or on iproute2's version.
     """
 
     __slots__ = ("dev", "doubtful", "index", "kind", "later", "link_netns", "name", "netns", "rest", "said", "seen")
@@ -76,14 +76,14 @@ class End:
         self.seen: set[str] = set()
 
     def known_as(self) -> str | None:
-        """Return the name that the line gives it. Raises UsageError where it gives two."""
+        """Return the name that the line gives the end. Raises UsageError if it gives two."""
         if self.name is not None and self.dev is not None and self.name != self.dev:
             raise UsageError(self.name)
         return self.name if self.name is not None else self.dev
 
 
 def read_end(words: list[str]) -> End:
-    """Read one end's words up to its type, which takes one word more. Raises UsageError, UnsupportedError."""
+    """Parse one end's words up to its type, which takes one word more. Raises UsageError, UnsupportedError."""
     end, at = End(), 0
     while at < len(words):
         word = _find(words[at])
@@ -112,7 +112,7 @@ def read_end(words: list[str]) -> End:
 
 
 def read_add(words: list[str]) -> tuple[End, End | None]:
-    """Read what follows `link add`: the near end, and the peer where one is described.
+    """Parse the words after `link add`: the near end, and the peer if it is described.
 
     Raises NotOursError (another type), UsageError, UnsupportedError.
     """
@@ -137,7 +137,7 @@ def read_add(words: list[str]) -> tuple[End, End | None]:
 
 
 def read_delete(words: list[str]) -> str:
-    """Return the device that `link delete` names. Raises UsageError where it says anything else but a type."""
+    """Return the device that `link delete` names. Raises UsageError if the line has other words than a type."""
     if words and words[0] in ("dev", "name"):
         words = words[1:]
     if not words or (words[1:] and not (len(words) == 3 and _find(words[1]) == "type")):
@@ -146,12 +146,12 @@ def read_delete(words: list[str]) -> str:
 
 
 def _type_of(words: list[str]) -> str:
-    """Guess the type of a line that could not be read whole."""
+    """Guess the type of a line that could not be parsed completely."""
     return words[words.index("type") + 1] if "type" in words[:-1] else ""
 
 
 def _find(word: str) -> str:
-    """Find an option's whole word; "" where it is none, but a device's name."""
+    """Return the full word of an option; "" if the word is not an option but a device's name."""
     for row in _WORDS:
         whole = row.rstrip("=")
         if word == whole or (whole == row and abbreviates(word, whole)):
@@ -160,11 +160,11 @@ def _find(word: str) -> str:
 
 
 def _past(end: End, word: str, words: list[str], at: int) -> int:
-    """Return the place of the last word that belongs to the one at at."""
+    """Return the position of the last word that belongs to the option at position at."""
     if word == "protodown_reason":
         return at + 2
     if word == "vf":
-        if end.dev is end.name:  # so iproute2 forgets that `name` named the device
+        if end.dev is end.name:  # here iproute2 drops a device's name that came from `name`
             end.dev = None
         at += 1
         while at + 1 < len(words) and any(abbreviates(words[at + 1], of_vf) for of_vf in _OF_VF):
@@ -193,7 +193,7 @@ def _check_name(name: str, longest: int) -> None:
 
 
 def _take(end: End, word: str, value: str) -> None:
-    """Take one option's value. Raises UsageError, also where it was said before and may be said once."""
+    """Store one option's value. Raises UsageError, also if the option may occur only once and occurs again."""
     if word in _ONCE and word in end.seen:
         raise UsageError(word)
     end.seen.add(word)

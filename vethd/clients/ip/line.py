@@ -1,9 +1,9 @@
-"""One command line of ip(8): its options, its words, and whether it may be about a veth.
+"""Parse one command line of ip(8): its options, its words, and whether it may be about a veth.
 
-Every call of the drop-in runs this module, so it imports nothing.
+Every call of vethd-ip runs this module, so it imports nothing.
 """
 
-# in the order in which ip compares; "=": not to be abbreviated, "+": a word follows
+# in the order in which ip compares; "=": cannot be abbreviated, "+": a word follows
 _TABLE = """
 loops+ family+ 4= 6= 0= M= B= human human-readable iec stats statistics details resolve oneline timestamp tshort Version
 force batch+ brief json pretty rcvbuf+ color help netns+ Numeric all echo=
@@ -13,9 +13,9 @@ _FAMILIES = ("inet", "inet6", "link", "mpls", "bridge")
 
 
 class Line:
-    """A command line: options as they were said, but for -netns and -batch; then the words, object first.
+    """A command line: the options as given, except -netns and -batch; then the words, object first.
 
-    rows are the options' whole words.
+    rows are the options' full words.
     """
 
     __slots__ = ("batch", "netns", "options", "rows", "words")
@@ -28,17 +28,17 @@ class Line:
         self.words: list[str] = []
 
     def again(self, *words: str) -> list[str]:
-        """Return the arguments that say words with this line's options."""
+        """Return the arguments for words with this line's options."""
         return [*self.options, *(["-netns", self.netns] if self.netns is not None else []), *words]
 
 
 def abbreviates(word: str, whole: str) -> bool:
-    """Return whether word is whole, or its beginning, as iproute2 lets words be cut."""
+    """Return whether word is whole or its beginning, as iproute2 allows abbreviations."""
     return bool(word) and whole.startswith(word)
 
 
 def split(args: list[str]) -> Line | None:
-    """Split arguments into options and words; None where only the real ip knows what to say."""
+    """Split arguments into options and words; None if only the real ip can handle them."""
     line, at = Line(), 0
     while at < len(args) and args[at].startswith("-"):
         said = args[at]
@@ -68,7 +68,7 @@ def split(args: list[str]) -> Line | None:
 
 
 def _option(word: str) -> str:
-    """Find an option's row by a word without its dashes; "" where there is none."""
+    """Return an option's row for a word without its dashes; "" if there is none."""
     for row in _OPTIONS:
         if word == row[:-1] if row[-1] == "=" else row.rstrip("+").startswith(word):
             return row
@@ -78,7 +78,7 @@ def _option(word: str) -> str:
 
 
 def verb(words: list[str]) -> str:
-    """Tell what is asked for: "add", "replace", "delete" or "show" of links, or "" where it cannot be ours."""
+    """Return the requested action on links: "add", "replace", "delete" or "show"; "" if it cannot be about vethd."""
     if not words or not abbreviates(words[0], "link"):
         return ""
     if len(words) == 1:

@@ -1,6 +1,6 @@
-"""The ids by which one network namespace knows others (link_netnsid): asked for, and given where there is none.
+"""Look up the ids that a network namespace has for other namespaces (link_netnsid), and assign missing ones.
 
-The kernel gives a veth's peer an id in the same way when the link is first looked at.
+In the same way the kernel assigns an id to the namespace of a veth's peer when the link is first shown.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _ATTR = struct.Struct("=HHi")
 
 
 def add_nsids(rows: list[dict[str, Any]], links: list[dict[str, Any]], netns: int) -> None:
-    """Write link_netnsid into the rows of links whose peers are elsewhere; netns is where the links are."""
+    """Add link_netnsid to the rows of links whose peers are in other namespaces; netns is the links' namespace."""
     peers = {link["ifindex"]: link["peer_netns"] for link in links if link["netns"] != link["peer_netns"]}
     if not peers:
         return
-    enter(netns)  # this process's end is near
+    enter(netns)  # for the rest of this process, which is about to end
     known = {label: _nsid_of(label) for label in set(peers.values())}
     for row in rows:
         if row.get("ifindex") in peers:
@@ -35,7 +35,7 @@ def add_nsids(rows: list[dict[str, Any]], links: list[dict[str, Any]], netns: in
 
 
 def _nsid_of(label: str) -> int:
-    """Return the id of a namespace as the daemon names it; -1, as the kernel has it, where it cannot be found."""
+    """Return the id of a namespace by the daemon's name for it; -1, the kernel's value, if it cannot be found."""
     fd = _open(label)
     if fd < 0:
         return NONE
@@ -51,7 +51,7 @@ def _nsid_of(label: str) -> int:
 
 
 def _open(label: str) -> int:
-    """Open the namespace: "" is the daemon's own, "net:[INODE]" one without a name. -1 where nobody is seen in it."""
+    """Open a namespace: "" is the daemon's own, "net:[INODE]" one without a name. -1 if no visible process is in it."""
     try:
         if not label:
             pid = ask(HEALTH, []).text.partition(b'"pid":')[2].partition(b",")[0].decode()
@@ -70,7 +70,7 @@ def _open(label: str) -> int:
 
 
 def _request(sock: socket.socket, kind: int, *attrs: tuple[int, int]) -> int:
-    """Make one request and return the id in its answer, -1 where there is none."""
+    """Make one request and return the id in its reply, -1 if there is none."""
     flags = NLM_F_REQUEST | (NLM_F_ACK if kind == RTM_NEWNSID else 0)
     body = b"".join(_ATTR.pack(_ATTR.size, name, value) for name, value in attrs)
     sock.send(_HEAD.pack(_HEAD.size + len(body), kind, flags, 1, 0, 0) + body)

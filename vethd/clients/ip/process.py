@@ -1,6 +1,6 @@
-"""How a call writes to stderr, and becomes the real ip with the signals and environment that it came with.
+"""Write to stderr, and exec the real ip with the original signal dispositions and environment.
 
-Every call of the drop-in runs this module, so it imports posix and sys alone.
+Every call of vethd-ip runs this module, so it imports only posix and sys.
 """
 
 import posix
@@ -15,23 +15,23 @@ def say(text: str) -> None:
 
 
 def become(real: str, args: list[str]) -> int:
-    """Run the real ip in this process's place; returns, with a status, only where it cannot."""
+    """Replace this process by the real ip; return a status only if that fails."""
     try:
         if posix.stat(real)[1:3] == posix.stat(sys.argv[0])[1:3]:
-            say(f"vethd-ip: {real} is vethd-ip itself: `vethd-ip install` again\n")
+            say(f"vethd-ip: {real} is vethd-ip itself, not the real ip: run `vethd-ip install` again\n")
             return NOT_FOUND
     except OSError:
-        pass  # the next line says it
+        pass  # execve() below reports the error
     try:
         restore_signals()
         posix.execve(real, [real, *args], environment())
     except OSError as error:
-        say(f"vethd-ip: the real ip, {real}: {error.strerror}: `vethd-ip install` again\n")
+        say(f"vethd-ip: cannot run the real ip, {real}: {error.strerror}: run `vethd-ip install` again\n")
     return NOT_FOUND
 
 
 def restore_signals() -> None:
-    """Give the signals that Python ignores or catches their defaults again: what is ignored stays so across exec."""
+    """Reset the signals that Python ignores or catches to their defaults, as exec keeps ignored signals ignored."""
     import _signal  # type: ignore[import-not-found]  # noqa: PLC0415 - signal itself costs 3 ms
 
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
@@ -41,7 +41,7 @@ def restore_signals() -> None:
 
 
 def environment() -> dict[bytes, bytes]:
-    """Return the environment as it came: in the C locale Python adds an LC_CTYPE, which other programs must not see."""
+    """Return the original environment: in the C locale Python adds an LC_CTYPE, which other programs must not get."""
     if posix.environ.get(b"LC_CTYPE") == b"C.UTF-8":
         with open("/proc/self/environ", "rb") as file:  # noqa: PTH123 - pathlib costs 5 ms
             if b"\0LC_CTYPE=" not in b"\0" + file.read():

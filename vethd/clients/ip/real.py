@@ -1,4 +1,4 @@
-"""The real ip: run beside us, and asked what it thinks of a line."""
+"""Run the real ip as a child process, and have it check a line without the capability to change anything."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DENIED = b"Operation not permitted"
 
 
 class Ran:
-    """A program's end: its status, and what it wrote where that was caught."""
+    """The result of a program: its status, and its output if it was captured."""
 
     __slots__ = ("err", "out", "status")
 
@@ -36,9 +36,9 @@ def run(
     stdin: bytes | None = None,
     first: Callable[[], None] | None = None,
 ) -> Ran:
-    """Run the real ip to its end; catch is "o", "e", "oe": which of stdout and stderr to catch.
+    """Run the real ip to its end; catch ("o", "e" or "oe") selects which of stdout and stderr to capture.
 
-    first is what its process does before it becomes the real ip.
+    The child process calls first before it executes the real ip.
     """
     caught = {1: _file() if "o" in catch else -1, 2: _file() if "e" in catch else -1}
     said = _file(stdin) if stdin is not None else -1
@@ -55,7 +55,7 @@ def run(
         except OSError as error:
             say(f"vethd-ip: {real}: {error.strerror}\n")
         finally:
-            posix._exit(127)  # noqa: SLF001 - its public name is os's, 4 ms away
+            posix._exit(127)  # noqa: SLF001 - its public name is in os, whose import takes 4 ms
     status = posix.waitstatus_to_exitcode(posix.waitpid(pid, 0)[1])
     if said >= 0:
         posix.close(said)
@@ -63,26 +63,26 @@ def run(
 
 
 def objection(real: str, args: list[str]) -> Ran | None:
-    """Ask the real ip, which may change nothing, whether it takes the line; return what it says where it does not."""
+    """Run the real ip without CAP_NET_ADMIN to check a line; return its result if it rejects the line, else None."""
     ran = run(real, args, catch="oe", first=give_up_rights)
     return None if ran.status == REFUSED and _DENIED in ran.err else ran
 
 
 def complain(real: str, args: list[str]) -> int:
-    """Become the real ip, which may change nothing, for a line that it does not take."""
+    """Exec the real ip without CAP_NET_ADMIN, for a line that it rejects."""
     give_up_rights()
     return become(real, args)
 
 
 def replay(ran: Ran) -> int:
-    """Write what a program wrote, and return its status."""
+    """Write a program's captured output, and return its status."""
     write(1, ran.out)
     write(2, ran.err)
     return ran.status
 
 
 def write(fd: int, data: bytes) -> None:
-    """Write all of it."""
+    """Write all of data."""
     while data:
         data = data[posix.write(fd, data) :]
 
@@ -106,8 +106,8 @@ def _take(fd: int) -> bytes:
 
 
 def give_up_rights() -> None:
-    """Give CAP_NET_ADMIN up, for good: no_new_privs, as exec would give it back to root. Raises OSError."""
-    import ctypes  # noqa: PLC0415 - 8 ms, which only mistakes and rare options cost
+    """Drop CAP_NET_ADMIN permanently; sets no_new_privs, as exec would give it back to root. Raises OSError."""
+    import ctypes  # noqa: PLC0415 - takes 8 ms, and only mistakes and rare options need it
 
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)

@@ -1,4 +1,4 @@
-"""Carries out one command line that may be vethd's: a pair made, an end deleted, links shown."""
+"""Carry out one command line that may be for vethd: make a pair, delete an end, show links."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ ABSENT = 404
 
 
 class ElsewhereError(Exception):
-    """The line is the real ip's business."""
+    """The line is for the real ip."""
 
 
 class MistakeError(Exception):
-    """The real ip does not take this line, and says why."""
+    """The real ip rejects this line, and prints the reason."""
 
 
 def run(real: str, line: Line) -> int:
-    """Carry out this process's command line and return its status; the real ip may take the process over."""
+    """Carry out this process's command line and return its status; may exec the real ip instead."""
     try:
         return carry_out(real, line, line.words)
     except ElsewhereError:
@@ -40,7 +40,7 @@ def run(real: str, line: Line) -> int:
 
 
 def carry_out(real: str, line: Line, words: list[str]) -> int:
-    """Carry out words with line's options; return the status. Raises ElsewhereError, MistakeError."""
+    """Carry out the command in words with line's options; return the status. Raises ElsewhereError, MistakeError."""
     what = verb(words)
     if what in ("add", "replace"):
         return _add(real, line, words, replace=what == "replace")
@@ -53,7 +53,7 @@ def carry_out(real: str, line: Line, words: list[str]) -> int:
 
 
 def _add(real: str, line: Line, words: list[str], *, replace: bool) -> int:
-    """Make a pair, or nothing."""
+    """Make a pair, all or nothing."""
     refused, doubtful = "", True
     try:
         near, peer = read_add(words[2:])
@@ -95,7 +95,7 @@ def _made(real: str, line: Line, near: End, peer: End | None, *, replace: bool) 
 
 
 def _delete(line: Line, words: list[str]) -> int:
-    """Delete an end, and its peer with it, if it is ours."""
+    """Delete an end and its peer, if the device is vethd's."""
     try:
         name = read_delete(words[2:])
         netns = own_netns(line.netns)
@@ -118,8 +118,8 @@ def _delete(line: Line, words: list[str]) -> int:
 
 
 def _down(real: str, error: DownError) -> str:
-    """Say that no daemon answers; and that the kernel could do it, where it could."""
+    """Return the message that no daemon answers; if the kernel has veth, the message says so."""
     path = socket_path().decode("utf-8", "surrogateescape")
-    ran = real_ip.run(real, ["link", "add", "type", "veth", "peer", "mtu", "1"], catch="oe")  # EINVAL, and nothing made
+    ran = real_ip.run(real, ["link", "add", "type", "veth", "peer", "mtu", "1"], catch="oe")  # EINVAL; makes no pair
     kernel = f"; this kernel has veth, too: {real} makes its pairs" if b"Invalid argument" in ran.err else ""
     return f"vethd-ip: vethd does not answer at {path}: {error}{kernel}\n"

@@ -1,4 +1,4 @@
-"""The links that the words of `ip link show` select, as far as it matters to vethd."""
+"""Parse the words of `ip link show` that select links, as far as vethd needs them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ _VALUED = ("to", "scope", "label", "group", "master", "vrf", "type", "dev")
 
 
 class Selection:
-    """The words of `link show` without `type veth`, the device they name, and the kind they ask for; "" for none."""
+    """The words of `link show` without `type veth`, the device and the kind that they select; "" for none."""
 
     __slots__ = ("dev", "kind", "words")
 

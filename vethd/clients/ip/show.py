@@ -1,4 +1,4 @@
-"""`ip link show`: which of its lines are about vethd's links, if any; edit.py then writes them."""
+"""`ip link show`: find out whether vethd's links are among those shown; if so, edit.py prints them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OK = 200
 
 
 def show(real: str, line: Line, words: list[str]) -> int | None:
-    """Show links and return the status; None where none of them is vethd's, and the real ip can say it all."""
+    """Show links and return the status; None if none of them is vethd's, so that the real ip can show all."""
     asked = Selection(words)
     if asked.kind not in ("", "veth") or any(abbreviates(word, "help") for word in asked.words):
         return None

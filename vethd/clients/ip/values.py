@@ -1,4 +1,4 @@
-"""The values of `ip link`'s options, read as iproute2 reads them: strtol(3), scanf(3), names of groups."""
+"""Parse the values of `ip link`'s options as iproute2 does: strtol(3), scanf(3), names of groups."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ _DIGITS = "0123456789abcdef"
 
 
 class UsageError(Exception):
-    """The line is none that iproute2 takes. The real ip has the words for it."""
+    """iproute2 rejects the line. The message comes from the real ip."""
 
 
 def integer(text: str, low: int = -INT_MAX - 1, high: int = INT_MAX) -> int:
-    """Read a whole number as strtol(text, base 0) does. Raises UsageError."""
+    """Parse a whole number as strtol(text, base 0) does. Raises UsageError."""
     value = _strtol(text.lstrip(" \t\n\v\f\r"))
     if value is None or not low <= value <= high:
         raise UsageError(text)
@@ -25,12 +25,12 @@ def integer(text: str, low: int = -INT_MAX - 1, high: int = INT_MAX) -> int:
 
 
 def unsigned(text: str, high: int = UINT_MAX) -> int:
-    """Read a number that must not be negative. Raises UsageError."""
+    """Parse a number that must not be negative. Raises UsageError."""
     return integer(text, 0, high)
 
 
 def leading(text: str) -> int:
-    """Read what digits a text begins with, 0 where there are none, as atoi(3) does."""
+    """Parse the digits at the beginning of a text, 0 if there are none, as atoi(3) does."""
     text = text.lstrip(" \t\n\v\f\r")
     sign = -1 if text.startswith("-") else 1
     digits = _while(text[1:] if text[:1] in ("+", "-") and text else text, 10)
@@ -38,7 +38,7 @@ def leading(text: str) -> int:
 
 
 def lladdr(text: str) -> str:
-    """Return a link-layer address as "xx:xx:...": of any length, or of an IPv4 address. Raises UsageError."""
+    """Return a link-layer address as "xx:xx:...": of any length, or from an IPv4 address. Raises UsageError."""
     if "." in text:
         parts = [integer(part, 0, 255) for part in text.split(".")]
         parts += [0] * (4 - len(parts))
@@ -50,14 +50,14 @@ def lladdr(text: str) -> str:
 
 
 def on_off(text: str) -> bool:
-    """Read "on" or "off". Raises UsageError."""
+    """Parse "on" or "off". Raises UsageError."""
     if text not in ("on", "off"):
         raise UsageError(text)
     return text == "on"
 
 
 def group(text: str) -> int:
-    """Return the number of a device group, which may have a name in iproute2's files. Raises UsageError."""
+    """Return the number of a device group, which may be given by a name in iproute2's files. Raises UsageError."""
     if text == "default":
         return 0
     for path in GROUP_FILES:
@@ -73,7 +73,7 @@ def group(text: str) -> int:
 
 
 def _byte(text: str) -> int:
-    """Read one byte as scanf("%x") into an int does: what follows the digits, or is over 32 bits, is lost."""
+    """Parse one byte as scanf("%x") into an int does: text after the digits and bits above 32 are lost."""
     text = text.lstrip(" \t\n\v\f\r").lower()
     negative = text.startswith("-")
     text = text[1:] if text[:1] in ("+", "-") and text else text
@@ -97,7 +97,7 @@ def _strtol(text: str) -> int | None:
 
 
 def _while(text: str, base: int) -> str:
-    """Return the digits that text begins with."""
+    """Return the digits at the beginning of text."""
     end = 0
     while end < len(text) and text[end].lower() in _DIGITS[:base]:
         end += 1
