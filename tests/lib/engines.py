@@ -12,8 +12,10 @@ import pytest
 from vethd.datapath.aio import AsyncioEngine
 from vethd.datapath.engine import Engine
 from vethd.datapath.native import NativeEngine, why_not
+from vethd.model.api import FORMER_ENGINES
 
-_FORCED = os.environ.get("VETHD_ENGINE", "auto")
+_NAMED = os.environ.get("VETHD_ENGINE", "auto")
+_FORCED = FORMER_ENGINES.get(_NAMED, _NAMED)
 
 ENGINES = ("asyncio", "native") if _FORCED == "auto" else (_FORCED,)
 """What a test of engines runs on: VETHD_ENGINE leaves one of them."""

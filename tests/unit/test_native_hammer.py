@@ -72,8 +72,7 @@ class Anvil(Yard):
                 lane.dry,
                 lambda lane=lane: counters(lane),  # type: ignore[misc]
                 self.worker.take_dead,
-                lambda: self.worker.set_spin(dice.choice((0, 50))),
-                lambda: self.worker.set_moderation(dice.choice((0, 5, 50))),
+                lambda: self.worker.set_times(dice.choice((0, 50)), dice.choice((0, 5, 50))),
             )
             dice.choice(acts)()
 

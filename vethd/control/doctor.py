@@ -66,7 +66,7 @@ def daemon_check(client: Client) -> Check:
         return Check(name="daemon", ok=False, required=False, detail=str(error), advice="see the daemon's log")
     detail = f"vethd {health.version}, pid {health.pid}, engine {engine.name}, {health.pairs} pairs"
     if engine.fallback:
-        detail += f"; not uring: {engine.fallback}"
+        detail += f"; not native: {engine.fallback}"
     if health.waiting:
         detail += f", {health.waiting} waiting"
     if health.reconciled is not None and str(health.reconciled):

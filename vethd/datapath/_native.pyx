@@ -127,17 +127,11 @@ cdef class Worker:
             give_turn(self.it)
         wake(self.it.kick_fd)
 
-    def set_spin(self, int spin_us):
-        """Poll for so many microseconds after a lane's last frame before sleeping."""
+    def set_times(self, int spin_us, int moderation_us):
+        """Set how long a thread polls before it sleeps, and the longest pause in bulk transfers (0: none)."""
         with nogil:
             take_turn(self.it)
             self.it.spin_ns = <int64_t>spin_us * 1000
-            give_turn(self.it)
-
-    def set_moderation(self, int moderation_us):
-        """Pause for so many microseconds at most amid bulk flows; 0: arm their lanes instead."""
-        with nogil:
-            take_turn(self.it)
             self.it.moderation_ns = self.it.pause_ns = <int64_t>moderation_us * 1000
             give_turn(self.it)
 

@@ -40,6 +40,11 @@ def why_not() -> str | None:
     return None
 
 
+def _possible(moderation_us: int) -> int:
+    """Return moderation_us, or 0 if a pause as short as that would take a jiffy here."""
+    return moderation_us if _native.clock_resolution_ns() <= _FINE_NS else 0
+
+
 class _Thread:
     """A worker and the thread that runs it."""
 
@@ -154,7 +159,7 @@ class NativeEngine:
         self.loop: AbstractEventLoop | None = None
         self.workers = workers
         self.spin_us = spin_us
-        self.moderation_us = moderation_us if _native.clock_resolution_ns() <= _FINE_NS else 0
+        self.moderation_us = _possible(moderation_us)
         self._threads: list[_Thread] = []
         self._wires: set[NativeWire] = set()
         self._waiting: list[NativeWire] = []
@@ -171,28 +176,22 @@ class NativeEngine:
             self.attach(loop)
 
     def attach(self, loop: AbstractEventLoop) -> None:
-        """See SpinningEngine."""
+        """See ThreadedEngine."""
         self.loop = loop
         for thread in self._threads:
             thread.attach(loop)
 
     def begin(self) -> None:
-        """See SpinningEngine."""
+        """See ThreadedEngine."""
         waiting, self._waiting = self._waiting, []
         for wire in waiting:
             wire.start()
 
-    def set_spin(self, spin_us: int) -> None:
-        """Let the workers poll for so many microseconds after a frame before they sleep; from now on."""
-        self.spin_us = spin_us
+    def set_times(self, spin_us: int, moderation_us: int) -> None:
+        """See ThreadedEngine."""
+        self.spin_us, self.moderation_us = spin_us, _possible(moderation_us)
         for thread in self._threads:
-            thread.worker.set_spin(spin_us)
-
-    def set_moderation(self, moderation_us: int) -> None:
-        """Let the workers pause for so many microseconds at most amid bulk flows; from now on."""
-        self.moderation_us = moderation_us if _native.clock_resolution_ns() <= _FINE_NS else 0
-        for thread in self._threads:
-            thread.worker.set_moderation(self.moderation_us)
+            thread.worker.set_times(self.spin_us, self.moderation_us)
 
     def join(
         self,
