@@ -79,7 +79,7 @@ test-all: ## as test, with the tests that need big packages
 test-newest: ## as test, with the newest release of every Python package, in a copy in build/newest
 	@rm -rf $(NEWEST)
 	@mkdir -p $(NEWEST)
-	@tar -c --exclude=./.git --exclude=./.venv --exclude=./build --exclude='*.so' --exclude=_uring.c . | tar -x -C $(NEWEST)
+	@tar -c --exclude=./.git --exclude=./.venv --exclude=./build --exclude='*.so' --exclude=_native.c . | tar -x -C $(NEWEST)
 	@$(MAKE) --no-print-directory -C $(NEWEST) LOCK= test
 
 lock: ## write requirements.lock anew, with the newest release of every Python package
@@ -140,7 +140,7 @@ deb: packages-deb packages-python ## build a Debian package, build/vethd_*.deb
 	@debian/rules clean
 
 clean: ## remove what the other targets made
-	rm -rf .venv build dist *.egg-info vethd/datapath/_uring.c vethd/datapath/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist *.egg-info vethd.datapath._native.c vethd/datapath/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 GUEST := build/unpacked/linux-image-cloud-amd64

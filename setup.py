@@ -15,8 +15,8 @@ NATIVE = Path("vethd/datapath")
 setup(
     ext_modules=[
         Extension(
-            "vethd.datapath._uring",
-            sources=[str(NATIVE / "_uring.pyx")],
+            "vethd.datapath._native",
+            sources=[str(NATIVE / "_native.pyx")],
             depends=sorted(str(path) for path in NATIVE.glob("*.px[di]")),
             # frames are read through pointers of other types, as in the kernel
             extra_compile_args=["-O2", "-fno-strict-aliasing", "-pthread"],

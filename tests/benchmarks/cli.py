@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Measure vethd beside the kernel's veth and other programs.",
         epilog=f"Measures: {', '.join(each.name for each in (*MEASURES, *EXTRAS))}. "
         f"Contestants: {', '.join(everybody())}, and engines with lines of their config, as in "
-        "uring:gro=off+spin_us=0.",
+        "native:gro=off+spin_us=0.",
     )
     names = "NAME[,NAME...]"
     parser.add_argument("--only", type=_words, metavar=names, help="measure only that")

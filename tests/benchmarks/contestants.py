@@ -1,6 +1,6 @@
 """Who takes part: the kernel's veth, vethd with each engine and setting, and the peers.
 
-A contestant of vethd is named ENGINE[:KEY=VALUE[+KEY=VALUE ...]], e.g. "uring" or "asyncio:gro=off": what comes after
+A contestant of vethd is named ENGINE[:KEY=VALUE[+KEY=VALUE ...]], e.g. "native" or "asyncio:gro=off": what comes after
 the colon are lines of its daemon's config.
 """
 

@@ -10,7 +10,7 @@ from tests.benchmarks.data import Run
 from tests.benchmarks.peers import PEERS
 from tests.benchmarks.tables import Cell, cell
 
-KERNEL, URING, ASYNCIO = "kernel", "uring", "asyncio"
+KERNEL, NATIVE, ASYNCIO = "kernel", "native", "asyncio"
 TICK_S = 0.01  # a clock tick, the least that the kernel's own accounting shows
 
 Value = Callable[[Run], float]
@@ -29,33 +29,33 @@ class Target(NamedTuple):
 def targets() -> list[Target]:
     """Return all targets."""
     found = [
-        _against_veth(URING, "tcp1", "TCP 1 flow", 0.75, 1.0),
-        _against_veth(URING, "tcp4", "TCP 4 flows", 0.45, 0.60),
-        _against_veth(URING, "tcpnogso", "TCP, sender without GSO", 0.60, 0.90),
-        _against_veth(URING, "udp64", "UDP 64 B lossless", 1.1, 1.5),
-        _against_veth(URING, "udp64x4", "UDP 64 B, 4 flows, lossless", 0.85, 1.2),
-        _against_veth(URING, "udp1400", "UDP 1400 B lossless", 1.0, 1.3),
-        Target("uring, ping average, us", _median(URING, "pinga"), 20, 12, more_is_better=False),
+        _against_veth(NATIVE, "tcp1", "TCP 1 flow", 0.75, 1.0),
+        _against_veth(NATIVE, "tcp4", "TCP 4 flows", 0.45, 0.60),
+        _against_veth(NATIVE, "tcpnogso", "TCP, sender without GSO", 0.60, 0.90),
+        _against_veth(NATIVE, "udp64", "UDP 64 B lossless", 1.1, 1.5),
+        _against_veth(NATIVE, "udp64x4", "UDP 64 B, 4 flows, lossless", 0.85, 1.2),
+        _against_veth(NATIVE, "udp1400", "UDP 1400 B lossless", 1.0, 1.3),
+        Target("native, ping average, us", _median(NATIVE, "pinga"), 20, 12, more_is_better=False),
         Target(
-            "uring, UDP request and response, p50, times veth",
-            _ratio(URING, KERNEL, "rr_p50"),
+            "native, UDP request and response, p50, times veth",
+            _ratio(NATIVE, KERNEL, "rr_p50"),
             1,
             1,
             more_is_better=False,
         ),
-        Target("uring, CPU s per GB of TCP", _median(URING, "tcp1_cpu"), 0.38, 0.27, more_is_better=False),
+        Target("native, CPU s per GB of TCP", _median(NATIVE, "tcp1_cpu"), 0.38, 0.27, more_is_better=False),
         _against_veth(ASYNCIO, "tcp1", "TCP 1 flow", 0.65, 0.85),
         _against_veth(ASYNCIO, "udp64", "UDP 64 B lossless", 0.9, 1.1),
-        _against_peers(URING, "tcp1", "TCP 1 flow", 8),
-        _against_peers(URING, "udp64", "UDP 64 B lossless", 3),
-        _against_peers(URING, "udp64_over", "UDP 64 B under overload", 3),
-        _against_peers(URING, "pinga", "ping average", 1, more_is_better=False),
-        _against_peers(URING, "rr_p50", "UDP request and response, p50", 1, more_is_better=False),
+        _against_peers(NATIVE, "tcp1", "TCP 1 flow", 8),
+        _against_peers(NATIVE, "udp64", "UDP 64 B lossless", 3),
+        _against_peers(NATIVE, "udp64_over", "UDP 64 B under overload", 3),
+        _against_peers(NATIVE, "pinga", "ping average", 1, more_is_better=False),
+        _against_peers(NATIVE, "rr_p50", "UDP request and response, p50", 1, more_is_better=False),
         _against_peers(ASYNCIO, "tcp1", "TCP 1 flow", 5),
     ]
     found += [
         Target(f"{name}, CPU s in 5 s of idleness", _median(name, "idle"), TICK_S, TICK_S, more_is_better=False)
-        for name in (URING, ASYNCIO)
+        for name in (NATIVE, ASYNCIO)
     ]
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tests.lib.engines import FLAVOURS
+from tests.lib.engines import ENGINES
 from tests.lib.segments import TCP, Segment
 from tests.lib.sockwire import Bench
 from vethd.model.gro import coalesce
@@ -12,7 +12,7 @@ from vethd.model.verdict import Road, verdict
 
 # One that gives a callback all that waits: what it writes is known beforehand. Of an engine with threads only this is
 # known: there is some division into batches of which it is what the model says.
-ONE_LOOK = {name: name == "asyncio" for name in FLAVOURS}
+ONE_LOOK = {name: name == "asyncio" for name in ENGINES}
 DIVIDED_MAX = 24  # frames of a batch whose division is to be found: that costs by its cube
 
 U4 = Segment()

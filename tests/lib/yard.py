@@ -18,9 +18,9 @@ OPEN = -1
 class Yard:
     """A worker, its thread once it began, and sockets and lanes that close with it."""
 
-    def __init__(self, native: ModuleType, *, plain: bool = False) -> None:
+    def __init__(self, native: ModuleType) -> None:
         self.native = native
-        self.worker = native.Worker(50, plain)
+        self.worker = native.Worker(50, 50)
         self.thread = threading.Thread(target=self.worker.run, name="worker", daemon=True)
         self.lanes: list[Any] = []
         self.fds: list[int] = []
@@ -28,7 +28,6 @@ class Yard:
     def begin(self) -> None:
         """Let the worker run."""
         self.thread.start()
-        self.worker.wait_started()
 
     def pair(self, kind: socket.SocketKind = socket.SOCK_SEQPACKET, room: int = 8 << 20) -> tuple[int, int]:
         """Return the two ends of a socketpair."""

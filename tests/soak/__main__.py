@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600.0, help="in all, over the engines (default 3600)")
     parser.add_argument("--seed", type=int, help="what is done, and in which order (default: random)")
     parser.add_argument(
-        "--engine", choices=("asyncio", "uring"), help="one of them (default: both, one after the other)"
+        "--engine", choices=("asyncio", "native"), help="one of them (default: both, one after the other)"
     )
     said = parser.parse_args()
     if os.geteuid() != 0 or not Path("/dev/net/tun").exists():

@@ -164,7 +164,7 @@ class Steady(Actor):
             case 5:
                 self.renamed()
             case _:
-                if self.world.engine == "uring":
+                if self.world.engine == "native":
                     spin = {"spin_us": self.dice.choice((0, 50, 200))}
                     self.stage.did("spin", str(spin))
                     self.world.surely("PATCH", "/v1/engine", spin)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.lib.leaks import PREFIX
 from tests.lib.netns import Netns
-from vethd.datapath.engines import pick_engine
+from vethd.datapath.engines import Asked, pick_engine
 from vethd.model.api import PairChange
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.pairs import changes
@@ -22,7 +22,7 @@ async def test_a_change_under_way_is_finished(
 ) -> None:
     netns = Netns.create(f"{PREFIX}ending")
     try:
-        manager = Manager(pick_engine("asyncio", asyncio.get_running_loop(), 1, 50))
+        manager = Manager(pick_engine(Asked("asyncio"), asyncio.get_running_loop()))
         entry = await manager.newlink(PairSpec(name="va", netns=netns.name, peer=LinkSpec(name="vb", netns=netns.name)))
         begun, go_on = asyncio.Event(), asyncio.Event()
         chore = manager.workers.chore

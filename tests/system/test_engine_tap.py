@@ -11,7 +11,7 @@ import pytest
 
 from tests.kernel.lib import House, Net
 from tests.kernel.tap import TUNSETOFFLOAD, Tap
-from tests.lib.engines import FLAVOURS, make
+from tests.lib.engines import ENGINES, make
 from tests.lib.frames import ETH_P_IP, Vnet, ether, sized, udp
 from tests.lib.packet import PacketSocket
 from tests.lib.segments import TCP, Segment
@@ -32,7 +32,7 @@ def factory(request: pytest.FixtureRequest) -> LoopFactory:
     return LOOPS[request.param]
 
 
-@pytest.fixture(params=FLAVOURS)
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -1,8 +1,7 @@
-"""Where the native engine cannot run, "auto" takes the other and says so once, and "uring" is refused with the reason.
+"""Where the native engine is not built, as on a machine without a compiler, "auto" takes asyncio and says so once.
 
-It cannot where it was not built, as on a machine without a compiler, and where the kernel has no io_uring or forbids
-it. The sysctl kernel.io_uring_disabled forbids with the EPERM that a seccomp filter gives here; it is the whole
-machine's, and no test touches it.
+Asked for by name, it is refused with the reason. Where it is built it runs, whatever a seccomp filter says of io_uring,
+and answers to its former name.
 """
 
 from __future__ import annotations
@@ -38,7 +37,8 @@ os.execvp(sys.argv[2], sys.argv[2:])
 MAIN = "from vethd.daemon.main import main; main()"
 BUILD_S = 600.0
 END_S = 60.0
-TOLD = "engine uring unavailable, using asyncio"
+TOLD = "engine native unavailable, using asyncio"
+NEW_NAME = "engine has a new name"
 
 Argv = tuple[str, ...]
 
@@ -93,19 +93,21 @@ def unbuilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-@pytest.fixture(params=["not built", "EPERM", "ENOSYS"])
-def program(request: pytest.FixtureRequest) -> tuple[Argv, str]:
-    """Return how to call a vethd that has no uring, and words of the reason."""
-    if request.param == "not built":
-        return vethd(request.getfixturevalue("unbuilt")), "the native engine is not built"
-    words = {"EPERM": "io_uring is forbidden here", "ENOSYS": "this kernel has no io_uring"}
-    return forbidden(getattr(errno, request.param)), words[request.param]
+@pytest.fixture
+def program(unbuilt: Path) -> tuple[Argv, str]:
+    """Return how to call a vethd that has no native engine, and words of the reason."""
+    return vethd(unbuilt), "the native engine is not built"
+
+
+def events(log: Path, event: str) -> list[dict[str, str]]:
+    """Return the log's lines of this event."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [line for line in lines if line["event"] == event]
 
 
 def told(log: Path) -> list[str]:
     """Return the reasons that a log tells, one each time."""
-    lines = [json.loads(line) for line in log.read_text().splitlines()]
-    return [line["reason"] for line in lines if line["event"] == TOLD]
+    return [line["reason"] for line in events(log, TOLD)]
 
 
 def test_auto_forwards_and_says_once_why_by_asyncio(place: Place, program: tuple[Argv, str]) -> None:
@@ -145,40 +147,54 @@ def test_the_foreground_says_it_once(place: Place, program: tuple[Argv, str]) ->
     assert [reason.startswith(words) for reason in told(log)] == [True]
 
 
-@pytest.mark.parametrize(
-    ("code", "detail"), [(errno.EPERM, f"forbidden ({os.strerror(errno.EPERM)}"), (errno.ENOSYS, "has none")]
-)
-def test_doctor_says_it(code: int, detail: str) -> None:
-    doctor = python(REPO, "from vethd.control.main import main; main()")
-    argv = [*python(REPO, FORBID), str(code), *doctor, "doctor", "--json"]
+def test_doctor_says_it(unbuilt: Path) -> None:
+    argv = [*python(unbuilt, "from vethd.control.main import main; main()"), "doctor", "--json"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=END_S, check=True)
-    checks = {check["name"]: check for check in json.loads(done.stdout)}
-    for name in ("io_uring", "engine uring"):
-        assert (checks[name]["ok"], checks[name]["required"]) == (False, False)
-    assert detail in checks["io_uring"]["detail"]
-    assert bool(checks["io_uring"]["advice"]) == (code == errno.EPERM)
+    (check,) = [check for check in json.loads(done.stdout) if check["name"] == "engine native"]
+    assert (check["ok"], check["required"]) == (False, False)
+    assert check["detail"].startswith("the native engine is not built")
+    assert check["advice"]
 
 
 @pytest.mark.parametrize("args", [(), ("pair", "va", "vb")], ids=["daemon", "pair"])
-def test_uring_is_refused_in_one_sentence(place: Place, program: tuple[Argv, str], args: Argv) -> None:
+def test_native_is_refused_in_one_sentence(place: Place, program: tuple[Argv, str], args: Argv) -> None:
     site, _ = place
     argv, words = program
-    command = [*argv, "--engine", "uring", "--socket", str(site.socket), *args]
+    command = [*argv, "--engine", "native", "--socket", str(site.socket), *args]
     done = site.home.run(subprocess.run, command, capture_output=True, text=True, timeout=END_S, check=False)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith(f"vethd: engine uring: {words}")
+    assert done.stderr.startswith(f"vethd: engine native: {words}")
     assert len(done.stderr.splitlines()) == 1
     assert not site.socket.exists()
     assert site.home.names() == set()
 
 
-def test_a_config_that_asks_for_uring_is_no_wrong_one(place: Place, program: tuple[Argv, str]) -> None:
+def test_a_config_that_asks_for_native_is_no_wrong_one(place: Place, program: tuple[Argv, str]) -> None:
     site, _ = place
-    site.configure('engine = "uring"')
+    site.configure('engine = "native"')
     done = subprocess.run(
         [*program[0], "--config", str(site.config), "--check-config"], capture_output=True, timeout=END_S, check=False
     )
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.ENOSYS])
+@pytest.mark.parametrize("name", ["auto", "native", "uring"])
+def test_native_runs_without_io_uring(place: Place, code: int, name: str) -> None:
+    """As container runtimes forbid it, and as old kernels lack it; the former name is told once, and works."""
+    site, lab = place
+    site.daemon = Daemon(site.directory, site.home, name, "--config", str(site.config), program=forbidden(code))
+    site.running = True
+    engine = Client(str(site.socket)).engine()
+    assert (engine.name, engine.moderation_us, engine.fallback) == ("native", 50, "")
+    wire = lab.pair(lab.netns("a"), lab.netns("b"))
+    wire.up()
+    near, far = wire.addresses()
+    ping(wire.a.netns, near, wire.b.netns, far)
+    site.hang_up()
+    said = [(line["former"], line["name"]) for line in events(site.daemon.log, NEW_NAME)]
+    assert said == ([("uring", "native")] if name == "uring" else [])
+    assert told(site.daemon.log) == []
 
 
 def test_what_is_distributed(tmp_path: Path) -> None:
@@ -190,20 +206,20 @@ def test_what_is_distributed(tmp_path: Path) -> None:
         names = {name.removeprefix("vethd/datapath/") for name in archive.namelist() if "/_" in name}
         archive.extractall(tmp_path / "wheel")  # noqa: S202 - made a moment ago
     native = {name for name in names if name.startswith("_") and not name.startswith("__")}
-    assert {name.split(".", 1)[0] for name in native} == {"_uring"}
+    assert {name.split(".", 1)[0] for name in native} == {"_native"}
     assert {name.rpartition(".")[2] for name in native} == {"so", "pyi"}
-    ask = "from vethd.datapath import uring; print(uring.__file__); print(uring.why_not())"
+    ask = "from vethd.datapath import native; print(native.__file__); print(native.why_not())"
     argv = [sys.executable, "-P", "-c", ask]
     env = os.environ | {"PYTHONPATH": str(tmp_path / "wheel")}
     answer = subprocess.run(argv, env=env, capture_output=True, text=True, check=True).stdout.split("\n")
-    assert answer == [str(tmp_path / "wheel" / "vethd" / "datapath" / "uring.py"), "None", ""]
+    assert answer == [str(tmp_path / "wheel" / "vethd" / "datapath" / "native.py"), "None", ""]
 
     build(tmp_path, "-c", f"from setuptools import build_meta; build_meta.build_sdist({str(tmp_path)!r})")
     (sdist,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         inside = {name.partition("/")[2] for name in archive.getnames()}
     sources = {str(path.relative_to(REPO)) for path in (REPO / "vethd" / "datapath").glob("*.p[xy][xdi]")}
-    assert {f"vethd/datapath/_{name}" for name in ("uring.pyx", "uring.pyi", "probe.pxi", "ring.pxd")} <= sources
+    assert {f"vethd/datapath/_{name}" for name in ("native.pyx", "native.pyi", "spec.pxi", "poll.pxd")} <= sources
     assert sources | {"setup.py", "pyproject.toml"} <= inside
     assert not [name for name in inside if name.endswith((".c", ".so", ".o"))]
 
@@ -222,12 +238,12 @@ def test_make_builds_what_changed_and_does_without_what_it_cannot(tmp_path: Path
     assert len(first) == 1
     assert native().returncode == 0
     assert built() == first
-    (source / "vethd" / "datapath" / "_ring.pxd").touch()
+    (source / "vethd" / "datapath" / "_poll.pxd").touch()
     done = native(CC="/bin/false")
     assert (done.returncode, done.stderr, built()) == (0, "", [])
     assert done.stdout.startswith("setup: the native engine could not be built, so vethd uses the asyncio engine (")
     assert len(done.stdout.splitlines()) == 1
-    with (source / "vethd" / "datapath" / "_uring.pyx").open("a") as file:
+    with (source / "vethd" / "datapath" / "_native.pyx").open("a") as file:
         file.write("cdef int wrong(:\n")
     done = native()
     assert done.returncode == 1

@@ -15,7 +15,7 @@ from tests.lib.lab import End
 from tests.lib.netns import Netns
 from tests.lib.site import Place, alive, fd_call, toml_pair
 from tests.lib.wait import wait_until
-from vethd.datapath.engines import pick_engine
+from vethd.datapath.engines import Asked, pick_engine
 from vethd.memory.store import Store
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.pairs.declared import Declared
@@ -215,7 +215,7 @@ def test_what_was_done_before_is_known(place: Place, tmp_path: Path) -> None:
     declared_spec = PairSpec(name="vc", netns=a.name, mtu=1400, peer=LinkSpec(name="vd", netns=b.name))
 
     async def body() -> None:
-        manager = Manager(pick_engine("asyncio", asyncio.get_running_loop(), 1, 50))
+        manager = Manager(pick_engine(Asked("asyncio"), asyncio.get_running_loop()))
         store = Store(str(tmp_path))
         declared = Declared(manager, store)
         try:

@@ -113,7 +113,7 @@ def told(site: Site, event: str) -> list[Any]:
 
 
 def squatter(end: End, more: int = 0) -> Tap:
-    """Attach to a dead daemon's device, as soon as its io_uring has let go: that is a moment after its death."""
+    """Attach to a dead daemon's device, as soon as the kernel has released it."""
 
     def attach() -> list[Tap]:
         try:
@@ -404,7 +404,6 @@ def test_killed_at_any_moment(place: Place) -> None:
         again(site)
         there = len(site.daemon.pairs()) - 1
         names = ({"va", "vc"}, {"vb", "vd"}) if there else ({"va"}, {"vb"})
-        # a dead daemon's io_uring may let go of its devices a moment after its death
         wait_until(lambda names=names: (a.names(), b.names()) == names, what=f"{names}")  # type: ignore[misc]
     forwards(wire)
 

@@ -185,12 +185,12 @@ def test_without_a_daemon_it_just_starts(root: None, tmp_path: Path) -> None:  #
 
 READER = """
 import asyncio, sys
-from vethd.datapath.engines import pick_engine
+from vethd.datapath.engines import Asked, pick_engine
 from vethd.doors import handover
 from vethd.memory.takeover import hold, read_record
 async def main():
     _, fds = handover.ask(sys.argv[1])
-    engine = pick_engine(sys.argv[2], asyncio.get_running_loop()).engine
+    engine = pick_engine(Asked(sys.argv[2]), asyncio.get_running_loop()).engine
     held = {}
     hold(read_record(fds)[0], fds, engine, held, gro=True)
     await asyncio.sleep(0)

@@ -116,7 +116,9 @@ def get(sock: Path, path: str) -> Any:
 
 
 def record(*pairs: PairRecord, seq: int = 1, **fields: Any) -> bytes:
-    data = encode(seq, 9, 99, map(encode_pair, pairs), EngineRecord(name=ENGINE, workers=1 if ENGINE == "uring" else 0))
+    data = encode(
+        seq, 9, 99, map(encode_pair, pairs), EngineRecord(name=ENGINE, workers=1 if ENGINE == "native" else 0)
+    )
     return framed(json.dumps(json.loads(data[HEAD:]) | fields).encode())
 
 
@@ -190,7 +192,7 @@ def test_queues_of_two_devices_are_no_end(store: Store, tmp_path: Path) -> None:
         assert "pair not taken over: p1" in warnings(lines)
 
 
-@pytest.mark.parametrize("name", ["asyncio", "uring", "warp", None])
+@pytest.mark.parametrize("name", ["asyncio", "native", "uring", "warp", None])
 def test_the_engine_is_as_configured_whatever_the_record_says(store: Store, tmp_path: Path, name: str | None) -> None:
     """It may forward by another until the config is read; the devices do not notice."""
     for number, ifname in enumerate(("a1", "b1"), 1):

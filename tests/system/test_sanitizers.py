@@ -22,7 +22,7 @@ Run = tuple["subprocess.Popen[bytes]", Path]
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Run]]:
     """Run both at once: either is of one thread most of the time; process and what it says, by kind."""
-    need("uring")
+    need("native")
     directory = tmp_path_factory.mktemp("sanitizers")
     with ExitStack() as stack:
         found = {}

@@ -87,36 +87,13 @@ def test_runs_as_its_user_with_three_capabilities(service: Service) -> None:
 
 
 def test_the_sandbox_allows_the_native_engine(service: Service) -> None:
-    service.box.write(CONFIG, f'engine = "uring"\n{TWO_NETNS}')
+    service.box.write(CONFIG, f'engine = "native"\n{TWO_NETNS}')
     make_netns(service.box)
     service.start()
     engine = service.get("/v1/engine")
-    assert (engine["name"], engine["fallback"]) == ("uring", "")
+    assert (engine["name"], engine["fallback"]) == ("native", "")
     service.wait_pairs(lambda pairs: pairs["va"]["state"] == "alive")
     service.ping()
-
-
-def test_a_sandbox_that_forbids_it(service: Service) -> None:
-    """Somebody's drop-in: what was asked for cannot be had, and the start fails in words."""
-    service.drop_in("no-uring", "SystemCallFilter=~@aio\nRestart=no\n")
-    service.box.write(CONFIG, 'engine = "uring"\n')
-    assert service.box.run("systemctl", "start", "vethd.service").returncode == 1
-    # the journal hears of it by and by
-    wait_until(lambda: "vethd: engine uring: io_uring is forbidden here" in service.box.journal(), poll_s=0.1)
-
-
-def test_auto_in_such_a_sandbox(service: Service) -> None:
-    """It forwards by asyncio, and the journal has the reason once, where auto would have taken uring."""
-    service.drop_in("no-uring", "SystemCallFilter=~@aio\n")
-    service.box.write(CONFIG, f'engine = "auto"\n{TWO_NETNS}')
-    make_netns(service.box)
-    service.start()
-    service.wait_pairs(lambda pairs: pairs["va"]["state"] == "alive")
-    service.ping()
-    engine = service.get("/v1/engine")
-    assert engine["name"] == "asyncio"
-    told = [line["reason"] for line in service.log() if "using asyncio" in line["event"]]
-    assert told == [engine["fallback"]]
 
 
 def test_tells_systemd_how_it_is(service: Service) -> None:

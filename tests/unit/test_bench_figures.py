@@ -125,16 +125,16 @@ def stage(pairs: int, costs: dict[str, float]) -> dict[str, Any]:
 
 
 def test_a_ratio_is_of_neighbours_in_time() -> None:
-    run = a_run(kernel=[10, 20, 40], uring=[5, 20, 20])
-    assert run.median("uring", "tcp1") == 20
-    assert run.ratio("uring", "kernel", "tcp1") == 0.5
+    run = a_run(kernel=[10, 20, 40], native=[5, 20, 20])
+    assert run.median("native", "tcp1") == 20
+    assert run.ratio("native", "kernel", "tcp1") == 0.5
     assert math.isnan(run.ratio("socat", "kernel", "tcp1"))
 
 
 def test_targets_tell_floor_aim_and_what_was_not_measured() -> None:
-    def verdicts(uring: float) -> list[object]:
+    def verdicts(native: float) -> list[object]:
         return [
-            row[-1] for row in targets.rows(a_run(kernel=[10], uring=[uring], socat=[1])) if "TCP 1 flow" in str(row)
+            row[-1] for row in targets.rows(a_run(kernel=[10], native=[native], socat=[1])) if "TCP 1 flow" in str(row)
         ]
 
     assert verdicts(7.4) == ["missed", "not measured", "missed", "not measured"]
@@ -145,12 +145,12 @@ def test_targets_tell_floor_aim_and_what_was_not_measured() -> None:
 def test_a_page_keeps_its_prose_and_knows_its_tables(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text("Before.\n<!-- bench:targets -->\nold\n<!-- /bench:targets -->\nAfter.\n")
-    write(run := a_run(kernel=[10], uring=[9]), page)
+    write(run := a_run(kernel=[10], native=[9]), page)
     assert (
         page.read_text()
         == f"Before.\n<!-- bench:targets -->\n{blocks(run)['targets']}\n<!-- /bench:targets -->\nAfter.\n"
     )
-    assert "| uring, TCP 1 flow, times veth | ≥ 0.75 | ≥ 1 | 0.9 | floor reached |" in page.read_text()
+    assert "| native, TCP 1 flow, times veth | ≥ 0.75 | ≥ 1 | 0.9 | floor reached |" in page.read_text()
     page.write_text("<!-- bench:nonsense -->\n<!-- /bench:nonsense -->\n")
     with pytest.raises(ValueError, match="no table 'nonsense'"):
         write(run, page)
@@ -178,7 +178,7 @@ def test_numbers_have_three_digits_and_none_is_a_dash() -> None:
 SCALE = {
     "sides": {
         "kernel": {"deleted_s": 2.0, "stages": [stage(1, {}), stage(11, {})]},
-        "uring": {
+        "native": {
             "deleted_s": 3.0,
             "stages": [stage(1, {"rss_mib": 50.0, "fds": 20}), stage(11, {"rss_mib": 51.0, "fds": 40})],
         },
@@ -198,7 +198,7 @@ def test_each_benchmark_beside_the_contest_has_the_tables_that_it_names() -> Non
     shown = blocks(run)
     for extra in EXTRAS:
         assert [table.title for table in extra.tables(run.extras[extra.name])] == list(extra.titles)
-    assert "| 11 | uring | 2 | 200 | 20 | 5 | 51 | 102 | 0.001 | 40 |" in shown["scale"]
+    assert "| 11 | native | 2 | 200 | 20 | 5 | 51 | 102 | 0.001 | 40 |" in shown["scale"]
     assert "| 11 | kernel | 2 | 200 | 20 | 5 | - | - | - | - |" in shown["scale"]
     assert "| kernel, 11 between two other namespaces | 4 | 5 |" in shown["scale_time"]
     assert "| peer up | 2 | 3 |" in shown["latency_load"]
@@ -211,7 +211,7 @@ def test_the_page_has_a_mark_for_every_table() -> None:
 
 
 def test_plots_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
-    run = a_run(kernel=[10], uring=[9], socat=[0.5])
+    run = a_run(kernel=[10], native=[9], socat=[0.5])
     run.extras = {"scale": SCALE}
     first, again = ([path.read_bytes() for path in plots.draw(run, tmp_path / name)] for name in ("a", "b"))
     assert first == again

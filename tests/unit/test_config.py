@@ -62,10 +62,11 @@ BAD = {
     "mode words": ('socket_mode = "rw-rw----"', "socket_mode", "octal"),
     "mode too much": ('socket_mode = "1777"', "socket_mode", "octal"),
     "mode negative": ('socket_mode = "-1"', "socket_mode", "octal"),
-    "engine": ('engine = "warp"', "engine", "auto, uring, asyncio"),
+    "engine": ('engine = "warp"', "engine", "auto, native, asyncio"),
     "workers": ("workers = 65", "workers", "expected int <= 64"),
     "workers negative": ("workers = -1", "workers", "expected int >= 0"),
     "spin_us": ("spin_us = 1001", "spin_us", "expected int <= 1000"),
+    "moderation_us": ("moderation_us = 1001", "moderation_us", "expected int <= 1000"),
     "spin_us as fraction": ("spin_us = 0.5", "spin_us", "expected int"),
     "gro": ('gro = "on"', "gro", "expected bool"),
     "state_dir": ("state_dir = []", "state_dir", "expected str"),
@@ -216,10 +217,11 @@ def test_check_config_needs_a_file() -> None:
 
 
 def test_check_config_says_nothing_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that asks for uring is no wrong file where uring cannot run."""
-    monkeypatch.setattr("vethd.datapath.engines._uring", lambda *_: "because")
-    result = CliRunner().invoke(daemon_main.cli, ["--config", write(tmp_path, 'engine = "uring"'), "--check-config"])
-    assert result.exit_code == 0
+    """A file that asks for native is no wrong file where native cannot run, nor is one with its former name."""
+    monkeypatch.setattr("vethd.datapath.engines._native", lambda *_: "because")
+    for name in ("native", "uring"):
+        argv = ["--config", write(tmp_path, f'engine = "{name}"'), "--check-config"]
+        assert CliRunner().invoke(daemon_main.cli, argv).exit_code == 0
 
 
 def test_an_option_wins_over_the_file_at_a_reload_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,9 +236,10 @@ def test_an_option_wins_over_the_file_at_a_reload_too(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr(daemon_main, "serve", serve)
     path = write(tmp_path, GOOD)
-    argv = ["--config", path, "--engine", "uring", "--workers", "2", "--spin-us", "7"]
+    argv = ["--config", path, "--engine", "uring", "--workers", "2", "--spin-us", "7", "--moderation-us", "9"]
     assert CliRunner().invoke(daemon_main.cli, argv, catch_exceptions=False).exit_code == 0
-    assert [(it.engine, it.workers, it.spin_us, it.gro) for it in seen] == [("uring", 2, 7, False)] * 2
+    assert [it.asked for it in seen] == [("uring", 2, 7, 9)] * 2
+    assert [it.gro for it in seen] == [False, False]
     assert [len(it.pair) for it in seen] == [2, 0]
 
 
@@ -261,6 +264,7 @@ def test_a_pair_in_the_foreground_is_as_the_option_says_or_the_file(
 
 WRONG = [["--engine", "warp"], ["--log-level", "chatty"], ["--nonsense"], ["pair", "va"], ["pair", "--gro", "x"]]
 WRONG += [["--workers", "65"], ["--workers", "-1"], ["--spin-us", "1001"], ["--spin-us", "fast"]]
+WRONG += [["--moderation-us", "1001"], ["--moderation-us", "-1"]]
 
 
 @pytest.mark.parametrize("argv", WRONG)

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.lib.engines import PLAIN
 from tests.lib.judged import LIMITS, frames
 from tests.lib.sockwire import Bench, bench, frame
 from vethd.datapath.engine import Counters
@@ -49,7 +48,7 @@ class Trust(NamedTuple):
 
 Step = Queue | Run | Gate | Limit | Trust
 SIDES = st.sampled_from((0, 1))
-THREADED = ("uring", PLAIN)  # moves frames without a turn of the loop
+THREADED = ("native",)  # moves frames without a turn of the loop
 
 
 def steps(vnet_hdr_len: int) -> st.SearchStrategy[list[Step]]:

@@ -1,13 +1,10 @@
-"""The native engine's parts: its verdict and its coalescing are the model's, and it knows where it cannot run."""
+"""The native engine's parts: its verdict and its coalescing are the model's, and it knows where it is not built."""
 
 from __future__ import annotations
 
-import errno
 import re
-import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -15,9 +12,8 @@ from hypothesis import strategies as st
 
 from tests.lib import engines
 from tests.lib.judged import LIMITS, frames
-from tests.lib.seccomp import IO_URING_SETUP
 from tests.lib.traffic import batches
-from vethd.datapath import uring
+from vethd.datapath import native as engine
 from vethd.model.drops import Drop
 from vethd.model.gro import coalesce
 from vethd.model.verdict import ETH_HLEN, Road, verdict
@@ -87,66 +83,30 @@ def test_coalescing_of_anything(native: ModuleType, bodies: list[bytes], kind: b
 
 def test_drops_are_the_model_s() -> None:
     """By their places: the extension is built with numbers of its own."""
-    source = (Path(uring.__file__).parent / "_frame.pxd").read_text()
+    source = (Path(engine.__file__).parent / "_frame.pxd").read_text()
     names = re.search(r"FORWARD = -1\n(.*?)\n    DROPS\n", source, re.DOTALL)
     assert names is not None
     assert names[1].split() == [drop.name for drop in Drop]
 
 
 def test_here_it_runs(native: ModuleType) -> None:
-    assert native.probe() == 0
-    assert uring.why_not() is None
-
-
-def test_a_tun_driver_of_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that takes no RWF_NOWAIT, as Linux 6.1's: the engine runs, and reads plainly."""
-    assert not uring.plain()
-    monkeypatch.setattr(uring, "_uring", SimpleNamespace(probe=lambda: errno.EOPNOTSUPP))
-    assert uring.why_not() is None
-    assert uring.plain()
+    assert native.clock_resolution_ns() >= 1
+    assert engine.why_not() is None
 
 
 def test_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uring, "_uring", None)
-    monkeypatch.setattr(uring, "_MISSING", "No module named '_uring'")
-    assert uring.why_not() == ("the native engine is not built (No module named '_uring')", False)
+    monkeypatch.setattr(engine, "_native", None)
+    monkeypatch.setattr(engine, "_MISSING", "No module named '_native'")
+    assert engine.why_not() == "the native engine is not built (No module named '_native')"
 
 
-@pytest.mark.parametrize(
-    ("code", "words"),
-    [
-        (errno.ENOSYS, "no io_uring"),
-        (errno.EPERM, "io_uring is forbidden"),
-        (errno.EACCES, "io_uring is forbidden"),
-        (errno.ENOMEM, r"does not work here \(ENOMEM\)"),
-    ],
-)
-def test_forbidden(code: int, words: str) -> None:
-    """By a seccomp filter, in a process of its own: why_not() says so, and who makes it all the same gets the errno."""
-    script = f"""
-import asyncio
-from tests.lib.seccomp import forbid
-from vethd.datapath import uring
-forbid({IO_URING_SETUP}, {code})
-print(uring.why_not())
-loop = asyncio.new_event_loop()
-try:
-    uring.UringEngine(loop)
-except OSError as error:
-    print(error.errno)
-loop.close()
-"""
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.returncode == 0, done.stderr
-    said, raised = done.stdout.splitlines()
-    assert re.search(words, said)
-    assert int(raised) == code
-
-
-def test_probe_leaves_nothing(native: ModuleType) -> None:
-    before = sorted(Path("/proc/self/fd").iterdir())
-    for _ in range(20):
-        assert native.probe() == 0
-    assert sorted(Path("/proc/self/fd").iterdir()) == before
+def test_a_coarse_clock_turns_moderation_off(native: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without high-resolution timers a pause of 50 us would take a jiffy."""
+    made = engine.NativeEngine(None, moderation_us=50)
+    try:
+        assert made.moderation_us == 50
+        monkeypatch.setattr(native, "clock_resolution_ns", lambda: 4_000_000)
+        made.set_times(50, 50)
+        assert made.moderation_us == 0
+    finally:
+        made.close()

@@ -30,7 +30,7 @@ from vethd.model.spec import LinkSpec, PairSpec
 
 DATA = Path(__file__).parents[1] / "data"
 HEAD = 16
-ENGINE = EngineRecord(name="uring", workers=2, spin_us=20, gro=False)
+ENGINE = EngineRecord(name="native", workers=2, spin_us=20, gro=False)
 
 
 def end(*fds: str) -> EndRecord:
@@ -141,7 +141,7 @@ def test_numbers_given_out_are_not_given_again() -> None:
 
 
 def test_an_engine_that_makes_no_sense() -> None:
-    for engine in ({"name": "uring", "workers": 1 << 20}, {"name": 5}, "uring", {"name": "uring", "spin_us": -1}):
+    for engine in ({"name": "native", "workers": 1 << 20}, {"name": 5}, "native", {"name": "native", "spin_us": -1}):
         record = decode(altered(written(pair(1)), engine=engine))
         assert (record.engine, record.pairs) == (None, [pair(1)])
         assert record.untold

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from vethd.daemon.config import Config
 from vethd.daemon.service import _Reloader, _start
@@ -26,7 +27,7 @@ def test_what_the_pairs_refuse_changes_no_setting(refused: bool) -> None:
         return {"created": 0}
 
     manager: Any = SimpleNamespace(
-        tuning=SimpleNamespace(info=lambda: SimpleNamespace(spin_us=50)), change_engine=did.append
+        tuning=SimpleNamespace(info=lambda: SimpleNamespace(workers=2)), change_engine=did.append
     )
     notify: Any = SimpleNamespace(reloading=lambda: None, ready=lambda _: None)
     declared: Any = SimpleNamespace(reconcile=reconcile)
@@ -40,7 +41,25 @@ def test_what_the_pairs_refuse_changes_no_setting(refused: bool) -> None:
             await reloader.reload()
 
     asyncio.run(reload())
-    assert did == (["reconcile"] if refused else ["reconcile", EngineChange(spin_us=7, gro=False, ring=99)])
+    assert did == (
+        ["reconcile"] if refused else ["reconcile", EngineChange(spin_us=7, moderation_us=50, gro=False, ring=99)]
+    )
+
+
+@pytest.mark.parametrize(("name", "warned"), [("native", False), ("asyncio", True)])
+async def test_a_former_name_of_the_engine_is_the_same_engine(name: str, warned: bool) -> None:
+    async def take(_pairs: list[Any]) -> dict[str, int]:
+        return {}
+
+    manager: Any = SimpleNamespace(
+        tuning=SimpleNamespace(info=lambda: SimpleNamespace(workers=2)), change_engine=lambda _change: None
+    )
+    notify: Any = SimpleNamespace(reloading=lambda: None, ready=lambda _: None)
+    declared: Any = SimpleNamespace(reconcile=take)
+    reloader = _Reloader(Config(engine="uring"), lambda: Config(engine=name), manager, declared, notify)
+    with capture_logs() as lines:
+        await reloader.reload()
+    assert [line["event"] for line in lines] == (["setting needs a restart"] if warned else [])
 
 
 async def test_a_reload_before_the_start_is_not_undone_by_it() -> None:
@@ -54,7 +73,7 @@ async def test_a_reload_before_the_start_is_not_undone_by_it() -> None:
     old, new = Config(), Config(pair=[PairSpec(name="va")])
     declared: Any = SimpleNamespace(reconcile=take, start=take)
     notify: Any = SimpleNamespace(reloading=lambda: None, ready=lambda _status: None, fd_store=True)
-    info = SimpleNamespace(spin_us=None)
+    info = SimpleNamespace(workers=0)
     manager: Any = SimpleNamespace(
         tuning=SimpleNamespace(info=lambda: info), change_engine=lambda _change: None, entries={}, reconciled=None
     )
@@ -82,7 +101,7 @@ async def test_what_was_written_during_the_start_is_taken_up_before_it_ends(agai
     new = Config(pair=[PairSpec(name="va")])
     declared: Any = SimpleNamespace(reconcile=take, start=take)
     notify: Any = SimpleNamespace(ready=lambda _status: told.append("ready"), fd_store=managed)
-    info = SimpleNamespace(spin_us=None)
+    info = SimpleNamespace(workers=0)
     manager: Any = SimpleNamespace(
         tuning=SimpleNamespace(info=lambda: info), change_engine=lambda _change: None, entries={}, reconciled=None
     )

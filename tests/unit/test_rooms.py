@@ -19,7 +19,7 @@ LINES_MAX = 300
 ROOMS = ("model", "kernel", "datapath", "memory", "pairs", "doors", "daemon")
 ALLOWED = {
     **{room: tuple(f"vethd.{other}" for other in ROOMS[: number + 1]) for number, room in enumerate(ROOMS)},
-    "control": ("vethd.control", "vethd.model", "vethd.kernel.probe", "vethd.datapath.uring.why_not"),
+    "control": ("vethd.control", "vethd.model", "vethd.kernel.probe", "vethd.datapath.native.why_not"),
     "clients": ("vethd.clients",),
     "": ("vethd",),  # vethd/__init__.py and its like: the house itself
 }
@@ -176,7 +176,7 @@ class TestTheChecker:
             ("daemon", "from vethd.control import Client"),
             ("control", "from vethd.kernel import tun"),
             ("control", "from vethd.kernel.probes import x"),
-            ("control", "from vethd.datapath.uring import UringEngine"),
+            ("control", "from vethd.datapath.native import NativeEngine"),
             ("control", "from vethd.pairs.manager import Manager"),
             ("clients", "from vethd.model.spec import LinkSpec"),
             ("clients", "import vethd.model"),
@@ -193,7 +193,7 @@ class TestTheChecker:
             ("kernel", "from . import uapi\nfrom .tun import Tap\nimport os, socket"),
             ("daemon", "from vethd.doors import http\nfrom vethd.model import spec"),
             ("control", "from vethd.kernel.probe import probe\nfrom vethd.kernel import probe"),
-            ("control", "from vethd.datapath.uring import why_not"),
+            ("control", "from vethd.datapath.native import why_not"),
             ("control", "from vethd import __version__"),
             ("model", "x = 'import vethd.kernel'  # from vethd.kernel import tun"),
             ("clients", "import json"),

@@ -485,7 +485,7 @@ class TestStage:
 
 
 def test_a_report_tells_the_seed_and_what_is_wrong() -> None:
-    report = Report("uring", 42, 30.0, rows=[("frames", [("sent", "5")])])
-    assert "uring, 30 s, seed 42: all adds up" in report.text()
+    report = Report("native", 42, 30.0, rows=[("frames", [("sent", "5")])])
+    assert "native, 30 s, seed 42: all adds up" in report.text()
     report.wrong = "two frames"
     assert "seed 42: FAILED two frames" in report.text()

@@ -11,8 +11,8 @@ import msgspec
 import pytest
 
 from vethd.datapath import engines
-from vethd.datapath.engine import SpinningEngine
-from vethd.datapath.engines import Picked, make_engine, pick_engine
+from vethd.datapath.engine import ThreadedEngine
+from vethd.datapath.engines import Asked, Picked, pick_engine
 from vethd.model.api import EngineChange, EngineInfo, LinkInfo, PairChange
 from vethd.model.drops import DROPS
 from vethd.model.errors import VethError
@@ -30,11 +30,12 @@ LINKS: tuple[LinkInfo, ...] = ()
 class Spinner:
     """An engine as far as tuning sees one."""
 
-    name = "uring"
+    name = "native"
     workers = 2
 
-    def __init__(self, spin_us: int = 50) -> None:
+    def __init__(self, spin_us: int = 50, moderation_us: int = 50) -> None:
         self.spin_us = spin_us
+        self.moderation_us = moderation_us
 
     def join(self, *_: Any) -> Any:
         raise NotImplementedError
@@ -42,8 +43,9 @@ class Spinner:
     def close(self) -> None:
         """See Engine."""
 
-    def set_spin(self, spin_us: int) -> None:
+    def set_times(self, spin_us: int, moderation_us: int) -> None:
         self.spin_us = spin_us
+        self.moderation_us = moderation_us and max(moderation_us, 20)
 
     def begin(self) -> None:
         raise NotImplementedError
@@ -94,14 +96,18 @@ def test_only_what_differs_is_changed() -> None:
     assert tuning.change(EngineChange()) == []
     assert tuning.change(EngineChange(spin_us=50, gro=True)) == []
     assert tuning.change(EngineChange(spin_us=0, gro=False)) == ["spin_us 0", "gro off"]
-    assert tuning.info() == EngineInfo(name="uring", workers=2, spin_us=0, gro=False, fallback="")
+    assert tuning.change(EngineChange(moderation_us=5)) == ["moderation_us 20"]
+    assert tuning.change(EngineChange(moderation_us=6)) == []
+    info = EngineInfo(name="native", workers=2, spin_us=0, moderation_us=20, gro=False, fallback="")
+    assert tuning.info() == info
 
 
-def test_an_engine_without_spin() -> None:
+@pytest.mark.parametrize(("own", "words"), [({"spin_us": 1}, "no spin_us"), ({"moderation_us": 0}, "no moderation_us")])
+def test_an_engine_without_threads(own: dict[str, int], words: str) -> None:
     tuning = Tuning(Picked(SimpleNamespace(name="asyncio"), "it is not built"), gro=True)
     assert tuning.info() == EngineInfo(name="asyncio", workers=0, spin_us=None, gro=True, fallback="it is not built")
-    with pytest.raises(VethError, match="no spin_us") as caught:
-        tuning.change(EngineChange(spin_us=1, gro=False))
+    with pytest.raises(VethError, match=words) as caught:
+        tuning.change(EngineChange(**own, gro=False))
     assert caught.value.errno == errno.EOPNOTSUPP
     assert tuning.info().gro is True
 
@@ -168,49 +174,73 @@ def loop() -> Any:
 
 
 def test_engines_by_name(loop: asyncio.AbstractEventLoop) -> None:
-    assert pick_engine("asyncio", loop).engine.name == "asyncio"
-    assert not isinstance(make_engine("asyncio", loop), SpinningEngine)
-    with pytest.raises(ValueError, match="unknown engine 'warp': expected one of auto, uring, asyncio"):
-        make_engine("warp", loop)
+    asyncio_engine = pick_engine(Asked("asyncio"), loop).engine
+    assert asyncio_engine.name == "asyncio"
+    assert not isinstance(asyncio_engine, ThreadedEngine)
+    with pytest.raises(ValueError, match="unknown engine 'warp': expected one of auto, native, asyncio"):
+        pick_engine(Asked("warp"), loop)
 
 
-@pytest.mark.parametrize("name", ["auto", "uring", "asyncio"])
+@pytest.mark.parametrize("name", ["auto", "native", "uring", "asyncio"])
 @pytest.mark.parametrize(
-    ("workers", "spin_us", "words"),
-    [(-1, 50, "workers -1"), (65, 50, "workers 65"), (1, -1, "spin_us -1"), (1, 1001, "spin_us 1001 .* 0..1000")],
+    ("own", "words"),
+    [
+        ({"workers": -1}, "workers -1"),
+        ({"workers": 65}, "workers 65"),
+        ({"spin_us": -1}, "spin_us -1"),
+        ({"spin_us": 1001}, "spin_us 1001 .* 0..1000"),
+        ({"moderation_us": 1001}, "moderation_us 1001 .* 0..1000"),
+    ],
 )
-def test_figures_out_of_range(
-    loop: asyncio.AbstractEventLoop, name: str, workers: int, spin_us: int, words: str
-) -> None:
+def test_figures_out_of_range(loop: asyncio.AbstractEventLoop, name: str, own: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        pick_engine(name, loop, workers, spin_us)
+        pick_engine(Asked(name)._replace(**own), loop)
 
 
-def test_uring_that_cannot_run(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for, it is refused with the reason; auto falls back, and keeps it."""
-    monkeypatch.setattr(engines, "_uring", lambda *_: "io_uring is forbidden")
-    with pytest.raises(VethError, match="engine uring: io_uring is forbidden") as caught:
-        make_engine("uring", loop)
+@pytest.mark.parametrize("name", ["native", "uring"])
+def test_native_that_cannot_run(loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Asked for by either name, it is refused with the reason; auto falls back, and keeps it."""
+    monkeypatch.setattr(engines, "_native", lambda *_: "it is not built")
+    with pytest.raises(VethError, match="engine native: it is not built") as caught:
+        pick_engine(Asked(name), loop)
     assert caught.value.errno == errno.EOPNOTSUPP
-    picked = pick_engine("auto", loop)
-    assert (picked.engine.name, picked.fallback) == ("asyncio", "io_uring is forbidden")
+    picked = pick_engine(Asked(), loop)
+    assert (picked.engine.name, picked.fallback) == ("asyncio", "it is not built")
 
 
 @pytest.mark.parametrize(("cpus", "workers"), [(1, 1), (2, 1), (3, 1), (4, 2), (64, 32)])
-def test_uring_that_can(
+def test_native_that_can(
     loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, cpus: int, workers: int
 ) -> None:
-    made: list[tuple[int, int]] = []
+    made: list[Asked] = []
 
-    def uring(_loop: asyncio.AbstractEventLoop, workers: int, spin_us: int) -> Spinner:
-        made.append((workers, spin_us))
-        return Spinner(spin_us)
+    def native(asked: Asked, _loop: asyncio.AbstractEventLoop) -> Spinner:
+        made.append(asked)
+        return Spinner(asked.spin_us, asked.moderation_us)
 
-    monkeypatch.setattr(engines, "_uring", uring)
+    monkeypatch.setattr(engines, "_native", native)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cpus)))
-    for name in ("auto", "uring"):
-        picked = pick_engine(name, loop)
-        assert (picked.engine.name, picked.fallback) == ("uring", "")
-        assert isinstance(picked.engine, SpinningEngine)
-    make_engine("uring", loop, 7, 20)
-    assert made == [(workers, 50), (workers, 50), (7, 20)]
+    for name in ("auto", "native", "uring"):
+        picked = pick_engine(Asked(name), loop)
+        assert (picked.engine.name, picked.fallback) == ("native", "")
+        assert isinstance(picked.engine, ThreadedEngine)
+    pick_engine(Asked("native", 7, 20, 30), loop)
+    assert made == [
+        Asked("auto", workers),
+        Asked("native", workers),
+        Asked("native", workers),
+        Asked("native", 7, 20, 30),
+    ]
+
+
+@pytest.mark.parametrize(("name", "workers", "kept"), [("uring", 2, True), ("auto", 2, True), ("native", 1, False)])
+def test_a_running_engine_is_kept(
+    loop: asyncio.AbstractEventLoop, monkeypatch: pytest.MonkeyPatch, name: str, workers: int, kept: bool
+) -> None:
+    """If it is the one that is asked for, by whatever name; it takes the times."""
+    running, other = Spinner(), Spinner()
+    running.attach = lambda _loop: None  # type: ignore[method-assign]
+    monkeypatch.setattr(engines, "_native", lambda *_: other)
+    picked = engines.keep_or_pick(running, Asked(name, workers, 7, 30), loop)
+    assert (picked.engine is running) == kept
+    assert (running.spin_us, running.moderation_us) == ((7, 30) if kept else (50, 50))

@@ -11,7 +11,7 @@ from vethd.control.cli import FIND_NETNS, JSON, client_of, complete_link, echo_j
 from vethd.control.options import NEAR, PEER, gro_option, link_options, rx_checksum_option, said
 from vethd.control.table import Table
 from vethd.control.table import show as show_table
-from vethd.model.api import SPIN_US_MAX, EngineChange, EngineInfo, PairChange, PairInfo
+from vethd.model.api import MODERATION_US_MAX, SPIN_US_MAX, EngineChange, EngineInfo, PairChange, PairInfo
 from vethd.model.errors import VethError
 from vethd.model.spec import CREATE_ONLY, RING_MAX, RING_MIN, LinkSpec, PairSpec, RxChecksum
 
@@ -113,7 +113,13 @@ def set_(
             ["--spin-us"],
             type=click.IntRange(0, SPIN_US_MAX),
             metavar="N",
-            help="Microseconds that a worker polls for the next frame before it sleeps (uring).",
+            help="Microseconds that a worker polls for the next frame before it sleeps (native).",
+        ),
+        click.Option(
+            ["--moderation-us"],
+            type=click.IntRange(0, MODERATION_US_MAX),
+            metavar="N",
+            help="Longest pause of a worker in bulk transfers, in microseconds (native).",
         ),
         gro_option(", for pairs without a setting of their own"),
         click.Option(
@@ -126,13 +132,23 @@ def set_(
 )
 @JSON
 @click.pass_context
-def engine(ctx: click.Context, *, spin_us: int | None, gro: bool | None, ring: int | None, as_json: bool) -> None:
+def engine(  # noqa: PLR0913 - one argument an option
+    ctx: click.Context,
+    *,
+    spin_us: int | None,
+    moderation_us: int | None,
+    gro: bool | None,
+    ring: int | None,
+    as_json: bool,
+) -> None:
     """Show the engine, or change the settings for all pairs.
 
-    The engine forwards the frames. A change lasts until the daemon reads its configuration again. WORKERS and
-    SPIN-US are empty if the daemon's own loop forwards (asyncio). FALLBACK is the reason why uring does not forward.
+    The engine forwards the frames. A change lasts until the daemon reads its configuration again. WORKERS,
+    SPIN-US and MODERATION-US are empty if the daemon's own loop forwards (asyncio). FALLBACK is the reason why native
+    does not forward.
     """
-    client, change = client_of(ctx), EngineChange(spin_us=spin_us, gro=gro, ring=ring)
+    client = client_of(ctx)
+    change = EngineChange(spin_us=spin_us, moderation_us=moderation_us, gro=gro, ring=ring)
     info = client.engine() if change == EngineChange() else client.set_engine(change)
     if as_json:
         echo_json(info)
@@ -142,9 +158,9 @@ def engine(ctx: click.Context, *, spin_us: int | None, gro: bool | None, ring: i
 
 def engine_table(info: EngineInfo) -> Table:
     """Return a table with one row that describes the engine."""
-    table = Table(("ENGINE", ">WORKERS", ">SPIN-US", "GRO", ">RING", "FALLBACK"))
-    spin = "" if info.spin_us is None else str(info.spin_us)
-    table.add(info.name, str(info.workers or ""), spin, "on" if info.gro else "off", str(info.ring), info.fallback)
+    table = Table(("ENGINE", ">WORKERS", ">SPIN-US", ">MODERATION-US", "GRO", ">RING", "FALLBACK"))
+    times = ["" if value is None else str(value) for value in (info.spin_us, info.moderation_us)]
+    table.add(info.name, str(info.workers or ""), *times, "on" if info.gro else "off", str(info.ring), info.fallback)
     return table
 
 

@@ -42,14 +42,14 @@ def doctor(ctx: click.Context, *, as_json: bool) -> None:
 
 def engine_check() -> Check:
     """Check whether the native engine can run; without it vethd is slower, but complete."""
-    from vethd.datapath.uring import why_not  # noqa: PLC0415  as above
+    from vethd.datapath.native import why_not  # noqa: PLC0415  as above
     from vethd.kernel.probe import Check  # noqa: PLC0415  as above
 
     obstacle = why_not()
     if obstacle is None:
-        return Check(name="engine uring", ok=True, required=False, detail="built, and can run here")
-    advice = "" if obstacle.built else "to use it, install a C compiler and Python.h, and install vethd again"
-    return Check(name="engine uring", ok=False, required=False, detail=obstacle.reason, advice=advice)
+        return Check(name="engine native", ok=True, required=False, detail="built, and can run here")
+    advice = "to use it, install a C compiler and Python.h, and install vethd again"
+    return Check(name="engine native", ok=False, required=False, detail=obstacle, advice=advice)
 
 
 def daemon_check(client: Client) -> Check:
@@ -66,7 +66,7 @@ def daemon_check(client: Client) -> Check:
         return Check(name="daemon", ok=False, required=False, detail=str(error), advice="see the daemon's log")
     detail = f"vethd {health.version}, pid {health.pid}, engine {engine.name}, {health.pairs} pairs"
     if engine.fallback:
-        detail += f"; not uring: {engine.fallback}"
+        detail += f"; not native: {engine.fallback}"
     if health.waiting:
         detail += f", {health.waiting} waiting"
     if health.reconciled is not None and str(health.reconciled):

@@ -17,9 +17,9 @@ from vethd import __version__
 from vethd.daemon.config import SOCKET, Config, read_config
 from vethd.daemon.early import Early
 from vethd.daemon.logs import set_up
-from vethd.daemon.service import need_machine, raise_fd_limit, serve, tell_fallback
+from vethd.daemon.service import need_machine, raise_fd_limit, serve, tell_engine
 from vethd.datapath.engines import ENGINES
-from vethd.model.api import SPIN_US, SPIN_US_MAX, WORKERS_MAX
+from vethd.model.api import FORMER_ENGINES, MODERATION_US, MODERATION_US_MAX, SPIN_US, SPIN_US_MAX, WORKERS_MAX
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import RING, RING_MAX, RING_MIN, LinkSpec, PairSpec, validate_link
 from vethd.pairs import open_pair
@@ -28,10 +28,19 @@ EXIT_REFUSED = 1
 EXIT_CONFIG = 4
 
 _LEVELS = ("debug", "info", "warning", "error")
-_WORKERS_HELP = "Number of forwarding threads; 0 means half of the CPUs, at least one (uring).  [default: 0]"
-_SPIN_HELP = f"Microseconds that a thread polls for the next frame before it sleeps (uring).  [default: {SPIN_US}]"
+_WORKERS_HELP = "Number of forwarding threads; 0 means half of the CPUs, at least one (native).  [default: 0]"
+_SPIN_HELP = f"Microseconds that a thread polls for the next frame before it sleeps (native).  [default: {SPIN_US}]"
+_MODERATION_HELP = f"Longest pause of a thread in bulk transfers, in microseconds (native).  [default: {MODERATION_US}]"
 _RING_HELP = f"Frames that each device queues while vethd is busy.  [default: {RING}]"
 _SOCKET_HELP = f"Serve the API on this socket.  [env var: VETHD_SOCKET; default: {SOCKET}]"
+
+
+class _EngineName(click.Choice[str]):
+    """The name of an engine. A former name is accepted, and not shown."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """See click.ParamType."""
+        return value if value in FORMER_ENGINES else super().convert(value, param, ctx)
 
 
 @click.group(
@@ -42,9 +51,10 @@ _SOCKET_HELP = f"Serve the API on this socket.  [env var: VETHD_SOCKET; default:
 @click.version_option(__version__)
 @click.option("--config", "config_path", metavar="FILE", help="Read settings and pairs from this TOML file.")
 @click.option("--socket", metavar="PATH", envvar="VETHD_SOCKET", help=_SOCKET_HELP)
-@click.option("--engine", type=click.Choice(ENGINES), help="Engine that forwards the frames.  [default: auto]")
+@click.option("--engine", type=_EngineName(ENGINES), help="Engine that forwards the frames.  [default: auto]")
 @click.option("--workers", type=click.IntRange(0, WORKERS_MAX), metavar="N", help=_WORKERS_HELP)
 @click.option("--spin-us", type=click.IntRange(0, SPIN_US_MAX), metavar="N", help=_SPIN_HELP)
+@click.option("--moderation-us", type=click.IntRange(0, MODERATION_US_MAX), metavar="N", help=_MODERATION_HELP)
 @click.option("--log-level", type=click.Choice(_LEVELS), help="Lowest level to log.  [default: info]")
 @click.option("--replace", is_flag=True, help="Take over all pairs from the running daemon, if any, which then exits.")
 @click.option("--check-config", is_flag=True, help="Check the config file, print the first error, and exit.")
@@ -57,6 +67,7 @@ def cli(  # noqa: PLR0913 - one argument an option
     engine: str | None,
     workers: int | None,
     spin_us: int | None,
+    moderation_us: int | None,
     log_level: str | None,
     replace: bool,
     check_config: bool,
@@ -69,7 +80,14 @@ def cli(  # noqa: PLR0913 - one argument an option
     """
     if check_config and config_path is None:
         raise click.UsageError("--check-config needs --config FILE")
-    options = {"socket": socket, "engine": engine, "workers": workers, "spin_us": spin_us, "log_level": log_level}
+    options = {
+        "socket": socket,
+        "engine": engine,
+        "workers": workers,
+        "spin_us": spin_us,
+        "moderation_us": moderation_us,
+        "log_level": log_level,
+    }
     said = {key: value for key, value in options.items() if value is not None}
 
     def read(path: str) -> Config:
@@ -135,9 +153,12 @@ async def _foreground(spec: PairSpec, config: Config) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_pair(spec, engine=config.engine, workers=config.workers, spin_us=config.spin_us) as living:
+    asked = config.asked
+    async with open_pair(
+        spec, engine=asked.name, workers=asked.workers, spin_us=asked.spin_us, moderation_us=asked.moderation_us
+    ) as living:
         near, far = living.near, living.far
-        tell_fallback(living.engine)
+        tell_engine(asked, living.engine)
         ends = {"near": near.name, "netns": near.netns, "peer": far.name, "peer_netns": far.netns}
         log.info("forwarding", **ends, engine=living.engine.name)
         gone, stopped = asyncio.ensure_future(living.wait_gone()), asyncio.ensure_future(stop.wait())

@@ -8,9 +8,9 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from vethd.datapath.engines import ENGINES
+from vethd.datapath.engines import ENGINES, Asked
 from vethd.doors.callers import QUOTA
-from vethd.model.api import SPIN_US, Ring, SpinUs, Workers
+from vethd.model.api import FORMER_ENGINES, MODERATION_US, SPIN_US, ModerationUs, Ring, SpinUs, Workers
 from vethd.model.errors import ConfigError
 from vethd.model.pairfile import check_pairs, convert, read_toml
 from vethd.model.spec import RING, PairSpec
@@ -33,6 +33,7 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     engine: str = "auto"
     workers: Workers = 0
     spin_us: SpinUs = SPIN_US
+    moderation_us: ModerationUs = MODERATION_US
     gro: bool = True
     ring: Ring = RING
     state_dir: str = STATE_DIR
@@ -45,6 +46,11 @@ class Config(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=Tr
     def mode(self) -> int:
         """The control socket's permission bits."""
         return int(self.socket_mode, 8)
+
+    @property
+    def asked(self) -> Asked:
+        """The engine and its settings."""
+        return Asked(self.engine, self.workers, self.spin_us, self.moderation_us)
 
     @property
     def level(self) -> int:
@@ -61,7 +67,7 @@ def read_config(path: str) -> Config:
     except UnicodeDecodeError as error:
         raise ConfigError(path, "", f"not UTF-8: {error.reason} at byte {error.start}") from error
     config = convert(read_toml(text, path), Config, path, "")
-    if config.engine not in ENGINES:
+    if config.engine not in (*ENGINES, *FORMER_ENGINES):
         raise ConfigError(path, "engine", f"{config.engine!r} is not one of {', '.join(ENGINES)}")
     try:
         mode_ok = 0 <= config.mode <= 0o777

@@ -56,7 +56,7 @@ async def take_over(config: Config, notify: Notify, early: Early) -> tuple[Early
         reason = "--replace is not for a systemd service, whose devices systemd keeps: use `systemctl restart`"
         raise VethError(errno.EOPNOTSUPP, "replace", reason=reason)
     loop = asyncio.get_running_loop()
-    engine = pick_engine(config.engine, loop, config.workers, config.spin_us).engine
+    engine = pick_engine(config.asked, loop).engine
     try:
         asked = await asyncio.to_thread(handover.ask, config.socket)
     except VethError:

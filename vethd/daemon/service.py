@@ -22,13 +22,13 @@ from vethd.daemon.lasting import Lasting
 from vethd.daemon.notify import Notify
 from vethd.daemon.replace import Giver, take_over
 from vethd.daemon.sockets import listen
-from vethd.datapath.engines import Picked, keep_or_pick
+from vethd.datapath.engines import Asked, Picked, keep_or_pick
 from vethd.doors.callers import Policy
 from vethd.doors.routing import Api
 from vethd.kernel.probe import capabilities
 from vethd.kernel.tun import DEV_NET_TUN
 from vethd.memory.store import Store
-from vethd.model.api import EngineChange, EngineInfo
+from vethd.model.api import FORMER_ENGINES, EngineChange, EngineInfo
 from vethd.model.errors import ConfigError, VethError
 from vethd.pairs.declared import Declared
 from vethd.pairs.manager import Manager
@@ -77,10 +77,12 @@ def _policy(config: Config) -> Policy:
     return Policy(gid, config.quota)
 
 
-def tell_fallback(engine: EngineInfo) -> None:
-    """Log why "auto" did not take its preferred engine, if so."""
+def tell_engine(asked: Asked, engine: EngineInfo) -> None:
+    """Log a former name in use, and why "auto" did not take its preferred engine, if so."""
+    if asked.name in FORMER_ENGINES:
+        log.warning("engine has a new name", former=asked.name, name=FORMER_ENGINES[asked.name])
     if engine.fallback:
-        log.info("engine uring unavailable, using asyncio", reason=engine.fallback)
+        log.info("engine native unavailable, using asyncio", reason=engine.fallback)
 
 
 async def serve(config: Config, reread: Callable[[], Config] | None, early: Early, *, replace: bool) -> None:
@@ -105,7 +107,7 @@ async def serve(config: Config, reread: Callable[[], Config] | None, early: Earl
         lasting = Lasting(config, notify)
         manager = Manager(picked, await lasting.memory(early), gro=config.gro, ring=config.ring)
         engine = manager.tuning.info()
-        tell_fallback(engine)
+        tell_engine(config.asked, engine)
         adopted = await manager.adopt()
         declared = Declared(manager, Store(config.state_dir))
         reloader = _Reloader(config, reread, manager, declared, notify)
@@ -147,7 +149,7 @@ def _on_signals(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
 
 def _engine(config: Config, early: Early, loop: asyncio.AbstractEventLoop) -> Picked:
     """Return the engine that already forwards, if the config asks for it; otherwise another."""
-    picked = keep_or_pick(early.engine, config.engine, loop, config.workers, config.spin_us)
+    picked = keep_or_pick(early.engine, config.asked, loop)
     if picked.engine is not early.engine:
         early.let_go()
     return picked
@@ -235,11 +237,12 @@ class _Reloader:
 
     def _tune(self, config: Config) -> None:
         """Apply the settings that need no restart, and log changed ones that do."""
-        spins = self._manager.tuning.info().spin_us is not None
-        spin_us = config.spin_us if spins else None
-        self._manager.change_engine(EngineChange(spin_us=spin_us, gro=config.gro, ring=config.ring))
+        own = {"spin_us": config.spin_us, "moderation_us": config.moderation_us}
+        threads = own if self._manager.tuning.info().workers else {}
+        self._manager.change_engine(EngineChange(**threads, gro=config.gro, ring=config.ring))
         for key in ("engine", "workers", "persist"):
-            if (now := getattr(config, key)) != (then := getattr(self._started, key)):
+            now, then = getattr(config, key), getattr(self._started, key)
+            if FORMER_ENGINES.get(now, now) != FORMER_ENGINES.get(then, then):
                 log.warning("setting needs a restart", key=key, config=now, running=then)
 
     async def _logged(self) -> None:

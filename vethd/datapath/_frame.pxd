@@ -46,7 +46,7 @@ cdef enum:
     ETH_P_8021Q = 0x8100
     ETH_P_8021AD = 0x88A8
 
-cdef enum:  # model.drops.Drop; _uring.pyx compares them when it is imported
+cdef enum:  # model.drops.Drop; _native.pyx compares them when it is imported
     FORWARD = -1
     NO_PEER
     PEER_DOWN

@@ -116,17 +116,19 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class SpinningEngine(Engine, Protocol):
-    """An engine with threads of its own, which poll for spin_us microseconds before they sleep.
+class ThreadedEngine(Engine, Protocol):
+    """An engine with threads of its own. It forwards frames without a loop, which can be attached later.
 
-    It forwards frames without a loop, which can be attached later.
+    A thread polls for spin_us microseconds before it sleeps. In bulk transfers it pauses for up to moderation_us
+    microseconds instead, which is 0 where the kernel cannot time so short a pause.
     """
 
     workers: int
     spin_us: int
+    moderation_us: int
 
-    def set_spin(self, spin_us: int) -> None:
-        """Poll for this long from now on; 0 sleeps at once."""
+    def set_times(self, spin_us: int, moderation_us: int) -> None:
+        """Set both times; 0 sleeps at once, and never pauses."""
 
     def begin(self) -> None:
         """Start reading the wires joined so far; if there is a loop, its next turn does it."""

@@ -57,6 +57,9 @@ class _Snapshot(Collector):
         if engine.spin_us is not None:
             text = "Time that a worker polls for the next frame before it sleeps"
             yield _gauge("vethd_engine_spin_seconds", text, engine.spin_us / 1e6)
+        if engine.moderation_us is not None:
+            text = "Longest pause of a worker in bulk transfers"
+            yield _gauge("vethd_engine_moderation_seconds", text, engine.moderation_us / 1e6)
         for name, text, key in _COUNTERS:
             family = CounterMetricFamily(f"vethd_link_{name}", text, labels=_LABELS)
             for link in self._stats:

@@ -5,7 +5,6 @@ For `vethctl doctor`, which must work without a daemon and for every user. Nothi
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import resource
@@ -25,7 +24,6 @@ from vethd.model.spec import LinkSpec
 from vethd.model.vnet import HDR_LEN_TUNNEL
 
 _FDS_WANTED = 4096
-_IO_URING_DISABLED = Path("/proc/sys/kernel/io_uring_disabled")
 _CAPABILITIES = {
     "CAP_NET_ADMIN": (12, "creates and changes links"),
     "CAP_SYS_ADMIN": (21, "enters namespaces"),
@@ -46,7 +44,7 @@ class Check(msgspec.Struct, kw_only=True, frozen=True):
 def probe() -> list[Check]:
     """Run all checks, in the order in which a user should read them. Blocks for about 100 ms."""
     checks = [_dev_net_tun(), *capabilities(), *_in_scratch()]
-    return [*checks, _fd_limit(), _run_netns(), _io_uring(), _kernel_veth()]
+    return [*checks, _fd_limit(), _run_netns(), _kernel_veth()]
 
 
 def _dev_net_tun() -> Check:
@@ -138,29 +136,6 @@ def _run_netns() -> Check:
     ok = Path(netns.RUN_NETNS).is_dir()
     detail = f"{netns.RUN_NETNS} {'exists' if ok else 'does not exist yet: the first `ip netns add` creates it'}"
     return Check(name="named namespaces", ok=True, required=False, detail=detail)
-
-
-def _io_uring() -> Check:
-    """Request a ring with a null pointer, which fails with EFAULT if io_uring is allowed."""
-    code = _io_uring_setup()
-    if code in (0, errno.EFAULT, errno.EINVAL):
-        return Check(name="io_uring", ok=True, required=False, detail="allowed")
-    if code == errno.ENOSYS:
-        detail = "this kernel has none: vethd uses the asyncio engine"
-        return Check(name="io_uring", ok=False, required=False, detail=detail)
-    try:
-        disabled = int(_IO_URING_DISABLED.read_text())
-    except OSError:  # older than 6.6
-        disabled = 0
-    seccomp = "a seccomp filter of the container or the unit forbids io_uring: allow it there"
-    advice = "set sysctl kernel.io_uring_disabled=0" if disabled else seccomp
-    detail = f"forbidden ({os.strerror(code)}): vethd uses the asyncio engine"
-    return Check(name="io_uring", ok=False, required=False, detail=detail, advice=advice)
-
-
-def _io_uring_setup() -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
-    return 0 if libc.syscall(425, 1, None) >= 0 else ctypes.get_errno()
 
 
 def _kernel_veth() -> Check:

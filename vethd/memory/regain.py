@@ -22,7 +22,7 @@ from vethd.model.persisted import Spot, read_back
 log = structlog.get_logger()
 
 FILE = "devices"
-BUSY_S = 1.0  # in all, for devices that a killed predecessor's io_uring has not released yet
+BUSY_S = 1.0  # in all, for devices that a killed predecessor has not released yet: the release before used io_uring
 _PAUSE_S = 0.02
 
 

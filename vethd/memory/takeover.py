@@ -14,9 +14,10 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from vethd.datapath.engine import Engine, SpinningEngine
+from vethd.datapath.engine import Engine, ThreadedEngine
 from vethd.kernel.glance import Glance, glance
 from vethd.kernel.tun import Tap
+from vethd.model.api import FORMER_ENGINES
 from vethd.model.errors import VethError
 from vethd.model.record import EndRecord, PairRecord, Record, newest
 from vethd.model.state import End, PairState, Side
@@ -106,7 +107,7 @@ def hold(record: Record, fds: Mapping[str, int], engine: Engine, held: dict[str,
             held[pair.id] = HeldPair(engine, pair, (near, far), gro=gro)
         except VethError:
             continue
-        if isinstance(engine, SpinningEngine):
+        if isinstance(engine, ThreadedEngine):
             engine.begin()
 
 
@@ -115,14 +116,15 @@ def same_engine(record: Record, loop: Callable[[], AbstractEventLoop]) -> Engine
     if record.engine is None:
         return None
     if record.engine.name == "asyncio":
-        from vethd.datapath.aio import AsyncioEngine  # noqa: PLC0415  the uring engine does not need it
+        from vethd.datapath.aio import AsyncioEngine  # noqa: PLC0415  the native engine does not need it
 
         return AsyncioEngine(loop())
-    if record.engine.name == "uring" and record.engine.workers:
-        from vethd.datapath.uring import UringEngine, why_not  # noqa: PLC0415  the asyncio engine does not need it
+    if FORMER_ENGINES.get(record.engine.name, record.engine.name) == "native" and record.engine.workers:
+        from vethd.datapath.native import NativeEngine, why_not  # noqa: PLC0415  the asyncio engine does not need it
 
         try:
-            return UringEngine(None, record.engine.workers, record.engine.spin_us) if why_not() is None else None
+            own = (record.engine.workers, record.engine.spin_us, record.engine.moderation_us)
+            return NativeEngine(None, *own) if why_not() is None else None
         except OSError:
             return None
     return None

@@ -10,11 +10,15 @@ from vethd.model.spec import RING, RING_MAX, RING_MIN, LinkSpec, PairSpec, RxChe
 
 SPIN_US = 50
 SPIN_US_MAX = 1000
+MODERATION_US = 50
+MODERATION_US_MAX = 1000
+FORMER_ENGINES = {"uring": "native"}  # the names of the release before, which this one accepts, and today's
 WORKERS_MAX = 64
 
 PairStateName = Literal["alive", "waiting"]
 Source = Literal["config", "runtime", "saved"]
 SpinUs = Annotated[int, msgspec.Meta(ge=0, le=SPIN_US_MAX)]
+ModerationUs = Annotated[int, msgspec.Meta(ge=0, le=MODERATION_US_MAX)]
 Workers = Annotated[int, msgspec.Meta(ge=0, le=WORKERS_MAX)]
 Ring = Annotated[int, msgspec.Meta(ge=RING_MIN, le=RING_MAX)]
 
@@ -208,14 +212,15 @@ class EngineInfo(msgspec.Struct, kw_only=True, frozen=True):
     """The engine that forwards the frames, and the settings for all pairs.
 
     workers is the number of its threads, 0 if the daemon's own loop forwards. spin_us is how long a worker polls for
-    the next frame before it sleeps, in microseconds, None if the engine cannot poll. gro applies to pairs that do not
-    set it, ring (frames) to ends that do not set it.
-    fallback is the reason why "auto" did not choose uring; it is "" if "auto" chose it or was not requested.
+    the next frame before it sleeps, and moderation_us how long it pauses at most while frames come in bulk, both in
+    microseconds, None if the engine cannot. gro applies to pairs that do not set it, ring (frames) to ends that do not
+    set it. fallback is the reason why "auto" did not choose native; it is "" if "auto" chose it or was not requested.
     """
 
     name: str
     workers: int
     spin_us: int | None
+    moderation_us: int | None = None
     gro: bool
     fallback: str
     ring: int = RING
@@ -225,6 +230,7 @@ class EngineChange(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fie
     """Body of PATCH /v1/engine. Its values apply until a reload or restart, which applies the config's values again."""
 
     spin_us: SpinUs | None = None
+    moderation_us: ModerationUs | None = None
     gro: bool | None = None
     ring: Ring | None = None
 

@@ -10,7 +10,8 @@ pair of which only the core can be decoded continues to forward with its devices
 
     1  the first version
     2  added engine, owner
-    3  added attachment, txqueuelen, ring; alias, altname and own_alias of an end are not written (memory/former.py)
+    3  added attachment, txqueuelen, ring, moderation_us; alias, altname and own_alias of an end are not written
+       (memory/former.py); the native engine's name is "native", and was "uring" before
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from vethd.model.api import SPIN_US, AttachmentKey, Source, SpinUs, Workers
+from vethd.model.api import MODERATION_US, SPIN_US, AttachmentKey, ModerationUs, Source, SpinUs, Workers
 from vethd.model.drops import DROPS
 from vethd.model.kernel_drops import KernelDrops
 from vethd.model.spec import PairSpec
@@ -41,6 +42,7 @@ class EngineRecord(msgspec.Struct, kw_only=True, frozen=True):
     name: str
     workers: Workers = 0
     spin_us: SpinUs = SPIN_US
+    moderation_us: ModerationUs = MODERATION_US
     gro: bool = True
 
 

@@ -115,8 +115,9 @@ def entry_record(entry: Entry, pair: LivePair) -> PairRecord:
 def engine_record(tuning: Tuning) -> EngineRecord:
     """Return the record of the engine."""
     info = tuning.info()
-    spin = {} if info.spin_us is None else {"spin_us": info.spin_us}
-    return EngineRecord(name=info.name, workers=info.workers, gro=info.gro, **spin)
+    own = {"spin_us": info.spin_us, "moderation_us": info.moderation_us}
+    threads = {key: value for key, value in own.items() if value is not None}
+    return EngineRecord(name=info.name, workers=info.workers, gro=info.gro, **threads)
 
 
 def _read(record: Record | None) -> Iterator[tuple[PairRecord, tuple[Words, Words]]]:

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import msgspec
 
-from vethd.datapath.engines import pick_engine
+from vethd.datapath.engines import Asked, pick_engine
 from vethd.kernel.netns import INHERITED
-from vethd.model.api import SPIN_US, EngineInfo, LinkInfo, LinkStats, PairChange
+from vethd.model.api import MODERATION_US, SPIN_US, EngineInfo, LinkInfo, LinkStats, PairChange
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
 from vethd.pairs.entry import Entry
@@ -71,16 +71,21 @@ class OpenPair:
 
 @asynccontextmanager
 async def open_pair(
-    spec: PairSpec, *, engine: str = "auto", workers: int = 0, spin_us: int = SPIN_US
+    spec: PairSpec,
+    *,
+    engine: str = "auto",
+    workers: int = 0,
+    spin_us: int = SPIN_US,
+    moderation_us: int = MODERATION_US,
 ) -> AsyncIterator[OpenPair]:
     """Make a pair, forward its frames while the body runs, and delete it.
 
     Unlike newlink, it accepts `up` for both ends. "fd:N" is this process's own fd N. If an end is deleted meanwhile,
     the other is deleted, too; leaving the body is then no error. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN (those of a user
-    namespace suffice). engine, workers and spin_us are pick_engine()'s. Raises VethError with veth's errno, and as
-    pick_engine() does.
+    namespace suffice). engine, workers, spin_us and moderation_us are those of Asked. Raises VethError with veth's
+    errno, and as pick_engine() does.
     """
-    manager = Manager(pick_engine(engine, asyncio.get_running_loop(), workers, spin_us))
+    manager = Manager(pick_engine(Asked(engine, workers, spin_us, moderation_us), asyncio.get_running_loop()))
     try:
         peer = spec.far_end()
         quiet = msgspec.structs.replace(spec, peer=msgspec.structs.replace(peer, up=None)) if peer.up else spec

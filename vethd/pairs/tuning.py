@@ -1,4 +1,4 @@
-"""Settings for all pairs that may change while frames flow: the spin, and the defaults of gro and ring.
+"""Settings for all pairs that may change while frames flow: the engine's own, and the defaults of gro and ring.
 
 A pair's wire uses the values of its spec, and these defaults for the values that its spec leaves out. They are not
 stored: the next process starts with the values of its config.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 
-from vethd.datapath.engine import SpinningEngine, Wire
+from vethd.datapath.engine import ThreadedEngine, Wire
 from vethd.datapath.engines import Picked
 from vethd.model.api import EngineChange, EngineInfo
 from vethd.model.errors import VethError
@@ -19,7 +19,7 @@ class Tuning:
     """The settings of one engine and its wires."""
 
     def __init__(self, picked: Picked, *, gro: bool, ring: int = RING) -> None:
-        """Take an engine, and gro and ring as defaults for pairs; the engine itself holds spin_us."""
+        """Take an engine, and gro and ring as defaults for pairs; the engine itself holds its own settings."""
         self.engine, self._fallback = picked
         self._gro = gro
         self._ring = ring
@@ -47,11 +47,12 @@ class Tuning:
 
     def info(self) -> EngineInfo:
         """Describe the engine."""
-        spinning = self.engine if isinstance(self.engine, SpinningEngine) else None
+        threaded = self.engine if isinstance(self.engine, ThreadedEngine) else None
         return EngineInfo(
             name=self.engine.name,
-            workers=spinning.workers if spinning else 0,
-            spin_us=spinning.spin_us if spinning else None,
+            workers=threaded.workers if threaded else 0,
+            spin_us=threaded.spin_us if threaded else None,
+            moderation_us=threaded.moderation_us if threaded else None,
             gro=self._gro,
             fallback=self._fallback,
             ring=self._ring,
@@ -60,15 +61,16 @@ class Tuning:
     def change(self, change: EngineChange) -> list[str]:
         """Apply every setting that change sets, or none; return each that differs as text. Does not tune the wires.
 
-        Raises VethError EOPNOTSUPP for spin_us if the engine has none.
+        Raises VethError EOPNOTSUPP for a setting that the engine does not have.
         """
         changed = []
-        if change.spin_us is not None:
-            if not isinstance(self.engine, SpinningEngine):
-                raise VethError(errno.EOPNOTSUPP, "engine", reason=f"the {self.engine.name} engine has no spin_us")
-            if change.spin_us != self.engine.spin_us:
-                self.engine.set_spin(change.spin_us)
-                changed.append(f"spin_us {change.spin_us}")
+        own = {key: value for key in ("spin_us", "moderation_us") if (value := getattr(change, key)) is not None}
+        if own and not isinstance(self.engine, ThreadedEngine):
+            raise VethError(errno.EOPNOTSUPP, "engine", reason=f"the {self.engine.name} engine has no {', '.join(own)}")
+        if isinstance(self.engine, ThreadedEngine):
+            before = {"spin_us": self.engine.spin_us, "moderation_us": self.engine.moderation_us}
+            self.engine.set_times(**before | own)
+            changed += [f"{key} {now}" for key, was in before.items() if (now := getattr(self.engine, key)) != was]
         if change.gro is not None and change.gro != self._gro:
             self._gro = change.gro
             changed.append(f"gro {'on' if change.gro else 'off'}")

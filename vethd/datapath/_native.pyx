@@ -1,0 +1,273 @@
+# cython: language_level=3, cdivision=True
+"""The native engine, as Python sees it: Worker and Lane. vethd.datapath.native makes an Engine of them.
+
+Who writes what. Everything in a Worker's and a Lane's struct is written under the worker's lock, by the worker's thread (serve())
+and by whoever calls a method here. Methods
+release the GIL before they ask for the lock, and the worker's thread never takes the GIL: neither waits for the other's.
+"""
+
+from cython cimport no_gc
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.errno cimport EBADF, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy
+from posix.time cimport CLOCK_MONOTONIC, clock_getres, timespec
+from posix.unistd cimport close, read
+
+from vethd.datapath._frame cimport DROPS, FORWARD, STALE
+from vethd.datapath._frame cimport verdict as frame_verdict
+from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
+from vethd.datapath._lane cimport (
+    BATCH, CLOSED, DRAIN_FRAMES, ERRNOS, FRAME_MAX, PARKED, STALE_FRAMES, STRIDE,
+    Lane as LaneStruct,
+    Worker as WorkerStruct, activate, drain, give_turn, pthread_mutex_destroy, pthread_mutex_init, shut, take_turn, untie, wake,
+)
+from vethd.datapath._poll cimport (
+    EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, EPOLLONESHOT, PR_SET_TIMERSLACK, epoll_create1, prctl, watch,
+)
+from vethd.datapath._worker cimport serve
+
+from vethd.model.drops import Drop
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int eventfd(unsigned int initial, int flags)
+    int EFD_CLOEXEC, EFD_NONBLOCK
+
+cdef extern from "<sys/mman.h>" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, int64_t offset)
+    int munmap(void *addr, size_t length)
+    int PROT_READ, PROT_WRITE, MAP_PRIVATE, MAP_ANONYMOUS
+    void *MAP_FAILED
+
+cdef extern from "<signal.h>" nogil:
+    ctypedef struct sigset_t:
+        pass
+    int sigfillset(sigset_t *signals)
+    int pthread_sigmask(int how, const sigset_t *signals, sigset_t *old)
+    int SIG_SETMASK
+
+if DROPS != len(Drop) or STALE != Drop.STALE:
+    raise ImportError("the extension was built for other drop reasons: build it again")
+
+
+cdef class Worker:
+    """One thread, one epoll instance, one set of buffers, any number of lanes. The thread is the caller of run()."""
+
+    cdef WorkerStruct *it
+
+    def __cinit__(self, int spin_us, int moderation_us):
+        cdef uint32_t i
+        self.it = <WorkerStruct *>calloc(1, sizeof(WorkerStruct))
+        if self.it == NULL:
+            raise MemoryError
+        pthread_mutex_init(&self.it.queue, NULL)
+        pthread_mutex_init(&self.it.data, NULL)
+        self.it.spin_ns = <int64_t>spin_us * 1000
+        self.it.moderation_ns = self.it.pause_ns = <int64_t>moderation_us * 1000
+        self.it.epoll_fd = epoll_create1(EPOLL_CLOEXEC)
+        self.it.kick_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        self.it.news_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        self.it.memory = <uint8_t *>mmap(
+            NULL, BATCH * STRIDE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0
+        )
+        if self.it.memory == <uint8_t *>MAP_FAILED or min(self.it.epoll_fd, self.it.kick_fd, self.it.news_fd) < 0:
+            raise OSError(errno, "no memory or descriptors for a worker")
+        if watch(self.it.epoll_fd, EPOLL_CTL_ADD, self.it.kick_fd, EPOLLIN, NULL) < 0:
+            raise OSError(errno, "epoll_ctl")
+        for i in range(BATCH):
+            self.it.buffers[i].data = self.it.memory + i * STRIDE
+
+    def __dealloc__(self):
+        if self.it == NULL:
+            return
+        self.close()
+        pthread_mutex_destroy(&self.it.queue)
+        pthread_mutex_destroy(&self.it.data)
+        free(self.it)
+
+    cpdef close(self):
+        """Give descriptors and buffers back; after run(). Closed lanes still tell what they counted. Twice is once."""
+        if self.it.memory != NULL and self.it.memory != <uint8_t *>MAP_FAILED:
+            munmap(self.it.memory, BATCH * STRIDE)
+        for fd in (self.it.epoll_fd, self.it.kick_fd, self.it.news_fd):
+            if fd >= 0:
+                close(fd)
+        self.it.memory, self.it.epoll_fd, self.it.kick_fd, self.it.news_fd = NULL, -1, -1, -1
+
+    @property
+    def news_fd(self):
+        """The eventfd that says when take_dead() has something to say."""
+        return self.it.news_fd
+
+    @property
+    def rounds(self):
+        """How many rounds there were, and how many pauses between them."""
+        cdef uint64_t rounds, pauses
+        with nogil:
+            take_turn(self.it)
+            rounds, pauses = self.it.rounds, self.it.pauses
+            give_turn(self.it)
+        return rounds, pauses
+
+    def run(self):
+        """Forward frames until stop()."""
+        cdef sigset_t signals
+        with nogil:
+            sigfillset(&signals)
+            pthread_sigmask(SIG_SETMASK, &signals, NULL)
+            prctl(PR_SET_TIMERSLACK, 1)  # ns; a pause is as long as it is meant to be
+            serve(self.it)
+
+    def stop(self):
+        """Make run() return, soon. Lanes are closed first."""
+        with nogil:
+            take_turn(self.it)
+            self.it.stopping = True
+            give_turn(self.it)
+        wake(self.it.kick_fd)
+
+    def set_times(self, int spin_us, int moderation_us):
+        """Set how long a thread polls before it sleeps, and the longest pause in bulk transfers (0: none)."""
+        with nogil:
+            take_turn(self.it)
+            self.it.spin_ns = <int64_t>spin_us * 1000
+            self.it.moderation_ns = self.it.pause_ns = <int64_t>moderation_us * 1000
+            give_turn(self.it)
+
+    def take_dead(self):
+        """Return the tags of the lanes whose device was found gone since the last call. Makes news_fd unreadable."""
+        cdef LaneStruct *lane
+        cdef uint64_t tag = 0
+        tags = []
+        read(self.it.news_fd, &tag, sizeof(tag))
+        while True:
+            with nogil:
+                take_turn(self.it)
+                lane = self.it.dead
+                if lane != NULL:
+                    tag = lane.tag
+                    self.it.dead = lane.next_dead
+                give_turn(self.it)
+            if lane == NULL:
+                return tags
+            tags.append(tag)
+
+
+@no_gc  # it holds a worker and a worker holds nothing: there is no cycle, and __dealloc__ has its worker
+cdef class Lane:
+    """One queue's frames, one way: read from src, written to dst. The fds stay the caller's; close() comes first."""
+
+    cdef LaneStruct *it
+    cdef Worker worker
+
+    def __cinit__(self, Worker worker, int src, int dst, int vnet_hdr_len, uint64_t tag, int gate):
+        self.worker = worker
+        self.it = <LaneStruct *>calloc(1, sizeof(LaneStruct))
+        if self.it == NULL:
+            raise MemoryError
+        self.it.src, self.it.dst, self.it.tag, self.it.gate = src, dst, tag, gate
+        self.it.vnet_hdr_len = vnet_hdr_len
+        self.it.state = PARKED
+        # not armed yet; of an fd that is none the first read tells
+        if watch(worker.it.epoll_fd, EPOLL_CTL_ADD, src, EPOLLONESHOT, self.it) < 0 and errno != EBADF:
+            self.it.state = CLOSED
+            raise OSError(errno, "epoll_ctl")
+
+    def __dealloc__(self):
+        if self.it == NULL:
+            return
+        take_turn(self.worker.it)
+        shut(self.worker.it, self.it)
+        give_turn(self.worker.it)
+        free(self.it)
+
+    def start(self):
+        """Begin to read, unless it is closed already."""
+        with nogil:
+            take_turn(self.worker.it)
+            if self.it.state == PARKED and not self.it.dead:
+                activate(self.worker.it, self.it)
+            give_turn(self.worker.it)
+        wake(self.worker.it.kick_fd)
+
+    def close(self):
+        """Read no more. Waits for the worker's round, if it is at one."""
+        with nogil:
+            take_turn(self.worker.it)
+            shut(self.worker.it, self.it)
+            give_turn(self.worker.it)
+
+    def join_back(self, Lane back):
+        """Say which lane carries the other direction of this queue. Raises ValueError where it is another worker's."""
+        if back.worker is not self.worker:
+            raise ValueError("the lanes of one queue are one worker's")
+        with nogil:
+            take_turn(self.worker.it)
+            untie(self.it)
+            untie(back.it)
+            if self.it.state != CLOSED and back.it.state != CLOSED:
+                self.it.back, back.it.back = back.it, self.it
+            give_turn(self.worker.it)
+
+    def set_gate(self, int gate):
+        """Drop every frame for that reason, or -1: forward them. Opening first drops, as STALE, what waits."""
+        with nogil:
+            take_turn(self.worker.it)
+            if gate == FORWARD and self.it.gate != FORWARD and self.it.state != CLOSED:
+                self.it.gate = STALE
+                drain(self.worker.it, self.it, STALE_FRAMES)
+            self.it.gate = gate
+            give_turn(self.worker.it)
+
+    def set_limit(self, uint32_t limit):
+        """Forward no longer frames than limit bytes."""
+        with nogil:
+            take_turn(self.worker.it)
+            self.it.limit = limit
+            give_turn(self.worker.it)
+
+    def set_trust(self, bint trust):
+        """Mark frames without a checksum state as verified."""
+        with nogil:
+            take_turn(self.worker.it)
+            self.it.trust = trust
+            give_turn(self.worker.it)
+
+    def set_gro(self, bint gro, bint udp):
+        """Coalesce each round's frames; udp: those of UDP, too."""
+        with nogil:
+            take_turn(self.worker.it)
+            self.it.gro, self.it.gro_udp = gro, udp
+            give_turn(self.worker.it)
+
+    def dry(self):
+        """Move what waits, up to a budget; tell whether nothing is left."""
+        cdef bint dry = True
+        with nogil:
+            take_turn(self.worker.it)
+            if self.it.state != CLOSED:
+                dry = drain(self.worker.it, self.it, DRAIN_FRAMES)
+            give_turn(self.worker.it)
+        return dry
+
+    def counters(self):
+        """Give what engine.Counters holds, as a tuple, of one instant."""
+        cdef LaneStruct now
+        with nogil:
+            take_turn(self.worker.it)
+            now = self.it[0]
+            give_turn(self.worker.it)
+        drops = tuple([now.drops[i] for i in range(DROPS)])
+        errors = {now.error_codes[i]: now.error_frames[i] for i in range(ERRNOS) if now.error_codes[i]}
+        return now.frames, now.frame_bytes, now.forwarded, now.forwarded_bytes, 0, drops, errors
+
+
+def clock_resolution_ns():
+    """Return how finely a pause can be timed here: 1, or a jiffy where the kernel has no high-resolution timers."""
+    cdef timespec resolution
+    clock_getres(CLOCK_MONOTONIC, &resolution)
+    return resolution.tv_sec * 1_000_000_000 + resolution.tv_nsec
+
+
+include "_spec.pxi"
