@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from tests.benchmarks import machine
 from tests.benchmarks.contest import Plan, compete
 from tests.benchmarks.contestants import Engine, contestant, everybody
 from tests.benchmarks.data import Run
@@ -23,8 +22,9 @@ from tests.benchmarks.extra import Extra, Setting
 from tests.benchmarks.extras import EXTRAS
 from tests.benchmarks.line import Contestant, Peer
 from tests.benchmarks.measures import FULL, MEASURES, QUICK, Measure
-from tests.benchmarks.tables import contest_tables, text
+from tests.benchmarks.tables import bound_table, contest_tables, text
 from tests.benchmarks.traffic import compiled
+from tests.lib import machine
 
 ROUNDS, QUICK_ROUNDS = 5, 1
 PEER_ROUNDS = 3
@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if measures:
             compete(plans, run, QUICK if said.quick else FULL, Path(directory), save)
             print(f"\n{contest_tables(run)}", flush=True)
+            if bounds := bound_table(run, taking[0].name):
+                print(f"\n{text(bounds.head, bounds.rows)}", flush=True)
         engines = [each.name for each in taking if isinstance(each, Engine) and not each.settings]
         for extra in extras:
             print(f"\n{extra.name}", flush=True)
@@ -77,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"\n{text(table.head, table.rows)}", flush=True)
             save()
     save()
-    print(f"\n{run.seconds:.0f} s, load average {run.load_before} before, {run.load_after} after")
+    load = f"load average {run.load_before} before, {run.load_after} after"
+    print(f"\n{run.seconds:.0f} s, {load}, {run.stolen():.1%} of the CPU time stolen")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,6 +17,7 @@ from tests.benchmarks.data import Entrant, Run, Sample
 from tests.benchmarks.line import Contestant, Line, Peer, drawn
 from tests.benchmarks.measures import Length, Measure
 from tests.benchmarks.traffic import TrafficError
+from tests.lib.machine import Ticks
 
 REASON_LEN = 300
 
@@ -79,6 +80,7 @@ def play(number: int, seats: list[Seat], run: Run, length: Length) -> None:
         taking = [seat for seat in seats if number < seat.rounds and measure in seat.measures]
         told = []
         for seat in reversed(taking) if number % 2 else taking:
+            before = Ticks.now()
             try:
                 figures = _measure(seat, measure, length)
             except (AssertionError, OSError) as error:
@@ -89,7 +91,10 @@ def play(number: int, seats: list[Seat], run: Run, length: Length) -> None:
                 continue
             name = seat.contestant.name
             figures = {key: float(f"{value:.6g}") for key, value in figures.items()}
-            run.samples.append(Sample(round=number, measure=measure.name, contestant=name, figures=figures))
+            stolen = round(Ticks.now().stolen_since(before), 4)
+            run.samples.append(
+                Sample(round=number, measure=measure.name, contestant=name, figures=figures, stolen=stolen)
+            )
             told += [f"{name} {value:.4g}" for value in [*figures.values()][:1]]
         if told:
             print(f"round {number + 1}, {measure.name}: {', '.join(told)}", flush=True)

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import msgspec
 
 from tests.benchmarks.data import median
-from tests.benchmarks.extra import Extra, Setting, Table, in_turn, inside, labs, p99, span
-from tests.benchmarks.tables import Cell
+from tests.benchmarks.extra import Extra, Setting, in_turn, inside, labs, p99, span
+from tests.benchmarks.tables import Cell, Table
 from tests.lib import rtnl
 from tests.lib.backends import Vethd
 from tests.lib.daemon import Daemon

@@ -6,10 +6,10 @@ import time
 from contextlib import ExitStack
 
 from tests.benchmarks.extra import inside
-from tests.benchmarks.machine import cpu_s
 from tests.lib import rtnl
 from tests.lib.backends import Vethd
 from tests.lib.lab import Lab
+from tests.lib.machine import cpu_s
 from tests.lib.netns import Netns
 from tests.lib.rtnl import Rtnl, nest, text
 from tests.lib.wait import wait_until

@@ -28,12 +28,13 @@ class Entrant(msgspec.Struct, kw_only=True):
 
 
 class Sample(msgspec.Struct, kw_only=True):
-    """What one measurement gave: figures by their keys."""
+    """What one measurement gave: figures by their keys; stolen is the share of CPU time that the hypervisor took."""
 
     round: int
     measure: str
     contestant: str
     figures: dict[str, float]
+    stolen: float = 0.0
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -68,6 +69,18 @@ class Run(msgspec.Struct, kw_only=True):
         """Return the median of the rounds' ratios between two contestants; NaN where there is none."""
         mine, theirs = self.values(contestant, key), self.values(other, key)
         return median([mine[n] / theirs[n] for n in mine if theirs.get(n)])
+
+    def stolen(self) -> float:
+        """Return the mean share of CPU time that was stolen during the measurements."""
+        return statistics.fmean(each.stolen for each in self.samples) if self.samples else 0.0
+
+    def bound(self, contestant: str, other: str, key: str) -> float:
+        """Return the TCP rate, Gbit/s, at which both ends and the forwarder would use up all CPUs; NaN if unknown.
+
+        The ends cost what the whole machine spends per GB with the other, which is to have no forwarder.
+        """
+        cost = self.median(other, f"{key}_busy") + self.median(contestant, f"{key}_cpu")
+        return 8 * float(self.machine["cpus"]) / cost
 
     def save(self, path: Path) -> None:
         """Write the file, whole or not at all."""

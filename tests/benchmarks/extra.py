@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from tests.benchmarks.tables import Cell
+from tests.benchmarks.tables import Table
 from tests.lib.backends import KernelVeth, Vethd
 from tests.lib.lab import Lab
 from tests.lib.leaks import PREFIX, Traces
@@ -25,14 +25,6 @@ class Setting(NamedTuple):
     engines: Sequence[str]
     directory: Path
     quick: bool
-
-
-class Table(NamedTuple):
-    """A table; title says what of."""
-
-    title: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
 
 
 class Extra(NamedTuple):

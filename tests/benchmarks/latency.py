@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator
 
 from tests.benchmarks.accounts import audit
 from tests.benchmarks.data import median
-from tests.benchmarks.extra import Extra, Setting, Table, labs, p99
-from tests.benchmarks.tables import Cell
+from tests.benchmarks.extra import Extra, Setting, labs, p99
+from tests.benchmarks.tables import Cell, Table
 from tests.lib import rtnl
 from tests.lib.backends import Vethd
 from tests.lib.frames import VLAN_HLEN, sized

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from tests.benchmarks.data import Figure, median
 from tests.benchmarks.line import Line
 from tests.benchmarks.lossless import search
-from tests.benchmarks.machine import cpu_s
 from tests.benchmarks.traffic import UdpResult
 from tests.lib import ethtool
 from tests.lib.lab import End
-from tests.lib.programs import Pings, ping
+from tests.lib.machine import cpu_s
+from tests.lib.programs import Iperf3, Pings, ping
 from tests.lib.wait import wait_until
 
 GBIT, GB, MILLION, KILO = 1e9, 1e9, 1e6, 1e3
@@ -33,14 +33,19 @@ class Length(NamedTuple):
     warmup_s: float
     trial_s: float
     rr_s: float
+    iperf3_s: float
     idle_s: float
     repeats: int
     pings: int
     narrow: float
 
 
-FULL = Length(tcp_s=0.8, warmup_s=0.3, trial_s=0.25, rr_s=0.1, idle_s=5.0, repeats=6, pings=500, narrow=1.04)
-QUICK = Length(tcp_s=0.4, warmup_s=0.2, trial_s=0.1, rr_s=0.1, idle_s=1.0, repeats=1, pings=100, narrow=1.15)
+FULL = Length(
+    tcp_s=0.8, warmup_s=0.3, trial_s=0.25, rr_s=0.1, iperf3_s=1, idle_s=5.0, repeats=6, pings=500, narrow=1.04
+)
+QUICK = Length(
+    tcp_s=0.4, warmup_s=0.2, trial_s=0.1, rr_s=0.1, iperf3_s=1, idle_s=1.0, repeats=1, pings=100, narrow=1.15
+)
 
 Run = Callable[[Line, Length], dict[str, float]]
 
@@ -67,8 +72,10 @@ def _tcp(key: str, flows: int, line: Line, length: Length, *, both: bool = False
     ]
     arrived = sum(each.bytes for each in runs)
     found = {key: arrived * 8 / sum(each.seconds for each in runs) / GBIT}
-    if line.pids and arrived:
-        found[f"{key}_cpu"] = sum(each.cpu_s for each in runs) / (arrived / GB)
+    if arrived:
+        found[f"{key}_busy"] = sum(each.busy_s for each in runs) / (arrived / GB)
+        if line.pids:
+            found[f"{key}_cpu"] = sum(each.cpu_s for each in runs) / (arrived / GB)
     return found
 
 
@@ -107,6 +114,21 @@ def _rr_under_load(line: Line, length: Length) -> dict[str, float]:
     return {"rrload_p50": got.p50_us, "rrload_p99": got.p99_us}
 
 
+def _iperf3(key: str, line: Line, length: Length, *args: str) -> dict[str, float]:
+    """Run iperf3 as people do; what counts is what its server received."""
+    with Iperf3.serving(line.wire.b.netns, line.far_ip) as iperf3:
+        end = iperf3.measure(line.wire.a.netns, "-t", f"{length.iperf3_s:g}", *args)
+    if "-u" not in args:
+        return {key: end["sum_received"]["bits_per_second"] / GBIT}
+    whole = end["sum"]
+    return {key: (whole["packets"] - whole["lost_packets"]) / whole["seconds"] / KILO}
+
+
+def _ping_under_load(line: Line, length: Length) -> dict[str, float]:
+    with line.traffic.loaded():
+        return _ping("pingload", line, length, "-i", "0.002")
+
+
 def _ping(key: str, line: Line, length: Length, *args: str) -> dict[str, float]:
     def whole() -> Pings | None:
         """Ping; for the last answers it waits twice as long as any other took, which on a busy machine is too short."""
@@ -141,8 +163,12 @@ def _off(end: End, *features: str) -> Iterator[None]:
 
 
 def _tcp_measure(name: str, title: str, run: Run, *, about_gro: bool = False, brief: bool = False) -> Measure:
-    cost = Figure(key=f"{name}_cpu", title=f"CPU of the forwarder, s per GB of {title}", more_is_better=False)
-    return Measure(name, (Figure(key=name, title=f"{title}, Gbit/s"), cost), run, about_gro, brief)
+    figures = (
+        Figure(key=name, title=f"{title}, Gbit/s"),
+        Figure(key=f"{name}_cpu", title=f"CPU of the forwarder, s per GB of {title}", more_is_better=False),
+        Figure(key=f"{name}_busy", title=f"CPU of the whole machine, s per GB of {title}", more_is_better=False),
+    )
+    return Measure(name, figures, run, about_gro, brief)
 
 
 def _udp_measure(name: str, title: str, what: Datagrams, *, brief: bool = False) -> Measure:
@@ -160,6 +186,13 @@ def _rr_measure(name: str, title: str, run: Run, *, brief: bool = False) -> Meas
     return Measure(name, tuple(figures), run, brief=brief)
 
 
+def _iperf3_measure(name: str, title: str, unit: str, *args: str) -> Measure:
+    def run(line: Line, length: Length) -> dict[str, float]:
+        return _iperf3(name, line, length, *args)
+
+    return Measure(name, (Figure(key=name, title=f"{title}, received, {unit}"),), run)
+
+
 def _ping_measure(name: str, title: str, *args: str) -> Measure:
     def run(line: Line, length: Length) -> dict[str, float]:
         return _ping(name, line, length, *args)
@@ -167,6 +200,7 @@ def _ping_measure(name: str, title: str, *args: str) -> Measure:
     return Measure(name, (Figure(key=name, title=f"{title}, average, us", more_is_better=False),), run)
 
 
+PING_LOAD = Figure(key="pingload", title="ping, 500 a second, beside TCP, average, us", more_is_better=False)
 IDLE = Figure(key="idle", title=f"CPU of the forwarder, s in {IDLE_S:.0f} s of idleness", more_is_better=False)
 
 MEASURES = (
@@ -178,10 +212,14 @@ MEASURES = (
     _udp_measure("udp64x4", "UDP 64 B, 4 flows", Datagrams(64, flows=INTERLEAVED)),
     _udp_measure("udp1400", "UDP 1400 B", Datagrams(1400)),
     _udp_measure("udpgso", f"UDP 1400 B, {GSO_SEGMENTS} a send", Datagrams(1400, segments=GSO_SEGMENTS)),
+    _iperf3_measure("iperf3", "iperf3, TCP", "Gbit/s"),
+    _iperf3_measure("iperf3udp64", "iperf3 -u -b 0 -l 64", "thousand/s", "-u", "-b", "0", "-l", "64"),
+    _iperf3_measure("iperf3udp1400", "iperf3 -u -b 0 -l 1400", "thousand/s", "-u", "-b", "0", "-l", "1400"),
     _ping_measure("ping", "ping, 1,000 a second", "-i", "0.001"),
     _ping_measure("pinga", "ping, one after the other", "-A"),
     _rr_measure("rr", "UDP request and response", partial(_rr, "rr"), brief=True),
     _rr_measure("rrapart", "UDP request and response, on two CPUs", partial(_rr, "rrapart", apart=True)),
     _rr_measure("rrload", "UDP request and response, beside TCP", _rr_under_load),
+    Measure("pingload", (PING_LOAD,), _ping_under_load),
     Measure("idle", (IDLE,), _idle, brief=True, once=True),
 )

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks import targets
+from tests.benchmarks import hosts, targets
 from tests.benchmarks.data import Entrant, Figure, Run
 from tests.benchmarks.extras import EXTRAS
 from tests.benchmarks.peers import PEERS
-from tests.benchmarks.tables import Cell, markdown
+from tests.benchmarks.tables import Cell, bound_table, markdown
 
 DOCS = Path(__file__).parents[2] / "docs"
 KERNEL = "kernel"
@@ -26,15 +26,17 @@ MARK = re.compile(r"(<!-- bench:(\w+) -->\n).*?(<!-- /bench:\2 -->)", re.DOTALL)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the tables into the page, the data beside it, and the plots."""
+    """Write the tables into the page and the README, keep the run in the page's directory, and draw the plots."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.report", description=main.__doc__)
     parser.add_argument("file", type=Path, help="what `python -m tests.benchmarks --json FILE` wrote")
     parser.add_argument("--page", type=Path, default=DOCS / "performance.md", help="[default: docs/performance.md]")
+    parser.add_argument("--readme", type=Path, default=DOCS.parent / "README.md", help="[default: README.md]")
     parser.add_argument("--plots", type=Path, default=DOCS / "img", metavar="DIRECTORY", help="[default: docs/img]")
     said = parser.parse_args(argv)
     run = Run.load(said.file)
-    write(run, said.page)
-    run.save(said.page.with_suffix(".json"))
+    runs = hosts.keep(run, said.page.with_suffix(""))
+    for page in (said.page, said.readme):
+        write(run, runs, page)
     try:
         from tests.benchmarks import plots  # noqa: PLC0415 - tables can be had without matplotlib
     except ImportError as error:
@@ -42,9 +44,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"written: {said.page}", *(f"         {path}" for path in plots.draw(run, said.plots)), sep="\n")
 
 
-def write(run: Run, page: Path) -> None:
-    """Put a run's tables where the page has their marks. Raises ValueError for a mark that names none."""
-    found = blocks(run)
+def write(run: Run, runs: Sequence[Run], page: Path) -> None:
+    """Put the tables of a run, and of those of all hosts, where the page has their marks.
+
+    Raises ValueError for a mark that names none.
+    """
+    found = blocks(run) | {"hosts": hosts.table(runs), "headline": hosts.headline(runs)}
 
     def filled(match: re.Match[str]) -> str:
         if match[2] not in found:
@@ -67,10 +72,13 @@ def blocks(run: Run) -> dict[str, str]:
 def _machine(run: Run) -> str:
     what: dict[str, Any] = run.machine
     versions = ", ".join(f"{each.title} {each.version}" for each in run.entrants if each.version)
+    virtual = f"virtualization {what.get('virtualization', 'unknown')}, governor {what.get('governor', 'unknown')}"
     machine = (
-        f"Linux {what['kernel']}, {what['cpus']} x {what['cpu']}, {what['memory_gib']} GiB, Python {what['python']}"
+        f"Linux {what['kernel']}, {hosts.title(run)}, {virtual}, {what['memory_gib']} GiB, Python {what['python']}"
     )
-    load = f"load average {run.load_before} before and {run.load_after} after"
+    load = (
+        f"load average {run.load_before} before and {run.load_after} after, {run.stolen():.1%} of the CPU time stolen"
+    )
     when = f"begun {run.started}, {run.rounds} round{'s' * (run.rounds > 1)}, {run.seconds / 60:.0f} minutes, {load}"
     rough = "**A short run: these figures are rough.** " if run.quick else ""
     return f"{rough}{machine}{'; ' if versions else ''}{versions}; {when}: `{run.command}`."
@@ -101,6 +109,18 @@ def _peers(run: Run) -> str:
         [figure.title, *(run.median(each.name, figure.key) for each in taking)] for figure in figures
     ]
     return markdown(["medians", *(each.title for each in taking)], rows)
+
+
+def _bound(run: Run) -> str:
+    table = bound_table(run, KERNEL)
+    return markdown(table.head, table.rows) if table else ""
+
+
+def _against_asyncio(run: Run) -> str:
+    figures = {figure.key: figure for figure in run.figures}
+    worst = sorted(targets.against_asyncio(run).items(), key=lambda each: each[1])
+    rows: list[list[Cell]] = [[figures[key].title, ratio] for key, ratio in worst]
+    return markdown(["native, times better than asyncio", "median of the rounds"], rows) if rows else ""
 
 
 def _absent(run: Run) -> str:
@@ -142,6 +162,8 @@ BLOCKS: dict[str, Callable[[Run], str]] = {
     "targets": _targets,
     "contest": _contest,
     "gro": _gro,
+    "bound": _bound,
+    "engines": _against_asyncio,
     "peers": _peers,
     "absent": _absent,
 }

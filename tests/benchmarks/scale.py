@@ -15,14 +15,14 @@ from typing import Any
 from tests.benchmarks.accounts import audit
 from tests.benchmarks.crowd import Crowd
 from tests.benchmarks.data import median
-from tests.benchmarks.extra import KERNEL, Extra, Setting, Table, labs, span
+from tests.benchmarks.extra import KERNEL, Extra, Setting, labs, span
 from tests.benchmarks.line import Line
-from tests.benchmarks.machine import cpu_s, rss_mib
 from tests.benchmarks.measures import FULL, IDLE_S, MEASURES, QUICK
-from tests.benchmarks.tables import Cell
+from tests.benchmarks.tables import Cell, Table
 from tests.benchmarks.traffic import Traffic
 from tests.lib.backends import Vethd
 from tests.lib.lab import Lab
+from tests.lib.machine import cpu_s, rss_mib
 from tests.lib.sockets import ping
 
 STAGES, QUICK_STAGES = (1, 10, 100, 1000), (1, 10)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from tests.benchmarks.data import Run
 
@@ -30,6 +31,31 @@ def _contest_table(run: Run, first: str, others: Sequence[str]) -> str:
         if any(isinstance(value, float) and not math.isnan(value) for value in row):
             rows.append(row)
     return text(["medians", first, *(value for name in others for value in (name, "ratio"))], rows)
+
+
+class Table(NamedTuple):
+    """A table; title says what of. The first cell of a row is the row's title."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+def bound_table(run: Run, first: str) -> Table | None:
+    """Return, for each TCP measure, the rate that the CPU time allows, and the share of it that was reached.
+
+    Of all contestants that have a process; None if the first was not measured.
+    """
+    measured = {sample.contestant for sample in run.samples} - {first}
+    names = [each.name for each in run.entrants if each.name in measured]
+    rows: list[list[Cell]] = []
+    for figure in run.figures:
+        bounds = {name: run.bound(name, first, figure.key) for name in names}
+        if not all(map(math.isnan, bounds.values())):
+            cells = [(bound, run.median(name, figure.key) / bound) for name, bound in bounds.items()]
+            rows.append([figure.title, *(value for both in cells for value in both)])
+    head = ["all CPUs used up at", *(words for name in names for words in (name, "reached"))]
+    return Table("bound", head, rows) if rows else None
 
 
 def text(head: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:

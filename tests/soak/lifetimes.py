@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.lib.engines import ENGINES, need
+from tests.lib.machine import Ticks, describe
 from tests.lib.wait import wait_until
 from tests.soak.ground import Ground, grounds
 from tests.soak.growth import Growth
@@ -143,19 +144,6 @@ class Course:
             wait_until(over)
 
 
-def _host() -> str:
-    """Say on what it ran."""
-    cpuinfo = Path("/proc/cpuinfo").read_text().splitlines()
-    model = next((line.partition(": ")[2] for line in cpuinfo if line.startswith("model name")), "an unknown CPU")
-    return f"{os.cpu_count()} x {model}, Linux {os.uname().release}"
-
-
-def _steal() -> tuple[int, int]:
-    """Give (stolen, all) ticks of all CPUs until now."""
-    ticks = [int(word) for word in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
-    return ticks[7], sum(ticks)
-
-
 def main() -> int:
     """Run what the command line says; 1 where memory is not flat."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.lifetimes", description=__doc__)
@@ -166,17 +154,19 @@ def main() -> int:
     failed = False
     for engine in (said.engine,) if said.engine else ENGINES:
         need(engine)
-        before = _steal()
+        before = Ticks.now()
         course = Course(said.pairs, said.way or list(WAYS))
         with (
             tempfile.TemporaryDirectory(prefix="vethd-lives.") as directory,
             grounds(Path(directory), engine) as ground,
         ):
             course.run(ground, lambda line: print(line, file=sys.stderr, flush=True))
-        stolen, ticks = (now - then for now, then in zip(_steal(), before, strict=True))
+        stolen = Ticks.now().stolen_since(before)
         verdict = course.verdict()
         failed = failed or bool(verdict)
-        print(f"lifetimes: {engine}, {_host()}, {100 * stolen / ticks:.1f} % stolen: {verdict or 'flat'}")
+        host = describe()
+        machine = f"{host['cpus']} x {host['cpu']}, Linux {host['kernel']}"
+        print(f"lifetimes: {engine}, {machine}, {stolen:.1%} stolen: {verdict or 'flat'}")
         print(f"{course.table()}\n", flush=True)
     return int(failed)
 

@@ -36,7 +36,7 @@ def namespaces(pid: int) -> list[str]:
 def test_a_short_run_gives_a_file_a_page_and_plots(tmp_path: Path) -> None:
     before = Traces.now()
     file = tmp_path / "run.json"
-    only = "tcp1,tcpnogso,udp64,ping,rr,creation"
+    only = "tcp1,tcpnogso,udp64,iperf3,iperf3udp64,ping,pingload,rr,creation"
     argv = [*BENCHMARKS, "--only", only, "--contestants", f"kernel,{ENGINE},{ABSENT}", "--json", str(file)]
     process = subprocess.Popen(argv, cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     output, _ = process.communicate(timeout=RUN_S)
@@ -45,7 +45,18 @@ def test_a_short_run_gives_a_file_a_page_and_plots(tmp_path: Path) -> None:
     assert namespaces(process.pid) == []
 
     run = Run.load(file)
-    for key in ("tcp1", "tcpnogso", "udp64", "udp64_over", "ping", "rr_p50", "rr_p99"):
+    for key in (
+        "tcp1",
+        "tcpnogso",
+        "udp64",
+        "udp64_over",
+        "iperf3",
+        "iperf3udp64",
+        "ping",
+        "pingload",
+        "rr_p50",
+        "rr_p99",
+    ):
         assert run.median("kernel", key) > 0, key
         assert run.ratio(ENGINE, "kernel", key) > 0, key
     assert run.median(ENGINE, "tcp1_cpu") > 0
@@ -55,12 +66,16 @@ def test_a_short_run_gives_a_file_a_page_and_plots(tmp_path: Path) -> None:
 
     page = tmp_path / "performance.md"
     shutil.copy(REPO / "docs" / "performance.md", page)
-    report.main([str(file), "--page", str(page), "--plots", str(tmp_path / "img")])
+    readme = tmp_path / "README.md"
+    shutil.copy(REPO / "README.md", readme)
+    report.main([str(file), "--page", str(page), "--readme", str(readme), "--plots", str(tmp_path / "img")])
     text = page.read_text()
     assert f"| TCP 1 flow, Gbit/s | {cell(run.median('kernel', 'tcp1'))} |" in text
     assert "| ip link add |" in text
     assert "not measured" in text
-    assert Run.load(page.with_suffix(".json")) == run
+    kept = page.with_suffix("").glob("*.json")
+    assert [Run.load(path) for path in kept] == [run]
+    assert f"one TCP flow at {cell(run.ratio(ENGINE, 'kernel', 'tcp1'))} " in readme.read_text()
     assert "<svg" in (tmp_path / "img" / "rates.svg").read_text()
 
 

@@ -10,10 +10,10 @@ import pytest
 from tests.benchmarks.contest import Seat, play
 from tests.benchmarks.data import Entrant, Figure, Run
 from tests.benchmarks.line import Contestant, Line, Peer, Place
-from tests.benchmarks.machine import describe
 from tests.benchmarks.measures import QUICK, Length, Measure
 from tests.benchmarks.traffic import TrafficError
 from tests.lib.lab import End, Wire
+from tests.lib.machine import describe
 from tests.lib.netns import Netns
 
 

@@ -5,8 +5,9 @@ Python sends some 100,000 datagrams a second; what is measured here carries seve
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -22,11 +23,12 @@ class TrafficError(AssertionError):
 
 
 class TcpResult(msgspec.Struct, forbid_unknown_fields=True):
-    """Bytes that arrived within so many seconds, and the forwarder's CPU time in them."""
+    """Bytes that arrived within so many seconds, and the CPU time of the forwarder and of the whole machine."""
 
     bytes: int
     seconds: float
     cpu_s: float
+    busy_s: float
 
 
 class UdpResult(msgspec.Struct, forbid_unknown_fields=True):
@@ -99,9 +101,24 @@ class Traffic:
         said = {"seconds": seconds, "warmup": warmup, "load": int(load), "apart": int(apart)}
         return msgspec.json.decode(self._run("rr", said), type=RrResult)
 
-    def _run(self, kind: str, said: dict[str, float]) -> bytes:
+    @contextlib.contextmanager
+    def loaded(self) -> Iterator[None]:
+        """Send one TCP flow while the body runs."""
+        argv = self._argv("tcp", {"seconds": TRAFFIC_S, "warmup": 0})
+        with subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as program:
+            try:
+                yield
+                if program.poll() is not None:
+                    raise TrafficError(f"the TCP flow beside it ended: {program.returncode}")
+            finally:
+                program.kill()  # its children die with it
+
+    def _argv(self, kind: str, said: Mapping[str, float]) -> list[str]:
         argv = [self._base[0], kind, *self._base[1:], *(f"{key}={value}" for key, value in said.items())]
-        argv += [f"pid={pid}" for pid in self.pids]
+        return argv + [f"pid={pid}" for pid in self.pids]
+
+    def _run(self, kind: str, said: dict[str, float]) -> bytes:
+        argv = self._argv(kind, said)
         try:
             done = subprocess.run(argv, capture_output=True, check=False, stdin=subprocess.DEVNULL, timeout=TRAFFIC_S)
         except subprocess.TimeoutExpired as error:

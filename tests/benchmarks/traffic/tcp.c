@@ -63,11 +63,12 @@ void run_tcp(const struct options *said, struct shared *shared) {
   if (said->both)
     start_tcp(said, shared, said->flows, 1);
   sleep_until(now_ns() + (int64_t)(said->warmup * 1e9));
-  double cpu = cpu_s(said);
+  double cpu = cpu_s(said), busy = busy_s();
   int64_t start = now_ns();
   uint64_t before = shared->bytes;
   sleep_until(start + (int64_t)(said->seconds * 1e9));
   uint64_t bytes = shared->bytes - before;
   int64_t took = now_ns() - start;
-  printf("{\"bytes\": %lu, \"seconds\": %.6f, \"cpu_s\": %.6f}\n", bytes, took / 1e9, cpu_s(said) - cpu);
+  printf("{\"bytes\": %lu, \"seconds\": %.6f, \"cpu_s\": %.6f, \"busy_s\": %.6f}\n", bytes, took / 1e9,
+         cpu_s(said) - cpu, busy_s() - busy);
 }

@@ -54,6 +54,16 @@ double cpu_s(const struct options *said) {
   return sum;
 }
 
+double busy_s(void) {
+  unsigned long long user, nice, system, idle, wait, irq, softirq;
+  FILE *stat = fopen("/proc/stat", "re");
+  if (!stat || fscanf(stat, "cpu %llu %llu %llu %llu %llu %llu %llu", &user, &nice, &system, &idle, &wait, &irq,
+                      &softirq) != 7)
+    fail("/proc/stat");
+  fclose(stat);
+  return (double)(user + nice + system + irq + softirq) / sysconf(_SC_CLK_TCK);
+}
+
 int socket_in(const char *netns, const char *ip, int type) {
   int home = open("/proc/thread-self/ns/net", O_RDONLY | O_CLOEXEC);
   int there = open(netns, O_RDONLY | O_CLOEXEC);

@@ -37,6 +37,8 @@ int64_t now_ns(void);
 void sleep_until(int64_t when_ns);
 /* CPU time that the processes of said->pids have used, all threads, dead ones too. */
 double cpu_s(const struct options *said);
+/* CPU time that the whole machine has used, without idleness and what the hypervisor took away. */
+double busy_s(void);
 /* A socket that lives in a namespace, bound to an address and a port of the kernel's choice. */
 int socket_in(const char *netns, const char *ip, int type);
 void connect_to(int fd, int peer);
