@@ -5,6 +5,7 @@ podman gets a host of its own: a network namespace, and a mount namespace with a
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -209,6 +210,17 @@ def test_fifty_at_once(podman: Podman) -> None:
     podman.run("rm", "--force", "--all", "--time=0")
     assert (podman.ports(), podman.leased()) == (set(), set())
     assert podman.attachments() == []
+
+
+def test_native_engine_under_the_default_seccomp_profile(podman: Podman) -> None:
+    """In a container that may make TAPs, and may not use io_uring."""
+    here = Path(__file__).parents[2]
+    host = ("/usr", "/lib", "/lib64", sys.base_prefix, sys.prefix, here)
+    volumes = [word for path in dict.fromkeys(map(str, host)) for word in ("--volume", f"{path}:{path}:ro")]
+    may = ("--cap-add", "net_admin,net_broadcast,net_raw,sys_admin", "--device", "/dev/net/tun", "--network", "none")
+    words = ("run", "--rm", *LIMITS, *may, *volumes, "--workdir", str(here), "--rootfs", f"{podman.directory}/rootfs:O")
+    said = json.loads(podman.run(*words, sys.executable, "-m", "tests.lib.confined"))
+    assert said == {"engine": "native", "arrived": True, "seccomp": 2, "io_uring": errno.ENOSYS}
 
 
 def test_gc(podman: Podman) -> None:

@@ -74,7 +74,8 @@ class Watcher:
         except OSError as error:
             self._epoll.close()
             self._sock.close()
-            raise VethError(error.errno or errno.EIO, "watch") from error
+            reason = "link events of all namespaces need CAP_NET_BROADCAST" if error.errno == errno.EPERM else ""
+            raise VethError(error.errno or errno.EIO, "watch", reason=reason) from error
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Start delivering messages on the loop."""
