@@ -2,7 +2,7 @@
 
 A leak goes on as it began: it shows in the first third of the work, in the second and in the last. What else makes a
 process heavier comes once: an allocator sees its first crowd, a cache fills up, an engine touches more of its buffers
-(the native one has 8.5 MB of them a worker, and a burst of frames touches as many as it is long). None of that lasts
+(the native one has 4.3 MB of them a worker, and a burst of frames touches as many as it is long). None of that lasts
 for three thirds.
 """
 

@@ -2,8 +2,8 @@
 
 An engine joins the fds of two TAPs into a Wire of two directions. A direction is named by its sending side: in
 direction 0, the near end sends. All calls are made on the loop's thread. No call waits for a device. If the engine has
-threads, a call waits for the worker's current round: 0.1 to 0.2 ms at full speed, nothing otherwise. Closing an idle
-wire waits some 50 us for the worker to release it. Opening a gate takes as long as dropping the waiting frames.
+threads, a call waits for the worker's current round (at most 64 frames or 256 KB), otherwise not at all. Opening a gate
+takes as long as dropping the waiting frames.
 
 Who writes what: the manager sets gates, limits and trust; the engine writes the counters. The fds stay the caller's:
 call close() first, then close the fds.

@@ -34,5 +34,5 @@ class KernelDrop(StrEnum):
 
     OVERSIZE = "kernel_oversize"  # refused by the tun filter, which counts it
     NO_CARRIER = "kernel_no_carrier"  # sent while the carrier was off
-    QUEUE_FULL = "kernel_queue_full"  # txqueuelen frames were already waiting
+    QUEUE_FULL = "kernel_queue_full"  # the device's ring was full
     UNKNOWN = "kernel_unknown"  # the reason cannot be determined (see kernel_drops.py)
