@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-BATCH = 128  # frames a flow that a killed daemon may hold: 64 with asyncio, the buffers of a worker with native
+BATCH = 64  # frames of a flow that a killed daemon may hold: a batch of asyncio, the buffers of a native worker
 UNDER_WAY_NS = 1_000_000_000
 KEPT = 4096  # windows that are remembered; a frame older than that many is none
 
