@@ -61,7 +61,10 @@ class Masquerade:
         )
 
     def take_down(self) -> None:
-        """Delete the rules, whichever program made them; missing rules are no error. Raises CniError 103."""
+        """Delete the rules; missing rules are no error. Raises CniError 103.
+
+        This tries iptables only if nft is missing or fails, or if backend is "iptables".
+        """
         if self._nft is not None:
             self._nft.wait()
         running = nft.start(nft.deleted(self._table))
