@@ -1,59 +1,63 @@
-"""Where vethd is not veth: every case in which an expectation of the conformance suite differs.
+"""The differences of vethd from veth: every case in which the conformance suite expects another result from vethd.
 
-docs/differences.md explains each by its id. A test asks `backend.differs(id)`, or `backend.shows()` for
-the values that an end shows; there is no other way for it to expect something else of vethd than of the kernel.
+docs/differences.md explains each by its id. A test asks `backend.differs(id)`, or `backend.shows()` for the values that
+an end shows. There is no other way for a test to expect different results from vethd and from the kernel.
 """
 
 from __future__ import annotations
 
 DIFFERENCES = {
-    "mtu-above-65521": "A TAP's MTU ends at 65521, so 65522 to 65535 are EINVAL.",
-    "carrier-flip-is-undone": "`ip link set X carrier off` is EOPNOTSUPP on veth; a TAP obeys, and vethd"
-    " sets it right again.",
-    "lowerlayerdown-is-down": "Without carrier, and with the peer in the same namespace, operstate is DOWN and not"
-    " LOWERLAYERDOWN, which needs an iflink.",
-    "kind-is-tun": "`ip -d link` shows the kind tun and not veth.",
-    "no-ethtool-statistics": "`ethtool -S` has no peer_ifindex; the API and `vethctl stats` have.",
-    "rx-checksumming-is-off": "`ethtool -k` shows rx-checksumming off, fixed: a TAP's own stack verifies"
-    " what nobody vouches for.",
-    "txqueuelen-is-the-ring": "`ip link` shows the length of a TAP's ring where veth shows the txqueuelen that was"
-    " asked for: the kernel has one number for both. The API has what was asked for.",
-    "no-iflink": "A TAP has no iflink: `ip link` shows no @peer and no link-netnsid; the API and `vethctl show` do.",
+    "mtu-above-65521": "The largest MTU of a TAP is 65521; 65522 to 65535 are EINVAL.",
+    "carrier-flip-is-undone": "`ip link set X carrier off` is EOPNOTSUPP on veth. On a TAP it works, and vethd then"
+    " sets the carrier right again.",
+    "lowerlayerdown-is-down": "Without carrier, and with the peer in the same namespace, operstate is DOWN."
+    " LOWERLAYERDOWN requires an iflink.",
+    "kind-is-tun": "`ip -d link` shows the kind tun instead of veth.",
+    "no-ethtool-statistics": "`ethtool -S` has no peer_ifindex; the API and `vethctl stats` have it.",
+    "rx-checksumming-is-off": "`ethtool -k` shows rx-checksumming off, fixed: the stack behind a TAP verifies every"
+    " checksum that is not marked as valid or incomplete.",
+    "txqueuelen-is-the-ring": "`ip link` shows the length of a TAP's ring; on veth it shows the requested txqueuelen."
+    " The kernel has one number for both; the API shows the requested one.",
+    "no-iflink": "A TAP has no iflink: `ip link` shows no @peer and no link-netnsid. The API and `vethctl show` name"
+    " the peer.",
     "noqueue-from-the-start": "The qdisc is noqueue before an end is up for the first time; a veth's is noop.",
-    "peer-index-alone": "The peer gets the index that was asked for it, where the kernel ignores it unless the near end"
-    " asked for one too.",
-    "peer-rx-dropped-on-oversize": "An oversize frame counts in the sender's tx_dropped alone: a TAP cannot count"
-    " a frame that was never written to it in the receiver's rx_dropped.",
-    "names-before-machine": "Whether a name has valid characters is asked of both ends before whether one is taken.",
-    "mark-ends-at-the-tap": "Within one namespace a frame's mark is 0 at the other end.",
-    "hash-is-computed-anew": "The hash that a sender's socket gave a frame is unknown at the other end.",
-    "txtime-ends-at-the-tap": "A delivery time (SO_TXTIME, EDT) is unknown at the other end.",
-    "socket-ends-at-the-tap": "At the other end a frame's socket is the TAP's: cookie, user and cgroup are vethd's.",
-    "tc-fields-end-at-the-tap": "tc_index and cb[], which programs of tc write, are 0 at the other end.",
-    "rx-queue-is-recorded": "A frame that comes says by which queue, also where there is one only.",
-    "pages-are-copied": "A frame's bytes are copied: MSG_ZEROCOPY says so, and a file's pages are read once.",
-    "fragments-have-another-queue": "With several queues a fragmented datagram and a whole one of its flow may overtake"
-    " each other.",
-    "gso-segs-unknown": "The number of a super-frame's segments is unknown until a device sends it on:"
-    " tc counts 0 packets.",
-    "xdp-drop-is-dropped": "What a program of XDP in the driver drops counts in rx_dropped, not in rx_packets.",
-    "xdp-needs-nothing-of-the-peer": "XDP_TX and XDP_REDIRECT into an end work whether or not the peer has XDP or gro.",
-    "xdp-sees-super-frames": "With XDP in the driver super-frames and long MTUs stay.",
-    "address-counts-as-set": "addr_assign_type is 3, also where nobody asked for an address.",
-    "name-assign-type-unknown": "name_assign_type cannot be read: the kernel knows of no name's origin on a TAP.",
-    "one-queue-by-default": "A pair of which nobody said how many queues has one, not one per CPU.",
-    "channels-are-combined": "ethtool's channels are combined ones, and their number is fixed.",
-    "settings-can-be-changed": "ethtool takes speed, duplex, port, autoneg, message level, rx-frames: without effect.",
-    "features-of-a-tap": "Some offloads are off and fixed: the kernel does that work before the TAP.",
-    "gro-is-shown-as-on": "generic-receive-offload is on, which on a TAP has no effect.",
-    "no-big-tcp": "gso_max_size ends at 65536.",
-    "xdp-is-always-ready": "XDP's features do not depend on the peer; there are no metadata for its programs.",
-    "gro-super-frames": "Frames that were coalesced are one to the receiver's rx_packets and rx_bytes, to captures, tc,"
-    " XDP and netfilter; its sockets get them one by one.",
-    "gro-udp-gro-socket": "A socket with UDP_GRO gets several datagrams a call.",
-    "gro-icmp-once": "An ICMP error answers a super-frame once, and quotes its header.",
-    "gro-smaller-mtu-behind": "A router or bridge with a smaller MTU behind the receiver measures a super-frame"
-    " by its full segments, or not at all.",
+    "peer-index-alone": "The peer gets the index that is requested for it. The kernel ignores this index unless the"
+    " near end has one, too.",
+    "peer-rx-dropped-on-oversize": "An oversize frame counts in the sender's tx_dropped alone: the receiver's"
+    " rx_dropped cannot count a frame that was never written to its TAP.",
+    "names-before-machine": "vethd checks the characters of both names before it checks whether a name is taken.",
+    "mark-ends-at-the-tap": "Within one namespace, a frame's mark is 0 at the other end.",
+    "hash-is-computed-anew": "The hash that a sender's socket gave a frame does not reach the other end.",
+    "txtime-ends-at-the-tap": "A delivery time (SO_TXTIME, EDT) does not reach the other end.",
+    "socket-ends-at-the-tap": "At the other end, a frame's socket is that of the TAP: its cookie, user and cgroup are"
+    " vethd's.",
+    "tc-fields-end-at-the-tap": "tc_index and cb[], which tc programs write, are 0 at the other end.",
+    "rx-queue-is-recorded": "A received frame records its receive queue, even if there is only one.",
+    "pages-are-copied": "A frame's bytes are copied: MSG_ZEROCOPY reports it, and a file's pages are read once.",
+    "fragments-have-another-queue": "With several queues, fragments and whole datagrams of one flow may overtake each"
+    " other.",
+    "gso-segs-unknown": "The number of a super-frame's segments is unknown until a device sends it on: tc counts 0"
+    " packets.",
+    "xdp-drop-is-dropped": "A frame that a native XDP program drops counts in rx_dropped, not in rx_packets.",
+    "xdp-needs-nothing-of-the-peer": "XDP_TX and XDP_REDIRECT into an end work whether or not the peer has an XDP"
+    " program or gro.",
+    "xdp-sees-super-frames": "With a native XDP program, super-frames and large MTUs stay.",
+    "address-counts-as-set": "addr_assign_type is 3, even if no address was requested.",
+    "name-assign-type-unknown": "name_assign_type cannot be read, because the tun driver does not set it.",
+    "one-queue-by-default": "A pair has one queue by default, not one per CPU.",
+    "channels-are-combined": "ethtool shows combined channels, and their number is fixed.",
+    "settings-can-be-changed": "ethtool accepts speed, duplex, port, autoneg, message level and rx-frames, and changes"
+    " only the displayed values.",
+    "features-of-a-tap": "Some offloads are off and fixed: the kernel does that work before a frame enters the TAP.",
+    "gro-is-shown-as-on": "generic-receive-offload is on, and has no effect on a TAP.",
+    "no-big-tcp": "The largest gso_max_size is 65536.",
+    "xdp-is-always-ready": "The XDP features do not depend on the peer, and programs get no metadata.",
+    "gro-super-frames": "Coalesced frames are one frame to the receiver's rx_packets and rx_bytes, to captures, tc, XDP"
+    " and netfilter. Sockets get the packets one by one.",
+    "gro-udp-gro-socket": "A socket with UDP_GRO gets several datagrams per call.",
+    "gro-icmp-once": "A super-frame is answered by one ICMP error, which quotes its header.",
+    "gro-smaller-mtu-behind": "A router behind the receiver with a smaller MTU checks the full segments of a"
+    " super-frame; a bridge checks nothing.",
 }
 
 _GSO, _ECN, _MANGLEID = "tx-generic-segmentation", "tx-tcp-ecn-segmentation", "tx-tcp-mangleid-segmentation"
@@ -108,12 +112,12 @@ SHOWN: dict[str, dict[str, tuple[str | None, str | None]]] = {
         "feature tx-tcp-accecn-segmentation": ("on", "off, fixed"),
         "feature tx-tcp-mangleid-segmentation": ("on", "off"),
         "ioctl flags": ("384", "128"),  # rxvlan
-        # mangleid, which veth has on, goes off with what it needs
+        # mangleid, which is on for veth, goes off with the feature that it requires
         "switch tx-tcp-segmentation": ("tx-tcp-mangleid-segmentation", None),
         "switch tx-checksum-ip-generic": (f"{_ECN} {_MANGLEID} {_TSO} {_USO}", f"{_ECN} {_TSO} {_USO}"),
         "switch tx-scatter-gather": (f"{_GSO} {_ECN} {_MANGLEID} {_TSO}", f"{_GSO} {_ECN} {_TSO}"),
     },
-    "channels-are-combined": {  # attributes: 2, 3, 5 at most rx, tx, combined; 6, 7, 9 now
+    "channels-are-combined": {  # attributes 2, 3, 5: largest number of rx, tx, combined; 6, 7, 9: present one
         "ethtool channels 2": ("1", None),
         "ethtool channels 3": ("1", None),
         "ethtool channels 5": (None, "1"),
@@ -141,8 +145,8 @@ SHOWN: dict[str, dict[str, tuple[str | None, str | None]]] = {
         "ioctl set rx frames to coalesce 0": ("ENOTSUP", "taken"),
     },
     "xdp-is-always-ready": {
-        "netdev 3": ("35", "7"),  # basic, redirect, and here: frames in pieces; there: takes redirected frames
+        "netdev 3": ("35", "7"),  # both: basic, redirect; veth: frames in several buffers; vethd: ndo-xmit
         "netdev 5": ("7", "0"),  # metadata: timestamp, hash, VLAN tag
     },
 }
-"""What an end shows, or answers who sets it, as tests/lib/shown.py names it: on veth and on vethd, None for nothing."""
+"""Values of an end, or results of setting them, by names of tests/lib/shown.py: (veth, vethd); None: absent."""

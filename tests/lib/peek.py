@@ -1,8 +1,9 @@
-"""Count what a daemon holds, from inside: `python -m tests.lib.peek SOCKET ARG ...` is `vethd ARG ...` and answers.
+"""Count a daemon's objects from inside: `python -m tests.lib.peek SOCKET ARG ...` runs `vethd ARG ...` with a counter.
 
-Theory of operation. A thread beside the daemon's own answers one request a connection: "still" counts what is there,
-"swept" collects garbage first. The collector does nothing on its own in such a daemon, so an object of ours that only
-it could free is found by "still"; and nothing is frozen, so that the tables of modules are counted, too.
+Theory of operation. A thread that is added to the daemon serves one request per connection: "still" counts the present
+objects; "swept" collects garbage first. The garbage collector never runs by itself in such a daemon, so "still" also
+finds an object of ours that only the collector could free. Nothing is frozen, so the tables of modules are counted,
+too.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ _CONTAINERS = (dict, list, set, frozenset, tuple)
 
 @dataclass(frozen=True)
 class Held:
-    """What a process holds: its objects by type, allocated blocks of the interpreter, members of all containers.
+    """What a process holds: objects by type, blocks that the interpreter has allocated, members of all containers.
 
-    A table may grow by what is no object of its own, as by small numbers: that is what items are counted for.
+    A table can grow by members that are not objects of their own, such as small integers; items counts these.
     """
 
     types: Counter[str] = field(default_factory=Counter)
@@ -40,14 +41,14 @@ class Held:
         return Counter({name: count for name, count in self.types.items() if name.startswith(OURS)})
 
     def more_than(self, before: Held) -> Counter[str]:
-        """Say by how much each figure has grown; what has not is left out."""
+        """Return by how much each figure has grown, without those that have not."""
         grown = self.types - before.types
         figures = {"blocks": self.blocks - before.blocks, "items": self.items - before.items}
         return grown + Counter({name: more for name, more in figures.items() if more > 0})
 
 
 def ask(path: Path, *, sweep: bool) -> Held:
-    """Ask the daemon whose socket that is."""
+    """Ask the daemon whose socket is at path. sweep: collect garbage first."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(DEADLINE_S)
         sock.connect(str(path))
@@ -70,7 +71,7 @@ def _count() -> Held:
 
 
 def _everything() -> Iterator[object]:
-    """Give every object that the collector knows, and what it need not know as it refers to nothing that it does."""
+    """Yield every object that the collector tracks, and every untracked dict that one of them refers to."""
     for one in gc.get_objects():
         yield one
         for other in gc.get_referents(one):
@@ -84,12 +85,12 @@ def _serve(listener: socket.socket) -> None:
         with connection:
             if connection.recv(16) == b"swept":
                 gc.collect()
-                gc.collect()  # what finalizers of the first let go
+                gc.collect()  # objects that finalizers of the first collection released
             connection.sendall(json.dumps(vars(_count())).encode())
 
 
 def main() -> None:
-    """Listen, then be the daemon."""
+    """Listen, then run the daemon."""
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(sys.argv.pop(1))
     listener.listen()

@@ -1,4 +1,4 @@
-"""A daemon to live in: with a store of descriptors as under systemd, namespaces, and its requests in short."""
+"""A daemon for the soak: with an fd store as under systemd, namespaces, and short forms of its requests."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tests.lib.wait import wait_until
 
 GONE_S = 60.0
 BRIDGE = "soak0"
-LOOK_S = 0.01  # to ask whether a pair is gone is in the way of its going
+LOOK_S = 0.01  # a shorter interval would delay the deletion that it waits for
 
 Pair = dict[str, Any]
 
 
 class Ground:
-    """A running daemon, two namespaces that stay, and what every round needs. A context manager."""
+    """A running daemon, two namespaces that stay, and the operations that a round needs. A context manager."""
 
     def __init__(self, site: Site) -> None:
-        """Use the site's running daemon; its config is written anew."""
+        """Use the site's running daemon, and overwrite its config."""
         self.site = site
         self.daemon = site.daemon
         self._numbers = itertools.count(1)
@@ -42,37 +42,37 @@ class Ground:
             Netns(path.name).delete()
 
     def number(self) -> int:
-        """Give a number that nobody had."""
+        """Return a number that was not used before."""
         return next(self._numbers)
 
     def netns(self) -> Netns:
-        """Make a namespace; it is deleted at the end, where it was not before."""
+        """Make a namespace. It is deleted at the end, unless it was deleted before."""
         return Netns.create(f"{PREFIX}l{self.number()}")
 
     def configure(self, pairs: str) -> None:
-        """Have these pairs declared, and read."""
+        """Declare these pairs, and reload the config."""
         self.site.configure(pairs)
         self.site.reload()
 
     def ask(self, method: str, path: str, body: Any = None, status: int = 0) -> Any:
-        """Make a request; status is what is to come of it, 0: success. Raises AssertionError."""
+        """Make a request; return its reply. status is the expected one, 0: any success. Raises AssertionError."""
         data = None if body is None else msgspec.json.encode(body)
         got, reply = self.daemon.request(method, path, data)
         assert got == status or (not status and got < 300), (method, path, body, got, reply)
         return reply
 
     def pair(self, near: str = "", far: str = "", **more: Any) -> Pair:
-        """Make a pair between these namespaces, "" being the daemon's."""
+        """Make a pair between these namespaces; "" is the daemon's."""
         number = self.number()
         body = {"name": f"a{number}", "netns": near or None, "peer": {"name": f"b{number}", "netns": far or None}}
         return dict(self.ask("POST", "/v1/pairs", body | more))
 
     def delete(self, pair: Pair) -> None:
-        """Delete a pair by the API."""
+        """Delete a pair through the API."""
         self.ask("DELETE", f"/v1/pairs/{pair['id']}")
 
     def change(self, pair: Pair, body: Any) -> None:
-        """Change a pair by the API."""
+        """Change a pair through the API."""
         self.ask("PATCH", f"/v1/pairs/{pair['id']}", body)
 
     def up(self, pair: Pair) -> None:
@@ -80,12 +80,12 @@ class Ground:
         self.change(pair, {"up": True, "peer": {"up": True}})
 
     def wait_gone(self, pair: Pair) -> None:
-        """Wait until the daemon knows nothing of a pair."""
+        """Wait until the daemon no longer has the pair."""
         path = f"/v1/pairs/{pair['id']}"
         wait_until(lambda: self.daemon.request("GET", path)[0] == 404, GONE_S, f"{pair} gone", poll_s=LOOK_S)
 
     def wait_state(self, state: str) -> None:
-        """Wait until the only declared pair is in that state."""
+        """Wait until the only declared pair has that state."""
 
         def so() -> bool:
             found = [pair for pair in self.daemon.pairs() if pair["source"] == "config"]
@@ -96,7 +96,7 @@ class Ground:
 
 @contextmanager
 def grounds(directory: Path, engine: str, program: Sequence[str] = PROGRAM) -> Iterator[Ground]:
-    """Give a daemon with a store of descriptors, as under systemd; end it, and prove that its devices are gone."""
+    """Run a daemon with an fd store, as under systemd; stop it, and check that its devices are gone."""
     home = Netns.create(f"{PREFIX}home")
     try:
         with FdStore(directory / "store") as store:

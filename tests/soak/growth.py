@@ -1,9 +1,8 @@
-"""Does it grow? A trend through what a process weighed while it worked, robust against single outliers.
+"""Does memory grow? A trend through the sizes of a working process, robust against single outliers.
 
-A leak goes on as it began: it shows in the first third of the work, in the second and in the last. What else makes a
-process heavier comes once: an allocator sees its first crowd, a cache fills up, an engine touches more of its buffers
-(the native one has 4.3 MB of them a worker, and a burst of frames touches as many as it is long). None of that lasts
-for three thirds.
+A leak continues: it shows in the first third of the work, in the second and in the last. Other growth happens once: an
+allocator gets its first burst, a cache fills up, an engine touches more of its buffers (a worker of the native one has
+4.25 MB of them, and a burst of frames touches as many as it is long). Such growth does not last for three thirds.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from statistics import median
 
-POINTS = 60  # of which a trend is made: of each two of them, so more would cost and not tell more
+POINTS = 60  # samples of a trend, which uses each two of them: more would cost time and add nothing
 PARTS = 3
 
 
 @dataclass
 class Growth:
-    """What one process weighed, in KB, after how much work. Work is whatever a leak would leak by: pairs made.
+    """The sizes of one process, in KB, after amounts of work. Work is what a leak would grow by: pairs made.
 
-    warm_up is how much of it comes before anything is judged; room_kb how much noise there is, with a margin. So a leak
-    is found once it has come to room_kb: of 1,000 bytes a pair, after some 2,000 pairs.
+    warm_up is the work before the first sample that counts. room_kb is the noise, with a margin. So a leak is found
+    when it has reached room_kb: with 1,000 bytes per pair, after some 2,000 pairs.
     """
 
     room_kb: int = 2048
@@ -30,30 +29,30 @@ class Growth:
     _weights: list[int] = field(default_factory=list)
 
     def add(self, work: int, weight_kb: int) -> None:
-        """Take a sample; work never goes back."""
+        """Add a sample; work never decreases."""
         if work >= self.warm_up:
             self._work.append(work)
             self._weights.append(weight_kb)
 
     @property
     def span(self) -> int:
-        """How much work the samples cover."""
+        """The work between the first sample and the last."""
         return self._work[-1] - self._work[0] if self._work else 0
 
     def slope(self) -> float:
-        """Return KB a unit of work: the least of the trends of the parts."""
+        """Return KB per unit of work: the smallest of the trends of the parts."""
         count = len(self._work)
         return min(self._slope(count * part // PARTS, count * (part + 1) // PARTS) for part in range(PARTS))
 
     def _slope(self, first: int, end: int) -> float:
-        """Return the median of the slopes between any two of these samples (Theil and Sen)."""
+        """Return the median of the slopes between each two of these samples (Theil and Sen)."""
         some = slice(first, end, -(-(end - first) // POINTS) or 1)
         points = list(zip(self._work[some], self._weights[some], strict=True))
         slopes = [(w2 - w1) / (x2 - x1) for n, (x1, w1) in enumerate(points) for x2, w2 in points[n + 1 :] if x2 > x1]
         return median(slopes) if slopes else 0.0
 
     def verdict(self) -> str:
-        """Say by how much it grew, "" where that is within the noise or too few samples tell."""
+        """Return by how much it grew, "" if that is within the noise or there are too few samples."""
         if len(self._work) < self.least:
             return ""
         grown_kb = self.slope() * self.span

@@ -1,7 +1,7 @@
-"""`python -m tests.soak.lifetimes`: thousands of pairs in every way of living and dying, and what memory grew by.
+"""`python -m tests.soak.lifetimes`: make and delete thousands of pairs in every way, and measure how memory grows.
 
-One daemon lives through all ways, one after the other. Its anonymous memory is weighed SAMPLES times on each; a quarter
-of them is a warm-up. What it then grew by, by its trend, must be within ROOM_KB: on each way, and over its whole life.
+One daemon goes through all ways, one after the other. Its anonymous memory is measured SAMPLES times in each way; a
+quarter of the samples is a warm-up. The trend of the rest must be within ROOM_KB, in each way and over all of them.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ SAMPLES = 40
 WARM_SAMPLES = 10
 CLIENTS = 8
 ROOM_KB = 512
-FILTER = "anon_inode:bpf-map"  # what a pair's filters are mapped from
-SPARE_THREADS = min(32, (os.cpu_count() or 1) + 4)  # of the loop's own executor, which come by and by
+FILTER = "anon_inode:bpf-map"  # the file of a filter's mapping in /proc/PID/maps
+SPARE_THREADS = min(32, (os.cpu_count() or 1) + 4)  # the loop's executor starts its threads one by one
 
 
 @dataclass(frozen=True)
 class Weight:
-    """What a daemon without pairs weighs."""
+    """The size of a daemon without pairs."""
 
     anon_kb: int
     fds: int
@@ -44,7 +44,7 @@ class Weight:
 
     @classmethod
     def of(cls, ground: Ground) -> Weight:
-        """Weigh it."""
+        """Measure the daemon."""
         proc = Path(f"/proc/{ground.daemon.pid}")
         status = dict(line.split(":", 1) for line in (proc / "status").read_text().splitlines())
         return cls(
@@ -55,7 +55,7 @@ class Weight:
         )
 
     def more_than(self, before: Weight) -> list[str]:
-        """Say what there is more of than before, where nothing but pairs that live should make it more."""
+        """Return the figures that are larger than before, although only existing pairs should make them larger."""
         figures = {"fds": (before.fds, self.fds), "filters": (before.filters, self.filters)}
         found = [f"{what} {then} -> {now}" for what, (then, now) in figures.items() if now > then]
         if self.threads > before.threads + SPARE_THREADS:
@@ -65,7 +65,7 @@ class Weight:
 
 @dataclass
 class Turn:
-    """One way, lived through pairs times."""
+    """The figures of one way."""
 
     name: str
     pairs: int
@@ -73,7 +73,7 @@ class Turn:
     growth: Growth = field(default_factory=Growth)
 
     def row(self) -> str:
-        """Give what it came to."""
+        """Return the figures as a row of the table."""
         slope = self.growth.slope()
         each = f"{1000 * self.seconds / self.pairs:7.1f} ms"
         return f"{self.name:<24} {self.pairs:>7,} {each} {slope * self.growth.span:>+7.0f} KB {1024 * slope:>+7.1f} B"
@@ -81,21 +81,21 @@ class Turn:
 
 @dataclass
 class Course:
-    """One daemon's life."""
+    """One daemon, from its start to its end."""
 
     pairs: int
     names: Sequence[str]
     turns: list[Turn] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Prepare to weigh."""
+        """Prepare the measurements."""
         self.rounds = max(self.pairs // SAMPLES, 1)
         self.whole = Turn("all", 0, growth=self._growth(len(self.names)))
-        self.first: Weight | None = None  # when the first way was warm
+        self.first: Weight | None = None  # after the warm-up of the first way
         self.last: Weight | None = None
 
     def run(self, ground: Ground, say: Callable[[str], object]) -> None:
-        """Take all turns."""
+        """Go through all ways."""
         with ThreadPoolExecutor(CLIENTS) as pool:
             for name in self.names:
                 turn = Turn(name, 0, growth=self._growth(1))
@@ -108,12 +108,12 @@ class Course:
         self._settle(ground)
 
     def verdict(self) -> str:
-        """Say what is wrong, "" where nothing is."""
+        """Return the faults that were found, "" if there are none."""
         wrong = [f"{turn.name}: {words}" for turn in (*self.turns, self.whole) if (words := turn.growth.verdict())]
         return "; ".join(wrong + self._more())
 
     def table(self) -> str:
-        """Give what each way came to, and all of them."""
+        """Return the table of each way, and of all together."""
         head = f"{'way':<24} {'pairs':>7} {'each':>10} {'growth':>10} {'a pair':>9}"
         rows = [turn.row() for turn in (*self.turns, self.whole)]
         return "\n".join((head, *rows, f"from {self.first}", f"to   {self.last}"))
@@ -134,22 +134,22 @@ class Course:
         return self.last.more_than(self.first) if self.first and self.last else []
 
     def _settle(self, ground: Ground) -> None:
-        """Wait, not for long, until what the last turn left under way is over."""
+        """Wait until the work that the last way left in progress is done, but not for long."""
 
         def over() -> bool:
             self.last = Weight.of(ground)
             return not self._more()
 
-        with suppress(AssertionError):  # it is in the verdict
+        with suppress(AssertionError):  # the verdict reports it
             wait_until(over)
 
 
 def main() -> int:
-    """Run what the command line says; 1 where memory is not flat."""
+    """Run the ways of the command line; return 1 if memory is not flat."""
     parser = argparse.ArgumentParser(prog="python -m tests.soak.lifetimes", description=__doc__)
-    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"of each way, on each engine (default {PAIRS})")
-    parser.add_argument("--engine", choices=ENGINES, help="one of them (default: both, one after the other)")
-    parser.add_argument("--way", choices=WAYS, action="append", help="one way, again for more (default: all)")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help=f"pairs of each way, on each engine (default {PAIRS})")
+    parser.add_argument("--engine", choices=ENGINES, help="the engine (default: both, one after the other)")
+    parser.add_argument("--way", choices=WAYS, action="append", help="a way; can be repeated (default: all)")
     said = parser.parse_args()
     failed = False
     for engine in (said.engine,) if said.engine else ENGINES:

@@ -1,7 +1,7 @@
-"""Every way in which a pair lives and dies, and in which the daemon is spoken to: a round of each leaves nothing.
+"""Every way to make and delete a pair, and to use the daemon's sockets. No round of any way leaves anything behind.
 
-A round makes one pair, or none where it is refused or nothing is made, and returns when all of it is gone. Rounds may
-be called from several threads, but for those of LONE, which change the configuration or the saved pairs.
+A round makes one pair, or none if the request is refused or makes nothing, and returns when all of it is gone. Rounds
+may run in several threads, except those of LONE, which change the configuration or the saved pairs.
 """
 
 from __future__ import annotations
@@ -31,18 +31,18 @@ from tests.lib.rtnl import (
 from tests.lib.site import fd_call, toml_pair
 from tests.soak.ground import BRIDGE, Ground, Pair
 
-# --- by the daemon's own sockets
+# --- through the daemon's own sockets
 
 
 def deleted(ground: Ground) -> None:
-    """In the daemon's own namespace, up, deleted by the API."""
+    """Make a pair in the daemon's own namespace, set it up, and delete it through the API."""
     pair = ground.pair()
     ground.up(pair)
     ground.delete(pair)
 
 
 def deleted_by_fd(ground: Ground) -> None:
-    """Between namespaces that come as descriptors, deleted as a link of one of them, all by the fd-passing socket."""
+    """Make a pair between namespaces that are passed as fds; delete it by a link's name. Both on the fd socket."""
     name = f"f{ground.number()}"
     body = {"name": name, "netns": "fd:0", "peer": {"name": f"{name}p", "netns": "fd:1"}}
     fds = [os.open(netns.path, os.O_RDONLY | os.O_CLOEXEC) for netns in (ground.near, ground.far)]
@@ -57,7 +57,7 @@ def deleted_by_fd(ground: Ground) -> None:
 
 
 def changed(ground: Ground) -> None:
-    """Given every kind of attribute, and deleted."""
+    """Change every kind of attribute of a pair, and delete it."""
     pair = ground.pair("", ground.far.name)
     ground.change(pair, {"mtu": 1400, "alias": "mine", "txqueuelen": 500, "peer": {"address": "02:00:00:00:00:77"}})
     ground.change(pair, {"name": f"c{ground.number()}", "gro": False, "alias": "", "up": True})
@@ -65,7 +65,7 @@ def changed(ground: Ground) -> None:
 
 
 def moved(ground: Ground) -> None:
-    """Moved by the API to another namespace and back, and deleted."""
+    """Move an end through the API to another namespace and back, and delete the pair."""
     pair = ground.pair("", ground.near.name)
     for target in (ground.far, ground.near):
         ground.change(pair, {"peer": {"netns": target.name, "up": True}})
@@ -73,32 +73,32 @@ def moved(ground: Ground) -> None:
 
 
 def saved(ground: Ground) -> None:
-    """Saved, and deleted."""
+    """Save a pair, and delete it."""
     pair = ground.pair()
     ground.ask("POST", "/v1/save")
     ground.delete(pair)
 
 
 def attached(ground: Ground) -> None:
-    """As a container's attachment to a bridge, and detached."""
+    """Attach a container to a bridge, and detach it."""
     with _Container(ground) as container:
         container.attach()
         ground.ask("DELETE", container.path)
 
 
 def reloaded(ground: Ground) -> None:
-    """Declared by a reload, and not any more by the next."""
+    """Declare a pair with a reload, and remove it with the next one."""
     number = ground.number()
     ground.configure(toml_pair((f"r{number}", ground.near.name), (f"r{number}p", ground.far.name)))
     ground.wait_state("alive")
     ground.configure("")
 
 
-# --- by others
+# --- by other programs
 
 
 def link_deleted(ground: Ground) -> None:
-    """Deleted as a link, as `ip link del` does."""
+    """Delete a pair's link over rtnetlink, as `ip link del` does."""
     pair = ground.pair(ground.near.name, ground.far.name)
     ground.up(pair)
     _link(ground.near, RTM_DELLINK, pair["links"][0]["name"])
@@ -106,14 +106,14 @@ def link_deleted(ground: Ground) -> None:
 
 
 def peer_deleted(ground: Ground) -> None:
-    """Deleted as a link by its other end."""
+    """Delete the link of a pair's other end over rtnetlink."""
     pair = ground.pair("", ground.far.name)
     _link(ground.far, RTM_DELLINK, pair["links"][1]["name"])
     ground.wait_gone(pair)
 
 
 def renamed(ground: Ground) -> None:
-    """Renamed by somebody, and deleted as a link."""
+    """Rename a link over rtnetlink, and delete it."""
     pair, name = ground.pair("", ground.far.name), f"n{ground.number()}"
     _link(ground.far, RTM_NEWLINK, pair["links"][1]["name"], (IFLA_IFNAME, text(name)))
     _link(ground.far, RTM_DELLINK, name)
@@ -121,7 +121,7 @@ def renamed(ground: Ground) -> None:
 
 
 def namespace_deleted(ground: Ground) -> None:
-    """Up, and its namespace deleted, as `ip netns del` does."""
+    """Set a pair up, and delete the namespace of an end, as `ip netns del` does."""
     netns = ground.netns()
     pair = ground.pair("", netns.name)
     ground.up(pair)
@@ -130,7 +130,7 @@ def namespace_deleted(ground: Ground) -> None:
 
 
 def moved_by_others(ground: Ground) -> None:
-    """Moved by somebody to a namespace of which nobody knew, which is then deleted."""
+    """Move an end over rtnetlink to a namespace that the daemon has not used, and delete that namespace."""
     netns = ground.netns()
     pair = ground.pair("", ground.far.name)
     with netns.path.open("rb") as file:
@@ -141,21 +141,24 @@ def moved_by_others(ground: Ground) -> None:
 
 
 def namespace_deleted_later(ground: Ground) -> None:
-    """Deleted by the API, and then its namespace."""
+    """Delete a pair through the API, and then its namespace."""
     netns = ground.netns()
     ground.delete(ground.pair(netns.name))
     netns.delete()
 
 
 def container_deleted(ground: Ground) -> None:
-    """As a container's attachment, whose namespace is deleted."""
+    """Attach a container, and delete its namespace."""
     with _Container(ground) as container:
         pair = container.attach()
     ground.wait_gone(pair)
 
 
 def declared(ground: Ground) -> None:
-    """Declared, made when its namespace comes, waiting when that goes, and forgotten by a reload."""
+    """Declare a pair whose namespace does not exist, make and delete the namespace, and remove the pair.
+
+    It is made with the namespace, waits again without it, and is removed with a reload.
+    """
     number, name = ground.number(), f"{PREFIX}d{ground.number()}"
     ground.configure(toml_pair((f"d{number}", name), (f"d{number}p", "")))
     ground.wait_state("waiting")
@@ -168,11 +171,11 @@ def declared(ground: Ground) -> None:
     ground.configure("")
 
 
-# --- of what is refused, and who only asks
+# --- refused requests, queries, and closed connections
 
 
 def refused(ground: Ground) -> None:
-    """Refused, for one reason after the other, before anything is made and after."""
+    """Make a request that is refused: for each of several reasons in turn, before anything is made and after."""
     number = ground.number()
     name = {"name": f"x{number}"}
     refusals = (
@@ -188,7 +191,7 @@ def refused(ground: Ground) -> None:
 
 
 def asked(ground: Ground) -> None:
-    """Deleted, when everything has been asked for that can be asked for."""
+    """Make every kind of query while a pair exists, and delete the pair."""
     pair = ground.pair("", ground.far.name)
     for path in ("pairs", "links", "stats", "engine", "health", "attachments", f"links/a{ground.number()}"):
         ground.daemon.request("GET", f"/v1/{path}")
@@ -198,7 +201,7 @@ def asked(ground: Ground) -> None:
 
 
 def heard(ground: Ground) -> None:
-    """Listen to the events, and hang up."""
+    """Subscribe to the events, and close the connection."""
     connection = UnixConnection(ground.daemon.socket)
     connection.request("GET", "/v1/events")
     response: http.client.HTTPResponse = connection.getresponse()
@@ -208,7 +211,7 @@ def heard(ground: Ground) -> None:
 
 
 def hung_up(ground: Ground) -> None:
-    """Hang up on both sockets: with nothing said, with half a request, and with nonsense."""
+    """Close connections to both sockets: after no data, after half a request, and after nonsense."""
     for kind, path in (
         (socket.SOCK_STREAM, ground.daemon.socket),
         (socket.SOCK_SEQPACKET, f"{ground.daemon.socket}.fd"),
@@ -231,14 +234,14 @@ WAYS = {way.__name__.replace("_", " "): way for way in (*TOGETHER, *LONE)}
 
 
 def live(ground: Ground, way: Way, rounds: int, pool: ThreadPoolExecutor) -> None:
-    """Live and die in one way, so many times; as many at once as the pool has threads, where that may be."""
+    """Run that many rounds of a way, at the same time in all threads of the pool if the way allows it."""
     go = map if way in LONE else pool.map
     for _ in go(lambda _: way(ground), range(rounds)):
         pass
 
 
 class _Container:
-    """A container's namespace, and its attachment to a bridge of the daemon's namespace; a context manager."""
+    """A container's namespace, and its attachment to a bridge of the daemon's namespace. A context manager."""
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
@@ -260,7 +263,7 @@ class _Container:
 
 
 def _link(netns: Netns, kind: int, name: str, *attrs: tuple[int, bytes]) -> None:
-    """Do something to a link that is known by its name."""
+    """Send a request for the link of that name."""
     with Rtnl(netns) as sock:
         found = sock.getlink(name)
         assert found is not None, f"no {name}"

@@ -1,16 +1,16 @@
-"""What a pair leaves in the daemon, however it lived and died: nothing. Counted, object by object.
+"""A pair leaves nothing in the daemon, in whichever way it was made and deleted. The test counts objects.
 
-Theory of operation. After a warm-up every way of tests/soak/lives.py takes its turn, ROUNDS times, and what the daemon
-holds is counted before and after. Of objects of its own classes, descriptors, mapped filters and namespace ids there
-must be as many as before, to the last one, and without the garbage collector's help (tests/lib/peek.py).
+Theory of operation. After a warm-up, every way of tests/soak/lives.py takes its turn, ROUNDS times, and the daemon's
+objects are counted before and after. The numbers of objects of its own classes, descriptors, mapped filters and
+namespace ids must not have grown by a single one, without the garbage collector's help (tests/lib/peek.py).
 
-Of everything else an interpreter keeps some for itself: 100 compiled formats of struct, the last 128 URLs of yarl, free
-lists. Such a cache is full at some time. So all is counted over two turns, one after the other, and a type, or the
-members of all containers, must not grow by one a round of one way in both: a leak does, whichever way leaks. Blocks of
-the interpreter's allocator include strings and numbers that nobody counts otherwise, and their noise is some 60 a
-turn: their bound is one a pair.
+The interpreter keeps some other objects: 100 compiled formats of struct, the last 128 URLs of yarl, free lists. Such a
+cache is full at some time. So all objects are counted over two turns, one after the other, and the number of a type, or
+of the members of all containers, must not grow in both turns by one per round of one way: a leak grows so, in whichever
+way it is. Blocks of the interpreter's allocator include strings and numbers that have no other count, and their noise
+is some 60 per turn: their limit is one per pair.
 
-`python -m tests.soak.lifetimes` weighs what is neither.
+`python -m tests.soak.lifetimes` measures memory that is in neither count.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from tests.soak.lifetimes import CLIENTS, FILTER, Weight
 from tests.soak.lives import WAYS, live
 
 ROUNDS = 12
-URLS = 300  # more than any cache of them keeps
+URLS = 300  # more than any cache of URLs keeps
 ADOPTED = 12
 PAIRLESS = ("refused", "heard", "hung up")
 
 
 @dataclass(frozen=True)
 class Exact:
-    """How many of the daemon's own objects there are, what it weighs, and how many ids of namespaces it knows."""
+    """The exact figures: the daemon's own objects, its size, and the number of namespace ids of its namespace."""
 
     ours: Counter[str]
     weight: Weight
     ids: int
 
     def more_than(self, before: Exact) -> list[str]:
-        """Say what there is more of than before."""
+        """Return the figures that are larger than before."""
         found = [f"{count} {what}" for what, count in (self.ours - before.ours).items()]
         ids = [f"namespace ids {before.ids} -> {self.ids}"] if self.ids > before.ids else []
         return found + ids + self.weight.more_than(before.weight)
@@ -59,24 +59,24 @@ class Exact:
 
 @dataclass
 class Watched:
-    """A daemon that can be looked into."""
+    """A daemon whose objects can be counted."""
 
     ground: Ground
     hole: Path
     pool: ThreadPoolExecutor
 
     def turn(self) -> None:
-        """Live and die in every way."""
+        """Run all ways."""
         for way in WAYS.values():
             live(self.ground, way, ROUNDS, self.pool)
 
     def exact(self) -> Exact:
-        """Count of what there is an exact number."""
+        """Return the exact figures."""
         ids = self.ground.site.home.command("ip", "netns", "list-id").splitlines()
         return Exact(peek.ask(self.hole, sweep=False).ours, Weight.of(self.ground), len(ids))
 
     def settled(self, before: Exact) -> None:
-        """Wait until all is as it was. Raises AssertionError with what is not."""
+        """Wait until no figure is larger than before. Raises AssertionError with the larger ones."""
         more: list[str] = []
 
         def as_before() -> bool:
@@ -94,7 +94,7 @@ class Watched:
 
 
 @pytest.fixture
-def watched(root: None, tmp_path: Path, engine: str) -> Iterator[Watched]:  # noqa: ARG001 - the check that we may
+def watched(root: None, tmp_path: Path, engine: str) -> Iterator[Watched]:  # noqa: ARG001 - needs root
     path = tmp_path / "peek"
     program = (sys.executable, "-m", "tests.lib.peek", str(path))
     with grounds(tmp_path, engine, program) as ground, ThreadPoolExecutor(CLIENTS) as pool:
@@ -106,7 +106,7 @@ def test_every_way_of_living_and_dying_leaves_nothing(watched: Watched) -> None:
         watched.ground.daemon.request("GET", f"/v1/pairs/{number}")
     watched.turn()
     first = watched.swept()
-    before = watched.exact()  # of what was not garbage
+    before = watched.exact()  # after a collection, so without garbage
     watched.turn()
     watched.settled(before)
     second = watched.swept()
@@ -121,12 +121,12 @@ def test_every_way_of_living_and_dying_leaves_nothing(watched: Watched) -> None:
         if min(more, again[what]) >= (pairs if what == "blocks" else ROUNDS)
     }
     print(f"{pairs} pairs, then {pairs} again: {grown.most_common(6)}, then {again.most_common(6)}")
-    assert not leaks, f"by so much in each of two turns: {leaks}"
+    assert not leaks, f"growth in each of two turns: {leaks}"
 
 
 @contextmanager
 def life(site: Site, store: FdStore, hole: Path) -> Iterator[None]:
-    """Have a daemon run that can be looked into, with what the store keeps; it is stopped where it still runs."""
+    """Run a daemon whose objects can be counted, with the fds of the store; stop it if it still runs."""
     with Supervisor(hole.with_suffix(".launch"), store.fds(), store.environ, supervised=False) as supervisor:
         site.program = (*supervisor.prefix(), sys.executable, "-m", "tests.lib.peek", str(hole))
         site.start()
@@ -138,8 +138,8 @@ def life(site: Site, store: FdStore, hole: Path) -> Iterator[None]:
                 site.stop()
 
 
-def test_adopted_pairs_leave_nothing(root: None, tmp_path: Path, engine: str) -> None:  # noqa: ARG001 - that we may
-    """A daemon that took over a killed one's pairs holds what one without a pair holds, once they are gone."""
+def test_adopted_pairs_leave_nothing(root: None, tmp_path: Path, engine: str) -> None:  # noqa: ARG001 - needs root
+    """A daemon that adopted a killed one's pairs holds, once they are gone, as much as one without pairs."""
     first, second = tmp_path / "first", tmp_path / "second"
     with make_site(tmp_path, engine) as (site, lab), FdStore(tmp_path / "store") as store:
         doomed, kept = lab.netns(), lab.netns()

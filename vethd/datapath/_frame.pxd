@@ -1,7 +1,7 @@
 """The native engine's access to a frame: the verdict of model.verdict, inlined, and the offsets in a header.
 
-A frame has the form that is read from a TAP's fd: a virtio_net_hdr in native byte order, then Ethernet in network byte order.
-Every function is nogil and relies on the caller to have checked the length of the data that it reads.
+A frame has the form that is read from a TAP's fd: a virtio_net_hdr in native byte order, then Ethernet in network byte
+order. Every function is nogil and requires that the caller has checked the length of the data that it reads.
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t

@@ -1,9 +1,10 @@
 """Coalescing in the native engine: the rules of model.gro, over buffers that have room behind their frame.
 
-Theory of operation. A Batch covers one lane's share of one round. Every forwarded frame is offered to it. Either the frame's
-payload is copied behind the super-frame of its flow (a copy of cached bytes costs less than one more write for the kernel),
-or the frame stays in its own buffer and may become the super-frame that later frames join. gro_end() completes the headers of
-the super-frames that grew. Until then, lengths and checksums in the head's buffer are those of the first frame.
+Theory of operation. A Batch covers one turn of a lane. Every forwarded frame is offered to it. Either the frame's
+payload is copied behind the super-frame of its flow (a copy of cached bytes costs less than one more write for the
+kernel), or the frame stays in its own buffer and may become the super-frame that later frames join. gro_end() completes
+the headers of the super-frames that grew. Until then, lengths and checksums in the head's buffer are those of the first
+frame.
 """
 
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
@@ -31,8 +32,6 @@ cdef struct Buffer:  # one frame, or the super-frame that it has become
     uint8_t *data
     uint32_t length  # with the virtio_net_hdr
     uint32_t frames, frame_bytes  # as they were read; bytes without the virtio_net_hdr
-    void *lane  # the Lane that it was read for
-    int32_t got  # the result of the read
 
 
 cdef struct Place:  # the parts of one frame; offsets from the Ethernet header
@@ -180,7 +179,7 @@ cdef inline bint joins(Batch *batch, const Entry *entry, const uint8_t *vnet, co
 
 
 cdef inline void gro_close(Batch *batch, Entry *entry) noexcept nogil:
-    """Close an entry: no frame may join it any more. If frames have joined, set the headers of a super-frame."""
+    """Close an entry: no more frames may join it. If frames have joined, set the headers of a super-frame."""
     cdef uint8_t *vnet = entry.head.data
     cdef uint8_t *ip = vnet + batch.vnet_hdr_len + ETH_HLEN
     cdef uint8_t *l4 = vnet + batch.vnet_hdr_len + entry.place.l4
@@ -223,7 +222,7 @@ cdef inline Entry *gro_place(Batch *batch) noexcept nogil:
 
 
 cdef inline void gro_begin(Batch *batch, uint32_t vnet_hdr_len, bint udp) noexcept nogil:
-    """Begin a batch; udp: datagrams coalesce as well."""
+    """Begin a batch; udp: datagrams may coalesce, too."""
     batch.vnet_hdr_len, batch.udp, batch.entries, batch.opened = vnet_hdr_len, udp, 0, 0
 
 

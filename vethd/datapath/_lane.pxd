@@ -1,11 +1,11 @@
-"""One direction of one queue in the native engine: what it may do, what it counted, and the lock that guards both.
+"""One direction of one queue in the native engine: its settings, its counters, and the lock that guards both.
 
-Theory of operation. A Worker's thread and the loop's thread share lanes, buffers and counters, and every word of them is
-written under the worker's one mutex. The worker holds it for a round (64 frames or 256 KB) and releases it between rounds
-and while it sleeps. Whoever holds it reads a lane's frames, judges them and writes them, so nothing is in flight when it is
-released, and either thread may move a lane's frames (turn()). A pthread mutex is not fair, and a worker at full speed would
-take it again before a waiter is awake: so every thread queues at a second mutex first (take_turn()), behind which at most
-one waits at a time.
+Theory of operation. A Worker's thread and the loop's thread share lanes, buffers and counters, and write every member
+of them under the worker's one mutex. The worker holds the mutex for a round (64 frames or 256 KB) and releases it
+between rounds and while it sleeps. The thread that holds it reads a lane's frames, judges them and writes them, so no
+frame is in flight when the mutex is released, and either thread may move a lane's frames (move()). A pthread mutex is
+not fair: a worker at full speed would take it again before a waiter is awake. So every thread first locks a second
+mutex, the queue (take_turn()), in which at most one thread at a time waits for the data.
 """
 
 from libc.errno cimport EBADF, EFAULT, EINVAL, EIO, errno
@@ -28,16 +28,16 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     EBADFD = 77
-    BATCH = 64  # frames read in a turn, at most
+    BATCH = 64  # the most frames that a turn reads
     TURN_BYTES = 256 << 10  # four super-frames
-    FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, the longest IP packet
+    FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, longest IP packet
     STRIDE = 68 << 10  # FRAME_MAX in whole pages
-    DRAIN_FRAMES = 1024  # what dry() reads at most: a default ring of 1,000 frames
+    DRAIN_FRAMES = 1024  # the most frames that dry() reads: a default ring of 1,000 frames
     STALE_FRAMES = 1 << 16  # engine.STALE_FRAMES
-    ERRNOS = 32  # kinds of write errors told apart, more than a write answers; the last one's place takes all further ones
+    ERRNOS = 32  # slots for distinct write errors, more than write() can return; the last slot takes all others
 
 cdef enum State:
-    PARKED  # not read: not begun, or its device is gone
+    PARKED  # not read: not started, or its device is gone
     ACTIVE  # read in every round
     ARMED  # dry: epoll watches its fd
     CLOSED
@@ -45,21 +45,21 @@ cdef enum State:
 
 cdef struct Lane:
     int src, dst
-    uint64_t tag  # the owner's name for it
+    uint64_t tag  # identifies the lane to its owner
     State state
     bint dead, trust, gro, gro_udp
-    int gate  # FORWARD: open; else the Drop of every frame
+    int gate  # FORWARD: open; otherwise the Drop of every frame
     uint32_t vnet_hdr_len, limit
-    uint32_t depth  # how many frames the next turn reads at most
-    int64_t last_ns  # when it last had a frame
-    int64_t window_ns, window_bytes  # when the running millisecond began, and what was read in it
-    bint bulk  # that one or the last had more than BULK_BYTES
-    Lane *back  # the lane of the same queue the other way, NULL where there is none
+    uint32_t depth  # the most frames that the next turn reads
+    int64_t last_ns  # the time of its last frame
+    int64_t window_ns, window_bytes  # the start of the current millisecond, and the bytes read in it
+    bint bulk  # the current or the last millisecond had more than BULK_BYTES
+    Lane *back  # the lane of the queue's other direction, NULL if there is none
     Lane *previous  # the circle of active lanes
     Lane *next
     Lane *next_dead
     uint64_t frames, forwarded
-    int64_t frame_bytes, forwarded_bytes  # a read shorter than the vnet header counts below zero
+    int64_t frame_bytes, forwarded_bytes  # a read shorter than the vnet header adds a negative number
     uint64_t drops[DROPS]
     int error_codes[ERRNOS]
     uint64_t error_frames[ERRNOS]
@@ -70,41 +70,41 @@ cdef struct Worker:
     int epoll_fd, kick_fd, news_fd  # kick_fd wakes the worker, news_fd the loop
     bint stopping
     int64_t spin_ns, no_spin_until_ns, now_ns
-    int64_t moderation_ns, pause_ns  # how long a pause may be, and how long the next one is
-    int64_t window_ns, window_bytes  # as a lane's, of all lanes
+    int64_t moderation_ns, pause_ns  # the longest pause, and the next one
+    int64_t window_ns, window_bytes  # like a lane's, for all lanes
     bint bulk
     uint64_t rounds, pauses
     uint8_t *memory
     Buffer buffers[BATCH]
-    Lane *active  # the next one to be read, in a circle
+    Lane *active  # the next lane to read, in a circle
     Lane *dead
 
 
 cdef inline void take_turn(Worker *worker) noexcept nogil:
-    """Lock the worker's data; at most one other goes first."""
+    """Lock the worker's data; at most one other thread gets the lock first."""
     pthread_mutex_lock(&worker.queue)
     pthread_mutex_lock(&worker.data)
     pthread_mutex_unlock(&worker.queue)
 
 
 cdef inline void give_turn(Worker *worker) noexcept nogil:
-    """Unlock it."""
+    """Unlock the worker's data."""
     pthread_mutex_unlock(&worker.data)
 
 
 cdef inline void wake(int eventfd) noexcept nogil:
-    """Make an eventfd readable; it may be so already."""
+    """Make an eventfd readable; it may already be readable."""
     cdef uint64_t one = 1
     write(eventfd, &one, sizeof(one))
 
 
 cdef inline bint fatal(int64_t got) noexcept nogil:
-    """Return whether a read's result says that the device is gone (EFAULT: tun_ring_recv(), of one that is just going)."""
+    """Return whether a result means that the device is gone (EFAULT: tun_ring_recv(), while it is being deleted)."""
     return got == -EBADFD or got == -EBADF or got == -EFAULT
 
 
 cdef inline void activate(Worker *worker, Lane *lane) noexcept nogil:
-    """Read a lane from the next round on, behind all others."""
+    """Read a lane from the next round on, after all other lanes."""
     lane.depth = 1
     lane.state = ACTIVE
     if worker.active == NULL:
@@ -116,7 +116,7 @@ cdef inline void activate(Worker *worker, Lane *lane) noexcept nogil:
 
 
 cdef inline void rest(Worker *worker, Lane *lane, State state) noexcept nogil:
-    """Read a lane no more; state says why."""
+    """Stop reading a lane, and set its state."""
     if lane.state == ACTIVE:
         lane.previous.next = lane.next
         lane.next.previous = lane.previous
@@ -127,13 +127,13 @@ cdef inline void rest(Worker *worker, Lane *lane, State state) noexcept nogil:
 
 
 cdef inline void arm(Worker *worker, Lane *lane) noexcept nogil:
-    """Have the next frame of an active lane wake the worker."""
+    """Stop reading an active lane until its next frame, which wakes the worker."""
     watch(worker.epoll_fd, EPOLL_CTL_MOD, lane.src, EPOLLIN | EPOLLONESHOT, lane)
     rest(worker, lane, ARMED)
 
 
 cdef inline void bury(Worker *worker, Lane *lane) noexcept nogil:
-    """Stop reading a lane whose device is gone, and tell the loop, once."""
+    """Stop reading a lane whose device is gone, and report it to the loop, once."""
     rest(worker, lane, PARKED)
     if not lane.dead:
         lane.dead = True
@@ -143,14 +143,14 @@ cdef inline void bury(Worker *worker, Lane *lane) noexcept nogil:
 
 
 cdef inline void untie(Lane *lane) noexcept nogil:
-    """Let a lane and the one the other way know nothing of each other."""
+    """Delete the references between a lane and the lane of the other direction."""
     if lane.back != NULL:
         lane.back.back = NULL
         lane.back = NULL
 
 
 cdef inline void shut(Worker *worker, Lane *lane) noexcept nogil:
-    """Close a lane: nothing of the worker's refers to it any more."""
+    """Close a lane: the worker has no reference to it afterwards."""
     cdef Lane **at = &worker.dead
     if lane.state != CLOSED:
         watch(worker.epoll_fd, EPOLL_CTL_DEL, lane.src, 0, NULL)
@@ -164,7 +164,7 @@ cdef inline void shut(Worker *worker, Lane *lane) noexcept nogil:
 
 
 cdef inline bint admit(Lane *lane, Buffer *buffer, uint32_t got) noexcept nogil:
-    """Count a frame that was read, and judge it; return whether it is to be forwarded."""
+    """Count and judge a frame that was read; return whether to forward it."""
     cdef int drop = lane.gate
     lane.frames += 1
     lane.frame_bytes += <int64_t>got - lane.vnet_hdr_len
@@ -180,7 +180,7 @@ cdef inline bint admit(Lane *lane, Buffer *buffer, uint32_t got) noexcept nogil:
 
 
 cdef inline void settle(Lane *lane, Buffer *buffer, int64_t written) noexcept nogil:
-    """Count what became of a write: all of its frames were forwarded, or dropped for what the errno says."""
+    """Count the frames of a write: all forwarded, or all dropped for the reason that its errno means."""
     cdef int i
     if written >= 0:
         lane.forwarded += buffer.frames
@@ -188,7 +188,7 @@ cdef inline void settle(Lane *lane, Buffer *buffer, int64_t written) noexcept no
     elif written == -EIO:
         lane.drops[PEER_DOWN] += buffer.frames  # tun_get_user(): the device is not IFF_UP
     elif written == -EINVAL:
-        lane.drops[BAD_VNET_HEADER] += buffer.frames  # the kernel's own opinion of the header
+        lane.drops[BAD_VNET_HEADER] += buffer.frames  # the kernel refuses the header
     elif fatal(written):
         lane.drops[NO_PEER] += buffer.frames
     else:
@@ -200,15 +200,15 @@ cdef inline void settle(Lane *lane, Buffer *buffer, int64_t written) noexcept no
                 break
 
 
-cdef struct Moved:  # what a lane's turn came to
+cdef struct Moved:  # the result of a lane's turn
     uint32_t frames
     uint64_t bytes
-    bint dry  # nothing was left
-    bint gone  # neither was the device
+    bint dry  # no frame was left
+    bint gone  # the device is gone
 
 
 cdef inline Moved move(Worker *worker, Lane *lane, uint32_t most) noexcept nogil:
-    """Read up to most frames of a lane, judge and coalesce them, and write what goes on. most is at most BATCH."""
+    """Read up to most frames of a lane, judge and coalesce them, and write the rest. most is at most BATCH."""
     cdef uint32_t[BATCH] kept
     cdef uint32_t keeps = 0, i
     cdef bint gro = lane.gro and most > 1
@@ -240,7 +240,7 @@ cdef inline Moved move(Worker *worker, Lane *lane, uint32_t most) noexcept nogil
 
 
 cdef inline bint drain(Worker *worker, Lane *lane, uint32_t frames) noexcept nogil:
-    """Move what waits in a lane, up to so many frames; return whether it is dry. From whatever thread holds the lock."""
+    """Move the waiting frames of a lane, at most frames; return whether none is left. The caller holds the lock."""
     cdef Moved moved
     while frames:
         moved = move(worker, lane, min(frames, <uint32_t>BATCH))

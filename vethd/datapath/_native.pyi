@@ -1,4 +1,4 @@
-# What _native.pyx gives to Python; its docstrings say the rest.
+# The interface of _native.pyx to Python; see the docstrings there.
 
 class Worker:
     news_fd: int

@@ -1,9 +1,9 @@
 # cython: language_level=3, cdivision=True
-"""The native engine, as Python sees it: Worker and Lane. vethd.datapath.native makes an Engine of them.
+"""The native engine's interface to Python: Worker and Lane. vethd.datapath.native makes an Engine of them.
 
-Who writes what. Everything in a Worker's and a Lane's struct is written under the worker's lock, by the worker's thread (serve())
-and by whoever calls a method here. Methods
-release the GIL before they ask for the lock, and the worker's thread never takes the GIL: neither waits for the other's.
+Who writes what. Every member of a Worker's and a Lane's struct is written under the worker's lock, by the worker's
+thread (serve()) and by the threads that call the methods here. A method releases the GIL before it takes the lock, and
+the worker's thread never takes the GIL, so the two cannot deadlock.
 """
 
 from cython cimport no_gc
@@ -87,7 +87,7 @@ cdef class Worker:
         free(self.it)
 
     cpdef close(self):
-        """Give descriptors and buffers back; after run(). Closed lanes still tell what they counted. Twice is once."""
+        """Release descriptors and buffers, after run(). Closed lanes still return their counters. Idempotent."""
         if self.it.memory != NULL and self.it.memory != <uint8_t *>MAP_FAILED:
             munmap(self.it.memory, BATCH * STRIDE)
         for fd in (self.it.epoll_fd, self.it.kick_fd, self.it.news_fd):
@@ -97,12 +97,12 @@ cdef class Worker:
 
     @property
     def news_fd(self):
-        """The eventfd that says when take_dead() has something to say."""
+        """The eventfd that is readable when take_dead() has tags to return."""
         return self.it.news_fd
 
     @property
     def rounds(self):
-        """How many rounds there were, and how many pauses between them."""
+        """The number of rounds so far, and of pauses between them."""
         cdef uint64_t rounds, pauses
         with nogil:
             take_turn(self.it)
@@ -116,11 +116,11 @@ cdef class Worker:
         with nogil:
             sigfillset(&signals)
             pthread_sigmask(SIG_SETMASK, &signals, NULL)
-            prctl(PR_SET_TIMERSLACK, 1)  # ns; a pause is as long as it is meant to be
+            prctl(PR_SET_TIMERSLACK, 1)  # ns; the default, 50 us, would lengthen every pause
             serve(self.it)
 
     def stop(self):
-        """Make run() return, soon. Lanes are closed first."""
+        """Make run() return soon. Close the lanes first."""
         with nogil:
             take_turn(self.it)
             self.it.stopping = True
@@ -136,7 +136,7 @@ cdef class Worker:
             give_turn(self.it)
 
     def take_dead(self):
-        """Return the tags of the lanes whose device was found gone since the last call. Makes news_fd unreadable."""
+        """Return the tags of the lanes whose device was found gone since the last call, and make news_fd unreadable."""
         cdef LaneStruct *lane
         cdef uint64_t tag = 0
         tags = []
@@ -154,9 +154,12 @@ cdef class Worker:
             tags.append(tag)
 
 
-@no_gc  # it holds a worker and a worker holds nothing: there is no cycle, and __dealloc__ has its worker
+@no_gc  # a lane refers to its worker, which refers to nothing: no cycle, and __dealloc__ has the worker
 cdef class Lane:
-    """One queue's frames, one way: read from src, written to dst. The fds stay the caller's; close() comes first."""
+    """One direction of one queue: frames are read from src and written to dst.
+
+    The caller owns the fds and closes them after close().
+    """
 
     cdef LaneStruct *it
     cdef Worker worker
@@ -169,7 +172,7 @@ cdef class Lane:
         self.it.src, self.it.dst, self.it.tag, self.it.gate = src, dst, tag, gate
         self.it.vnet_hdr_len = vnet_hdr_len
         self.it.state = PARKED
-        # not armed yet; of an fd that is none the first read tells
+        # not armed yet; if the fd is invalid, the first read reports it
         if watch(worker.it.epoll_fd, EPOLL_CTL_ADD, src, EPOLLONESHOT, self.it) < 0 and errno != EBADF:
             self.it.state = CLOSED
             raise OSError(errno, "epoll_ctl")
@@ -183,7 +186,7 @@ cdef class Lane:
         free(self.it)
 
     def start(self):
-        """Begin to read, unless it is closed already."""
+        """Start reading, unless the lane is closed or its device is gone."""
         with nogil:
             take_turn(self.worker.it)
             if self.it.state == PARKED and not self.it.dead:
@@ -192,14 +195,14 @@ cdef class Lane:
         wake(self.worker.it.kick_fd)
 
     def close(self):
-        """Read no more. Waits for the worker's round, if it is at one."""
+        """Stop reading. Waits for the worker's current round, if there is one."""
         with nogil:
             take_turn(self.worker.it)
             shut(self.worker.it, self.it)
             give_turn(self.worker.it)
 
     def join_back(self, Lane back):
-        """Say which lane carries the other direction of this queue. Raises ValueError where it is another worker's."""
+        """Set the lane that has the other direction of this queue. Raises ValueError if another worker has it."""
         if back.worker is not self.worker:
             raise ValueError("the lanes of one queue are one worker's")
         with nogil:
@@ -211,7 +214,7 @@ cdef class Lane:
             give_turn(self.worker.it)
 
     def set_gate(self, int gate):
-        """Drop every frame for that reason, or -1: forward them. Opening first drops, as STALE, what waits."""
+        """Drop every frame for the reason gate, or forward them (-1). Opening first drops waiting frames as STALE."""
         with nogil:
             take_turn(self.worker.it)
             if gate == FORWARD and self.it.gate != FORWARD and self.it.state != CLOSED:
@@ -221,7 +224,7 @@ cdef class Lane:
             give_turn(self.worker.it)
 
     def set_limit(self, uint32_t limit):
-        """Forward no longer frames than limit bytes."""
+        """Forward frames of at most limit bytes."""
         with nogil:
             take_turn(self.worker.it)
             self.it.limit = limit
@@ -235,14 +238,14 @@ cdef class Lane:
             give_turn(self.worker.it)
 
     def set_gro(self, bint gro, bint udp):
-        """Coalesce each round's frames; udp: those of UDP, too."""
+        """Coalesce the frames of each turn; udp: also datagrams."""
         with nogil:
             take_turn(self.worker.it)
             self.it.gro, self.it.gro_udp = gro, udp
             give_turn(self.worker.it)
 
     def dry(self):
-        """Move what waits, up to a budget; tell whether nothing is left."""
+        """Read the waiting frames, up to a budget; return whether none is left."""
         cdef bint dry = True
         with nogil:
             take_turn(self.worker.it)
@@ -252,7 +255,7 @@ cdef class Lane:
         return dry
 
     def counters(self):
-        """Give what engine.Counters holds, as a tuple, of one instant."""
+        """Return the values of engine.Counters, as a tuple, at one instant."""
         cdef LaneStruct now
         with nogil:
             take_turn(self.worker.it)
@@ -264,7 +267,7 @@ cdef class Lane:
 
 
 def clock_resolution_ns():
-    """Return how finely a pause can be timed here: 1, or a jiffy where the kernel has no high-resolution timers."""
+    """Return the resolution of a pause: 1, or a jiffy if the kernel has no high-resolution timers."""
     cdef timespec resolution
     clock_getres(CLOCK_MONOTONIC, &resolution)
     return resolution.tv_sec * 1_000_000_000 + resolution.tv_nsec

@@ -1,10 +1,10 @@
-"""How a worker of the native engine sleeps: epoll, which knows its lanes' fds, and ppoll, which waits for the epoll instance.
+"""How a worker of the native engine sleeps: epoll watches its lanes' fds, and ppoll waits for the epoll instance.
 
-Theory of operation. Every lane's fd is in the worker's epoll instance from its start to its close. A dry lane is armed, once
-(EPOLLONESHOT): the next frame makes the instance readable and disarms the lane. The worker sleeps in ppoll(2) on the
-instance, without the lock, and asks the instance for events with the lock. So an event never names a lane that was closed
-meanwhile: whoever closes a lane takes its fd out of the instance under the same lock. ppoll's timeout is in nanoseconds on
-every kernel; epoll_wait's is in milliseconds, and epoll_pwait2 came with Linux 5.11.
+Theory of operation. Every lane's fd is in the worker's epoll instance from the lane's creation to its close. A dry lane
+is armed once (EPOLLONESHOT): the next frame makes the instance readable and disarms the lane. The worker sleeps in
+ppoll(2) on the instance without the lock, and reads the instance's events with the lock. A thread that closes a lane
+removes its fd from the instance under the same lock, so an event never names a closed lane. ppoll's timeout is in
+nanoseconds on every kernel; epoll_wait's is in milliseconds, and epoll_pwait2 came with Linux 5.11.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -36,14 +36,14 @@ cdef extern from *:
 
 
 cdef inline int watch(int epoll, int op, int fd, uint32_t events, void *who) noexcept nogil:
-    """Add, change or remove an fd; events is 0 where it is not armed."""
+    """Add, change or remove an fd. Without EPOLLIN in events, it is not armed."""
     cdef epoll_event event
     event.events, event.data.ptr = events, who
     return epoll_ctl(epoll, op, fd, &event)
 
 
 cdef inline bint sleep_until(int epoll, const timespec *timeout) noexcept nogil:
-    """Wait until the instance is readable, or for timeout (NULL: for ever); return whether it is readable."""
+    """Wait until the instance is readable, or for timeout (NULL: no limit); return whether it is readable."""
     cdef pollfd one
     one.fd, one.events, one.revents = epoll, POLLIN, 0
     return ppoll(&one, 1, timeout, NULL) > 0

@@ -8,7 +8,10 @@ def verdict(bytes data, int vnet_hdr_len, int limit, bint trust):
 
 
 def coalesce(list batch, int vnet_hdr_len, bint udp=True):
-    """Coalesce frames that are to be forwarded: [(bytes, frames)]. For tests: the result must equal model.gro.coalesce()."""
+    """Coalesce frames that are to be forwarded: [(bytes, frames)].
+
+    For tests: the result must equal model.gro.coalesce().
+    """
     if any([not isinstance(data, bytes) or len(data) > FRAME_MAX for data in batch]):
         raise ValueError(f"a frame must be a bytes object of at most {FRAME_MAX} bytes")
     cdef uint32_t count = len(batch), i

@@ -1,21 +1,24 @@
 """The native engine's thread: rounds of reads and writes, and how it waits between them.
 
-Theory of operation. In a round every active lane has a turn: it reads up to `depth` frames, judges and coalesces them, and
-writes what goes on, before the next lane has its own. Reads do not wait (O_NONBLOCK). A lane that was dry for spin_us is
-armed (_poll.pxd), and with no lane active the thread sleeps.
+Theory of operation. In a round the active lanes take turns: a lane reads up to `depth` frames, judges and coalesces
+them, and writes those that it forwards, before the next lane's turn. Reads do not block (O_NONBLOCK). A lane that was
+dry for spin_us is armed (_poll.pxd). If no lane is active, the thread sleeps.
 
-A lane reads twice as many frames in its next turn when it got all that it asked for, one more than it got otherwise, and
-never more than TURN_BYTES of frames like its last ones: that is fair by frames and by bytes, and the lanes take turns in a
-circle. A round ends, and the lock is released, after BATCH frames or TURN_BYTES.
+A lane that read all the frames that it asked for asks for twice as many in its next turn; otherwise it asks for one
+more than it read. It never asks for more than TURN_BYTES of frames of the size of its last ones. This is fair by frames
+and by bytes. The lanes take turns in a circle. A round ends when every active lane has had its turn, or after BATCH
+frames or TURN_BYTES; then the lock is released.
 
-Spinning is for requests and answers, and takes the CPU from others. So nobody spins while more than BULK_BYTES come in a
-millisecond: whoever sends so much does not wait for single answers (TCP loses a fifth to a worker that spins). And a probe
-takes a microsecond or two: one that took STOLEN_NS was preempted, and nobody spins for the next NO_SPIN_NS.
+Spinning makes replies to requests fast, but takes CPU from other threads. So the worker does not spin while more than
+BULK_BYTES arrive in a millisecond: a sender of so much does not wait for single replies (TCP loses a fifth to a worker
+that spins). A probe takes a microsecond or two: if one took STOLEN_NS, the thread was preempted, and it does not spin
+for the next NO_SPIN_NS.
 
-Interrupt moderation, as NICs have it. To arm a lane amid a bulk flow means that each super-frame's sender pays for waking
-the thread. So a lane whose pair is bulk (either direction) is not armed when it is dry. Where nothing else is active the
-thread pauses instead, for pause_ns at most: every armed lane still wakes it at once. A lane without a frame for
-MODERATED_NS is armed. The length of a pause adapts to what is found after it (adapt()), as the kernel's DIM does.
+Interrupt moderation, as in NICs. If a lane were armed during a bulk flow, the sender of each super-frame would pay for
+waking the thread. So a lane whose pair is bulk (in either direction) is not armed when it is dry. If no other lane is
+active, the thread pauses instead, for pause_ns at most; a frame for any armed lane still wakes it at once. A lane
+without a frame for MODERATED_NS is armed. The length of a pause adapts to the number of frames found after it
+(adapt()), as in the kernel's DIM.
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -38,33 +41,33 @@ cdef enum:
 
 
 cdef inline int64_t clock_ns() noexcept nogil:
-    """Read the monotonic clock."""
+    """Return the monotonic time."""
     cdef timespec now
     clock_gettime(CLOCK_MONOTONIC, &now)
     return <int64_t>now.tv_sec * 1_000_000_000 + now.tv_nsec
 
 
 cdef inline uint32_t next_depth(uint32_t got, uint32_t asked, uint64_t size) noexcept nogil:
-    """Return how many frames a lane may read in its next turn, after got frames of size bytes in all."""
+    """Return a lane's depth for its next turn, after it read got of the asked frames, size bytes in all."""
     cdef uint64_t most = min(<uint64_t>BATCH, <uint64_t>TURN_BYTES * got // (size | 1))
     cdef uint64_t depth = 2 * got if got == asked else got + 1
     return <uint32_t>max(<uint64_t>1, min(depth, most))
 
 
 cdef inline bint in_bulk(Worker *worker, Lane *lane) noexcept nogil:
-    """Return whether a lane has had more than BULK_BYTES in this millisecond or in the last one."""
+    """Return whether a lane had more than BULK_BYTES in this millisecond or in the last one."""
     return lane != NULL and lane.bulk and worker.now_ns - lane.last_ns < WINDOW_NS
 
 
 cdef inline bint moderated(Worker *worker, Lane *lane) noexcept nogil:
-    """Return whether a dry lane is looked at again after a pause, instead of being armed."""
+    """Return whether a dry lane is read again after a pause, instead of being armed."""
     if not worker.moderation_ns or worker.now_ns - lane.last_ns >= MODERATED_NS:
         return False
     return in_bulk(worker, lane) or in_bulk(worker, lane.back)
 
 
 cdef inline void count(Worker *worker, Lane *lane, uint64_t size) noexcept nogil:
-    """Note what a lane read, for it and for the worker: is it bulk?"""
+    """Count the size bytes that a lane read, for itself and for the worker, and decide whether each is bulk."""
     if worker.now_ns - lane.window_ns >= WINDOW_NS:
         lane.bulk = lane.window_bytes > BULK_BYTES
         lane.window_ns, lane.window_bytes = worker.now_ns, 0
@@ -77,7 +80,7 @@ cdef inline void count(Worker *worker, Lane *lane, uint64_t size) noexcept nogil
 
 
 cdef inline Moved take(Worker *worker, Lane *lane) noexcept nogil:
-    """Give a lane its turn, and decide whether it has another one soon."""
+    """Give a lane its turn, and decide whether it stays active."""
     cdef Moved moved = move(worker, lane, lane.depth)
     if moved.gone:
         bury(worker, lane)
@@ -95,7 +98,7 @@ cdef inline Moved take(Worker *worker, Lane *lane) noexcept nogil:
 
 
 cdef inline uint32_t run_round(Worker *worker) noexcept nogil:
-    """Give active lanes their turns; return how many frames were read."""
+    """Give active lanes their turns; return the number of frames read."""
     cdef Lane *lane
     cdef Lane *last = worker.active.previous
     cdef Moved moved
@@ -122,14 +125,14 @@ cdef inline uint32_t run_round(Worker *worker) noexcept nogil:
 
 
 cdef inline void deal(Worker *worker) noexcept nogil:
-    """Activate the lanes that have frames, bury those whose devices are gone."""
+    """Activate the lanes that have frames; stop reading those whose devices are gone."""
     cdef epoll_event[EVENTS] events
     cdef uint64_t ignored
     cdef int found = epoll_wait(worker.epoll_fd, events, EVENTS, 0), i
     cdef Lane *lane
     for i in range(found):
         lane = <Lane *>events[i].data.ptr
-        if lane == NULL:  # whoever kicked has said what for
+        if lane == NULL:  # a kick; its reason is in the struct
             read(worker.kick_fd, &ignored, sizeof(ignored))
         elif lane.state == ARMED:
             if events[i].events & EPOLLERR:  # tun_chr_poll(): the device is no longer registered
@@ -139,9 +142,9 @@ cdef inline void deal(Worker *worker) noexcept nogil:
 
 
 cdef inline void adapt(Worker *worker, uint32_t frames) noexcept nogil:
-    """Choose the next pause by how many frames the last one brought: the more, the shorter."""
+    """Choose the next pause by the number of frames that the last one collected: more frames make it shorter."""
     if frames >= BATCH // 2:
-        worker.pause_ns = max(<int64_t>PAUSE_MIN_NS, worker.pause_ns // 2)
+        worker.pause_ns = min(worker.moderation_ns, max(<int64_t>PAUSE_MIN_NS, worker.pause_ns // 2))
     elif frames < BATCH // 8:
         worker.pause_ns = min(worker.moderation_ns, worker.pause_ns + PAUSE_MIN_NS)
 
@@ -158,7 +161,7 @@ cdef inline bint all_moderated(Worker *worker) noexcept nogil:
 
 
 cdef inline void pause(Worker *worker) noexcept nogil:
-    """Sleep for pause_ns at most; an armed lane's frame ends it."""
+    """Sleep for pause_ns at most; a frame for an armed lane ends the sleep."""
     cdef timespec wait
     cdef bint events
     wait.tv_sec, wait.tv_nsec = 0, worker.pause_ns
@@ -171,7 +174,7 @@ cdef inline void pause(Worker *worker) noexcept nogil:
 
 
 cdef inline void serve(Worker *worker) noexcept nogil:
-    """Run until told to stop. The worker's own thread; see take_turn()."""
+    """Run until stopping is set. For the worker's own thread; see take_turn()."""
     cdef bint paused = False
     cdef uint32_t frames
     take_turn(worker)

@@ -1,7 +1,7 @@
-"""The native engine: worker threads without the GIL, an epoll instance each. See docs/datapath.md and _worker.pxd.
+"""The native engine: worker threads without the GIL, each with an epoll instance. See docs/datapath.md and _worker.pxd.
 
-This is the part that speaks the engine protocol; what touches frames is the extension module _native, which pip builds
-where there is a C compiler. why_not() says whether it is there.
+This module implements the engine protocol. The extension module _native reads and writes the frames; pip builds it if
+there is a C compiler. why_not() returns whether it is available.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ else:
         from vethd.datapath import _native
     except ImportError as error:
         _native = None
-        if error.name != "vethd.datapath":  # it is there, and built for another Python or another C library
+        if error.name != "vethd.datapath":  # it exists, and was built for another Python or another C library
             _MISSING = str(error)
 
 _OPEN = -1
-_FINE_NS = 1000  # a clock that ticks less often than that makes a pause of 50 us one of a jiffy
+_FINE_NS = 1000  # if the clock's resolution is coarser, a pause of 50 us lasts a jiffy
 
 
 def why_not() -> str | None:
@@ -41,7 +41,7 @@ def why_not() -> str | None:
 
 
 def _possible(moderation_us: int) -> int:
-    """Return moderation_us, or 0 if a pause as short as that would take a jiffy here."""
+    """Return moderation_us, or 0 if so short a pause would last a jiffy on this machine."""
     return moderation_us if _native.clock_resolution_ns() <= _FINE_NS else 0
 
 
@@ -55,8 +55,8 @@ class _Thread:
         self._thread = threading.Thread(target=self.worker.run, name=f"vethd-native-{number}", daemon=True)
         try:
             self._thread.start()
-        except RuntimeError as error:  # Python's word for EAGAIN of pthread_create()
-            raise OSError(errno.EAGAIN, "no thread for a worker") from error
+        except RuntimeError as error:  # pthread_create() returned EAGAIN
+            raise OSError(errno.EAGAIN, "cannot start a worker's thread") from error
 
     def attach(self, loop: AbstractEventLoop) -> None:
         self._loop = loop
@@ -78,7 +78,7 @@ class NativeWire:
     """A Wire whose lanes, one for each queue and direction, belong to worker threads."""
 
     def __init__(self, engine: NativeEngine, died: Callable[[int], None]) -> None:
-        """Begin with no lanes; the engine adds them."""
+        """Make a wire without lanes; the engine adds them."""
         self._engine = engine
         self._died = died
         self._gone = [False, False]
@@ -86,7 +86,7 @@ class NativeWire:
         self._closed = False
 
     def start(self) -> None:
-        """Begin to read."""
+        """Start reading."""
         for side in (0, 1):
             for lane in self.lanes[side].values():
                 if not self._closed:
@@ -115,7 +115,7 @@ class NativeWire:
                 lane.set_gro(gro, udp)
 
     def counters(self, side: int) -> Counters:
-        """See Wire. Each queue's are of one instant."""
+        """See Wire. The counters of each queue are those of one instant."""
         total = Counters()
         for lane in self.lanes[side].values():
             one = Counters(*lane.counters())
@@ -124,7 +124,7 @@ class NativeWire:
 
     def dry(self, side: int) -> bool:
         """See Wire."""
-        return all([lane.dry() for lane in self.lanes[side].values()])  # noqa: C419 - every queue is to be read
+        return all([lane.dry() for lane in self.lanes[side].values()])  # noqa: C419 - every queue must be read
 
     def close(self) -> None:
         """See Wire."""
@@ -138,7 +138,7 @@ class NativeWire:
                 lane.close()
 
     def lane_died(self, tag: int) -> None:
-        """Hear, on the loop, that a lane's device is gone."""
+        """Report that a lane's device is gone. Call on the loop."""
         side = 0 if tag in self.lanes[0] else 1
         if not self._gone[side] and not self._closed:
             self._gone[side] = True
@@ -146,7 +146,7 @@ class NativeWire:
 
 
 class NativeEngine:
-    """The Engine that takes frames off the loop."""
+    """The Engine that forwards frames in its own threads."""
 
     name = "native"
 
@@ -155,7 +155,7 @@ class NativeEngine:
     ) -> None:
         """Start the worker threads. Raises OSError if threads, memory or descriptors run out.
 
-        Without a loop frames flow all the same, from begin() on; the caller owes an attach() then.
+        Without a loop, the engine forwards frames from begin() on, and the caller must call attach() later.
         """
         self.loop: AbstractEventLoop | None = None
         self.workers = workers
@@ -166,7 +166,7 @@ class NativeEngine:
         self._waiting: list[NativeWire] = []
         self._owners: dict[int, NativeWire] = {}
         self._tags = count()
-        self._next = count()  # which worker a new pair's first queue goes to
+        self._next = count()  # the worker of a new pair's first queue
         try:
             for number in range(workers):
                 self._threads.append(_Thread(number, spin_us, self.moderation_us, self._dead))
@@ -201,9 +201,9 @@ class NativeEngine:
         died: Callable[[int], None],
         gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER),
     ) -> NativeWire:
-        """See Engine. Queue i of a pair has both its directions on one worker, queue i + 1 on the next.
+        """See Engine. One worker has both directions of queue i of a pair, the next worker those of queue i + 1.
 
-        Raises RuntimeError after close(), and VethError where the kernel cannot watch more descriptors.
+        Raises RuntimeError after close(), and VethError if the kernel cannot watch more descriptors.
         """
         if not self._threads:
             raise RuntimeError("the engine is closed")
@@ -216,7 +216,7 @@ class NativeEngine:
                 for queue, source in enumerate(sources):
                     tag = next(self._tags)
                     worker = self._threads[(first + queue) % self.workers].worker
-                    sink = sinks[queue % len(sinks)]  # a flow stays on one queue, whatever their numbers
+                    sink = sinks[queue % len(sinks)]  # a flow stays on one queue, for any numbers of queues
                     lane = _native.Lane(worker, source, sink, vnet_hdr_len, tag, _OPEN if gate is None else int(gate))
                     wire.lanes[side][tag] = queues[side][queue] = lane
                     self._owners[tag] = wire
@@ -232,7 +232,7 @@ class NativeEngine:
         return wire
 
     def forget(self, wire: NativeWire) -> None:
-        """Take a closed wire off the list."""
+        """Remove a closed wire."""
         self._wires.discard(wire)
         for lanes in wire.lanes:
             for tag in lanes:

@@ -1,7 +1,7 @@
-"""What the CNI plugin asks of the daemon (docs/cni.md): attachments made, addressed, checked, listed, deleted.
+"""The CNI plugin's requests (docs/cni.md): make, address, check, limit, list and delete attachments.
 
-The plugin runs IPAM and makes firewall rules; the pair, the bridge, sysctls, addresses and routes are made here. For
-administrators alone: an attachment's other end is in the host's namespace.
+The plugin runs IPAM and makes firewall rules; the daemon makes the pair, the bridge, sysctls, addresses and routes. For
+administrators only, because an attachment's other end is in the host's namespace.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ async def _attachments(call: Call) -> list[AttachmentInfo]:
 
 
 async def _attach(call: Call) -> Attached:
-    """Attach a container to a network, or do nothing but perhaps make the bridge."""
+    """Attach a container to a network. If that fails, nothing remains except perhaps the bridge."""
     return await attachments.attach(call.api.manager, call.body, call.fds)
 
 
 async def _address(call: Call) -> Attached:
-    """Bring an attachment up and return it its addresses and routes, if they came later than it."""
+    """Bring an existing attachment up and give it its addresses and routes."""
     return await attachments.address(call.api.manager, call.body, call.fds)
 
 
 async def _check(call: Call) -> Attached:
-    """See that an attachment is as the body says."""
+    """Check that an attachment is as the body describes it."""
     return await attachments.check(call.api.manager, call.body, call.fds)
 
 
 async def _limit(call: Call) -> None:
-    """Hold an attachment to its rates."""
+    """Limit the rates of an attachment."""
     await bandwidth.limit(call.api.manager, call.body)
 
 
 async def _check_limit(call: Call) -> None:
-    """See that an attachment is held to its rates."""
+    """Check the rate limits of an attachment."""
     await bandwidth.limit(call.api.manager, call.body, check=True)
 
 
@@ -49,7 +49,7 @@ async def _attachment(call: Call) -> AttachmentInfo:
 
 
 async def _detach(call: Call) -> None:
-    """Delete an attachment; none of that name is no error."""
+    """Delete an attachment; a missing attachment is no error."""
     for entry in await attachments.detach(call.api.manager, _key(call)):
         await call.api.declared.forget(entry)
 

@@ -1,4 +1,4 @@
-"""A Linux bridge by rtnetlink, made where there is none, and its ports; for worker threads."""
+"""A Linux bridge, made if it does not exist, and its ports, over rtnetlink; for worker threads."""
 
 from __future__ import annotations
 
@@ -32,13 +32,14 @@ from vethd.model.spec import LinkSpec
 
 
 class Bridges(L3):
-    """An rtnetlink socket that knows of bridges."""
+    """An rtnetlink socket that makes bridges and sets up their ports."""
 
     def ensure(self, bridge: BridgeSpec) -> int:
-        """Make the bridge where there is none, down, and see that it is one; return its ifindex.
+        """Make the bridge, down, if it does not exist, and check that it is one; return its ifindex.
 
-        The MAC of a new bridge, and of one that is a gateway, is set: otherwise it would change with the ports. Raises
-        VethError EEXIST (another kind of link has that name), EOPNOTSUPP (a kernel without VLAN filtering).
+        The MAC of a new bridge, and of one with gateways, is set: otherwise it would change with the ports. Raises
+        VethError EEXIST (another kind of link has the name, or the bridge must filter VLANs and does not), EOPNOTSUPP
+        (the kernel has no bridge, or none that filters VLANs).
         """
         data: list[tuple[str, Any]] = [("IFLA_BR_VLAN_FILTERING", 1)] if bridge.filters else []
         message = ifinfmsg()
@@ -62,13 +63,13 @@ class Bridges(L3):
         return ifindex
 
     def _check(self, ifindex: int, bridge: BridgeSpec) -> None:
-        """See that a link is a bridge, and filters VLANs where that is asked for. Raises VethError EEXIST."""
+        """Check that a link is a bridge, and filters VLANs if required. Raises VethError EEXIST."""
         if not self._own(ifindex, "IFLA_BR_VLAN_FILTERING", bridge) and bridge.filters:
-            reason = f"the bridge {bridge.name!r} is there and does not filter VLANs"
+            reason = f"the bridge {bridge.name!r} exists and does not filter VLANs"
             raise VethError(errno.EEXIST, "newlink", bridge.name, reason)
 
     def _own(self, ifindex: int, attribute: str, bridge: BridgeSpec) -> int:
-        """Return an attribute of a bridge, 0 where it has none such. Raises VethError EEXIST where it is no bridge."""
+        """Return an attribute of a bridge, 0 if it has none. Raises VethError EEXIST if the link is no bridge."""
         message = ifinfmsg()
         message["index"] = ifindex
         for reply in self._request(message, RTM_GETLINK, 0, "getlink", bridge.name):
@@ -77,12 +78,12 @@ class Bridges(L3):
             info = link.get_attr("IFLA_LINKINFO")
             if info is not None and info.get_attr("IFLA_INFO_KIND") == "bridge":
                 return int(info.get_nested("IFLA_INFO_DATA", attribute) or 0)
-        raise VethError(errno.EEXIST, "newlink", bridge.name, f"{bridge.name!r} is there and is no bridge")
+        raise VethError(errno.EEXIST, "newlink", bridge.name, f"{bridge.name!r} exists and is not a bridge")
 
     def ensure_vlan_device(self, ifindex: int, name: str, vlan: int) -> int:
-        """Make a VLAN device on the bridge where there is none, down, and see that the bridge is in that VLAN.
+        """Make a VLAN device, down, on the bridge if it does not exist, and add the bridge itself to that VLAN.
 
-        Gives the device's ifindex. Raises VethError.
+        Returns the device's ifindex. Raises VethError.
         """
         message = ifinfmsg()
         data = {"attrs": [("IFLA_VLAN_ID", vlan)]}
@@ -98,9 +99,10 @@ class Bridges(L3):
         return self.ifindex(name)
 
     def gateway(self, ifindex: int, bridge: BridgeSpec, address: Interface) -> None:
-        """Give the bridge, or its VLAN device, an address. Raises VethError EEXIST where it has another and not force.
+        """Give the bridge, or its VLAN device, an address.
 
-        Another is any of IPv4, and one of IPv6 whose subnet overlaps.
+        Raises VethError EEXIST if it has another address and force is False; with force, the other address is deleted.
+        Any IPv4 address counts as another, and an IPv6 address whose subnet overlaps.
         """
         for other in [own for own, _ in self.addresses(ifindex)]:
             if other == address:
@@ -109,13 +111,13 @@ class Bridges(L3):
                 continue
             if not bridge.force:
                 name = bridge.vlan_device or bridge.name
-                reason = f"{name!r} has the address {other} already, which is not {address}"
+                reason = f"{name!r} already has the address {other}, which is not {address}"
                 raise VethError(errno.EEXIST, "newaddr", name, reason)
             self.del_address(ifindex, other)
         self.add_address(ifindex, address, dad=False)
 
     def set_port(self, ifindex: int, bridge: BridgeSpec) -> None:
-        """Set what is the port's own: hairpin, isolation, and its VLAN. Raises VethError."""
+        """Set the attributes of the port: hairpin, isolation and VLANs. Raises VethError."""
         message = ifinfmsg()
         message["index"] = ifindex
         own = [("IFLA_BRPORT_MODE", int(bridge.hairpin)), ("IFLA_BRPORT_ISOLATED", int(bridge.isolated))]
@@ -134,12 +136,12 @@ class Bridges(L3):
             try:
                 self._request(leave, RTM_DELLINK, NLM_F_ACK, "setport", bridge.name)
             except VethError as error:
-                if error.errno != errno.ENOENT:  # it has left
+                if error.errno != errno.ENOENT:  # the port has left that VLAN already
                     raise
         self._request(vlan_message(ifindex, entries), RTM_SETLINK, NLM_F_ACK, "setport", bridge.name)
 
     def forget_neighbour(self, ifindex: int, address: IPAddress) -> None:
-        """Forget who had the address before: it may have been given anew. None is no error."""
+        """Delete the neighbour entry of a reassigned address. A missing entry is no error. Raises VethError."""
         message = ndmsg()
         message["family"] = 2 if address.version == 4 else 10
         message["ifindex"] = ifindex
@@ -152,7 +154,10 @@ class Bridges(L3):
 
 
 def vlan_entries(bridge: BridgeSpec) -> list[dict[str, int]]:
-    """Return the VLANs of a port: tagged ones, then the one of untagged frames, which wins where it is among them."""
+    """Return the VLANs of a port: the tagged ones, then that of untagged frames.
+
+    If this one is among the tagged ones, too, the later entry takes precedence.
+    """
     entries = []
     for first, last in bridge.trunk:
         if first == last:
@@ -165,7 +170,7 @@ def vlan_entries(bridge: BridgeSpec) -> list[dict[str, int]]:
 
 
 def vlan_message(ifindex: int, entries: list[dict[str, int]], *, of_bridge: bool = False) -> ifinfmsg:
-    """Return the request that adds VLANs to a port, or removes them, or (of_bridge) does so to the bridge itself."""
+    """Return the request that adds VLANs to a port (of_bridge: to the bridge itself) or removes them from it."""
     message = ifinfmsg()
     message["family"] = AF_BRIDGE
     message["index"] = ifindex

@@ -1,4 +1,4 @@
-"""Addresses and routes by rtnetlink: what `ip address` and `ip route` do, for worker threads."""
+"""Addresses and routes over rtnetlink, as with `ip address` and `ip route`; for worker threads."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _BROADCAST_PREFIX_MAX = 30  # a /31 has no broadcast address
 
 
 class Route(NamedTuple):
-    """A unicast route through one link. gw None: what it leads to is on the link. metrics are RTAX_* by name."""
+    """A unicast route through one link. gw None: the destination is on the link. metrics: RTAX_* names and values."""
 
     dst: Network
     gw: IPAddress | None = None
@@ -50,12 +50,12 @@ class Route(NamedTuple):
 
 
 class L3(Rtnl):
-    """An rtnetlink socket that knows of addresses and routes."""
+    """An rtnetlink socket that reads and changes addresses and routes."""
 
     def add_address(self, ifindex: int, address: Interface, *, dad: bool, prefix_route: bool = True) -> None:
-        """Give the link an address, with the route to its subnet unless told not to; one that it has is no error.
+        """Give the link an address and, with prefix_route, the route to its subnet. An existing address is no error.
 
-        Raises VethError.
+        dad: do duplicate address detection (IPv6). Raises VethError.
         """
         message = _address(ifindex, address)
         flags = (0 if prefix_route else IFA_F_NOPREFIXROUTE) | (IFA_F_NODAD if address.version == 6 and not dad else 0)
@@ -69,11 +69,11 @@ class L3(Rtnl):
                 raise
 
     def del_address(self, ifindex: int, address: Interface) -> None:
-        """Take an address from the link. Raises VethError EADDRNOTAVAIL where it has none such."""
+        """Delete an address of the link. Raises VethError EADDRNOTAVAIL if the link does not have it."""
         self._request(_address(ifindex, address), RTM_DELADDR, NLM_F_ACK, "deladdr", str(address))
 
     def addresses(self, ifindex: int) -> Iterator[tuple[Interface, int]]:
-        """Read the link's addresses, each with its flags, IFA_F_*."""
+        """Yield the link's addresses, each with its flags (IFA_F_*)."""
         message = ifaddrmsg()
         message["family"] = AF_UNSPEC
         for data in self._request(message, RTM_GETADDR, NLM_F_DUMP, "getaddr", ""):
@@ -84,9 +84,10 @@ class L3(Rtnl):
                 yield ipaddress.ip_interface(f"{text}/{found['prefixlen']}"), found.get_attr("IFA_FLAGS")
 
     def add_route(self, ifindex: int, route: Route) -> None:
-        """Add a route through the link; the very same one that is there already is no error. Raises VethError.
+        """Add a route through the link; an identical route is no error. Raises VethError.
 
-        One to the same place through another link is no obstacle: of two default routes the last one added wins.
+        A route to the same destination through another link stays: of two default routes, the last one added takes
+        precedence.
         """
         message = rtmsg()
         message["family"] = _FAMILY[route.dst.version]
@@ -113,7 +114,7 @@ class L3(Rtnl):
                 raise
 
     def routes(self, ifindex: int) -> Iterator[tuple[str, str | None]]:
-        """Read the unicast routes through the link, in any table: (destination, gateway or None)."""
+        """Yield the unicast routes through the link, in any table: (destination, gateway or None)."""
         message = rtmsg()
         message["family"] = AF_UNSPEC
         for data in self._request(message, RTM_GETROUTE, NLM_F_DUMP, "getroute", ""):

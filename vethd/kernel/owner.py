@@ -77,7 +77,7 @@ def _groups(sock_fd: int) -> list[int]:
     """Return the supplementary groups. Python's own getsockopt() would stop at 256 groups."""
     count = _GROUPS
     while True:
-        gids = array("I", bytes(4 * count))  # not an array type of ctypes, which each call would make anew
+        gids = array("I", bytes(4 * count))  # not a ctypes array: each call would create its type again
         address, _ = gids.buffer_info()
         length = ctypes.c_uint32(4 * count)
         space = ctypes.c_void_p(address)

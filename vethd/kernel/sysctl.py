@@ -1,13 +1,13 @@
-"""The network's sysctls, through a directory that may be lent by another process; for worker threads.
+"""The network's sysctls, through a directory that another process may lend; for worker threads.
 
-Theory of operation. The kernel lets CAP_NET_ADMIN over a network namespace write that namespace's sysctls, whatever the
-uid. A service often cannot all the same: systemd's ProtectKernelTunables mounts /proc/sys read-only for it. The mount
-belongs to the directory, not to the process that writes. So a client whose /proc/sys is writable opens /proc/sys/net
-and sends the fd with its request, and the daemon opens the files below it. The kernel looks a name below /proc/sys/net
-up in the network namespace of the thread that opens it: one directory serves every namespace.
+Theory of operation. The kernel lets a process with CAP_NET_ADMIN over a network namespace write that namespace's
+sysctls, whatever its uid. A service often cannot: systemd's ProtectKernelTunables mounts /proc/sys read-only for it.
+The mount belongs to the directory, not to the process that writes. So a client whose /proc/sys is writable opens
+/proc/sys/net and sends the fd with its request, and the daemon opens the files below it. The kernel looks up a name
+below /proc/sys/net in the network namespace of the thread that opens it, so one directory serves every namespace.
 
-A lent directory must not make the daemon write any other file. So it must be of procfs, and a file below it must be of
-the same mount: the client may have mounted anything there, in a mount namespace of its own.
+A lent directory must not make the daemon write any other file, and the client may have mounted anything there, in a
+mount namespace of its own. So the directory must be of procfs, and a file below it must be of the same mount.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ DIRECTORY = "/proc/sys/net"
 _VALUE_MAX = 64
 _STATFS_BYTES = 256
 _REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM)
-"""The errnos of a sysctl that may not be written, now or later."""
+"""The errnos of a sysctl that the daemon is not permitted to write."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Sysctl(NamedTuple):
-    """A sysctl and the value it is to have: ("ipv6/conf/veth0/accept_ra", "0").
+    """A sysctl and its required value: ("ipv6/conf/veth0/accept_ra", "0").
 
-    needed: a refusal to write it is an error. Otherwise it is a line of text.
+    needed: a refusal to write it is an error. Otherwise the refusal is reported as a line of text.
     """
 
     key: str
@@ -44,10 +44,10 @@ class Sysctl(NamedTuple):
 
 
 class Sysctls:
-    """The sysctls of whichever network namespace the calling thread is in."""
+    """The sysctls of the calling thread's network namespace."""
 
     def __init__(self, directory_fd: int) -> None:
-        """Use the directory, whose fd stays the caller's. Raises VethError."""
+        """Use the directory; the caller owns its fd. Raises VethError."""
         self._directory_fd = directory_fd
         try:
             self._mount = _mount(directory_fd)
@@ -55,7 +55,7 @@ class Sysctls:
             raise VethError(error.errno or errno.EIO, "sysctl", reason=f"/proc: {error.strerror}") from error
 
     def ensure(self, wanted: Iterable[Sysctl]) -> list[str]:
-        """Set, in this order, what is not set yet; return a line of text for each refusal.
+        """Set, in this order, the sysctls that have another value; return a line of text for each refusal.
 
         A sysctl that does not exist is skipped: the kernel has no IPv6, or the link has none (its MTU is below 1280).
         Raises VethError.
@@ -75,7 +75,7 @@ class Sysctls:
         return refusals
 
     def _set(self, key: str, value: bytes) -> None:
-        """Write a sysctl unless it has the value: then it need not be writable. Raises OSError."""
+        """Write a sysctl, unless it has the value; then it need not be writable. Raises OSError."""
         with self._open(key, os.O_RDONLY) as fd:
             if os.read(fd, _VALUE_MAX).strip() == value:
                 return
@@ -95,7 +95,7 @@ class Sysctls:
 
 @contextmanager
 def sysctls(ref: str | None, fds: Sequence[int] | None) -> Iterator[Sysctls]:
-    """Open /proc/sys/net: the daemon's own where ref is None, or the one lent as "fd:N", the N-th of fds.
+    """Open /proc/sys/net: the daemon's own if ref is None, or the one lent as "fd:N", the N-th of fds.
 
     Raises VethError EBADF (no such fd), EINVAL (not of procfs).
     """
@@ -124,7 +124,7 @@ def _is_proc(fd: int) -> bool:
 
 
 def _mount(fd: int) -> bytes:
-    """Return the id of the mount that a file was opened through. Raises OSError."""
+    """Return the id of the mount through which a file was opened. Raises OSError."""
     info = os.open(f"/proc/self/fdinfo/{fd}", os.O_RDONLY | os.O_CLOEXEC)
     try:
         return os.read(info, 1024).partition(b"mnt_id:")[2].split(None, 1)[0]

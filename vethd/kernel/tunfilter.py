@@ -2,8 +2,8 @@
 
 Theory of operation. TUNSETFILTEREBPF runs a socket filter on every frame that the stack sends to a TAP, before the
 frame is queued. If the filter returns 0, the frame is dropped and the device's tx_dropped increases. The program reads
-one array element, which userspace has mapped: to set the limit is a plain store (no system call, no reload), to read a
-count a plain load.
+one array element, which userspace has mapped: setting the limit is a plain store (no system call, no reload), and
+reading a count is a plain load.
 
     element 0:  u64 limit | u64 refused as oversize | u64 passed
     limit      longest frame in bytes, Ethernet header included; GSO frames (gso_size != 0) always pass
@@ -42,7 +42,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _LIMIT, _OVERSIZE, _PASSED = 0, 8, 16
 _VALUE_SIZE = 24
 
-# An array type that nobody refers to is garbage: each would be made anew for the next filter.
+# Module constants keep the array types alive; otherwise ctypes would create them again for every filter.
 _Value = ctypes.c_uint64 * 3
 _Attr = ctypes.c_char * 128
 
@@ -154,7 +154,7 @@ def _bpf(command: int, attr: bytes) -> int:
     number = SYS_BPF.get(platform.machine())
     if number is None:
         raise VethError(errno.ENOSYS, "bpf", reason=f"the number of bpf(2) is unknown on {platform.machine()}")
-    # the kernel reads what it is given and takes the rest as zero
+    # bpf_check_uarg_tail_zero(): a kernel with a shorter bpf_attr accepts this if the rest is zero
     buffer = _Attr.from_buffer_copy(attr.ljust(ctypes.sizeof(_Attr), b"\0"))
     result = int(_libc.syscall(number, command, buffer, ctypes.sizeof(_Attr)))
     if result < 0:

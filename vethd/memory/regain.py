@@ -22,7 +22,7 @@ from vethd.model.persisted import Spot, read_back
 log = structlog.get_logger()
 
 FILE = "devices"
-BUSY_S = 1.0  # in all, for devices that a killed predecessor has not released yet: the release before used io_uring
+BUSY_S = 1.0  # for all devices together: a killed predecessor may not have closed all of its fds yet
 _PAUSE_S = 0.02
 
 

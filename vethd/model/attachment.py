@@ -1,8 +1,8 @@
 """A container's attachment to a network: a pair, one end in the container, the other a bridge's port or routed.
 
-What a container runtime's plugin asks for, in the terms of the kernel: the pair, the bridge, sysctls, addresses and
-routes. IPAM and firewall rules are the plugin's own. An attachment is known by network, container and the end's name
-there (api.AttachmentKey); the pair's record keeps these three over a restart.
+The structs describe the requests of a container runtime's plugin in the terms of the kernel: the pair, the bridge,
+sysctls, addresses and routes. IPAM and firewall rules belong to the plugin. Network, container and the name of the
+container's end identify an attachment (api.AttachmentKey); the pair's record keeps these three over a restart.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from vethd.model.errors import VethError
 from vethd.model.spec import U32_MAX, LinkSpec, PairSpec, check_name
 
 VLAN_MAX = 4094
-BURST_S_MAX = 274  # of psched's ticks of 64 ns there are 2^32
-SUBNETS_MAX = 64  # addresses, routes and gateways each
-WORD_MAX = 255  # bytes of a network's or container's name, which IPAM plugins use as a file's name
+BURST_S_MAX = 274  # psched counts 2^32 ticks of 64 ns
+SUBNETS_MAX = 64  # of each kind: addresses, routes, gateways
+WORD_MAX = 255  # bytes of a network's or container's name; IPAM plugins use it as a file name
 
-_WORD = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")  # as CNI lets networks and containers be called
+_WORD = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.\-]*\Z")  # a valid CNI name of a network or container
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -31,14 +31,15 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class BridgeSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """The bridge that the host's end becomes a port of, made where there is none.
+    """The bridge of which the host's end becomes a port. The daemon makes it if it does not exist.
 
-    gateways are addresses of the bridge, "10.88.0.1/16"; another IPv4 address that it has, or one of IPv6 whose subnet
-    overlaps, is an error, or goes where force is true. hairpin and isolated are the port's; mtu is for a new bridge.
+    gateways are addresses of the bridge, "10.88.0.1/16". If the bridge has another IPv4 address, or an IPv6 address
+    whose subnet overlaps, the request fails, or, with force, deletes that address. hairpin and isolated are flags of
+    the port; mtu is for a new bridge.
 
-    vlan and trunk are the port's VLANs: untagged frames are in vlan (in VLAN 1 where only trunk is given); trunk has
-    ranges, first and last, of tagged ones. The port leaves the bridge's default VLAN unless default_vlan is true. With
-    vlan the gateways are not addresses of the bridge, but of a VLAN device on it, "cni0.5".
+    vlan and trunk are the port's VLANs: untagged frames are in vlan (in VLAN 1 if only trunk is given); trunk has
+    ranges (first, last) of tagged VLANs. The port leaves the bridge's default VLAN unless default_vlan is true. With
+    vlan, the gateways are addresses of a VLAN device on the bridge, "cni0.5", and not of the bridge.
     """
 
     name: str
@@ -54,24 +55,24 @@ class BridgeSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
 
     @property
     def filters(self) -> bool:
-        """Whether the bridge has to filter VLANs."""
+        """Whether the bridge must filter VLANs."""
         return self.vlan is not None or bool(self.trunk)
 
     @property
     def vlan_device(self) -> str | None:
-        """The name of the VLAN device that has the gateways' addresses, None where the bridge has them."""
+        """The name of the VLAN device that has the gateways' addresses, None if the bridge has them."""
         return f"{self.name}.{self.vlan}" if self.vlan is not None and self.gateways else None
 
 
 class IPSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """An address of the container's end, "10.88.0.2/16", and its gateway's."""
+    """An address of the container's end, "10.88.0.2/16", and the address of its gateway."""
 
     address: str
     gateway: str | None = None
 
 
 class RouteSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A route of the container through its end. gw unsaid is the first gateway of the family that ips say."""
+    """A route of the container through its end. The default of gw is the first gateway of the family in ips."""
 
     dst: str
     gw: str | None = None
@@ -83,11 +84,12 @@ class RouteSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields
 
 
 class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is asked for. bridge None: the container is routed, and its gateways are addresses of the host's end.
+    """A request. bridge None: the container is routed, and its gateways are addresses of the host's end.
 
-    netns and host_netns are as LinkSpec.netns is; ifname and address are the container's end's, mtu is of both.
-    up False leaves the container's end down, without addresses. dad: IPv6 addresses wait for duplicate address
-    detection. sysctls "fd:N" is a /proc/sys/net to write through; None is the daemon's own, which is often read-only.
+    netns and host_netns have the form of LinkSpec.netns; ifname and address are for the container's end, mtu is for
+    both ends. up False leaves the container's end down, without addresses. dad: wait for duplicate address detection of
+    the IPv6 addresses. sysctls "fd:N" is a /proc/sys/net to write through; None is the daemon's own, which is often
+    read-only.
     """
 
     network: str
@@ -106,11 +108,11 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
 
     @property
     def key(self) -> AttachmentKey:
-        """By what it is known."""
+        """The identity of the attachment."""
         return AttachmentKey(self.network, self.container, self.ifname)
 
     def pair(self) -> PairSpec:
-        """Return the pair, the host's end first. Neither end is up: their sysctls come first."""
+        """Return the pair, the host's end first. Neither end is up, because their sysctls are set before that."""
         far = LinkSpec(name=self.ifname, netns=self.netns, address=self.address, mtu=self.mtu)
         return PairSpec(
             netns=self.host_netns,
@@ -121,7 +123,7 @@ class Attachment(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_field
 
 
 class BandwidthSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What an attachment is held to, in bits a second and bits; 0: no limit. ingress is what the container receives."""
+    """An attachment's limits in bit/s, and bursts in bits; 0: no limit. The container receives ingress."""
 
     network: str
     container: str
@@ -133,12 +135,12 @@ class BandwidthSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fi
 
     @property
     def key(self) -> AttachmentKey:
-        """By what the attachment is known."""
+        """The identity of the attachment."""
         return AttachmentKey(self.network, self.container, self.ifname)
 
 
 class LinkBrief(msgspec.Struct, kw_only=True, frozen=True):
-    """A link as a plugin's result names it."""
+    """A link, with the fields that a plugin's result needs."""
 
     name: str
     address: str
@@ -146,9 +148,9 @@ class LinkBrief(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class Attached(msgspec.Struct, kw_only=True, frozen=True):
-    """What an attachment became. bridge is null where the container is routed, vlan where no VLAN device was asked for.
+    """The result of a request. bridge is null if the container is routed, vlan if there is no VLAN device.
 
-    refused has a line of text for each sysctl that could not be set and that the attachment can do without.
+    refused has a line of text for each sysctl that could not be set and that the attachment does not need.
     """
 
     pair: str
@@ -160,7 +162,7 @@ class Attached(msgspec.Struct, kw_only=True, frozen=True):
 
 
 class AttachmentInfo(msgspec.Struct, kw_only=True, frozen=True):
-    """One attachment that is there."""
+    """An existing attachment."""
 
     network: str
     container: str
@@ -170,7 +172,7 @@ class AttachmentInfo(msgspec.Struct, kw_only=True, frozen=True):
 
 
 def validate_attachment(asked: Attachment) -> None:
-    """Check what the pair's own validation does not. Raises VethError EINVAL, ERANGE."""
+    """Check the parts that the pair's own validation does not check. Raises VethError EINVAL, ERANGE."""
     for key, word in (("network", asked.network), ("container", asked.container)):
         if not _WORD.match(word):
             raise VethError(errno.EINVAL, "attach", asked.ifname, f"{key} {word!r} is not a valid name")
@@ -179,7 +181,7 @@ def validate_attachment(asked: Attachment) -> None:
     check_name(asked.ifname, "attach", pattern=False)
     gateways = _validate_bridge(asked.bridge) if asked.bridge is not None else []
     if asked.ips and not asked.up:
-        raise VethError(errno.EINVAL, "attach", asked.ifname, "addresses need the container's end up")
+        raise VethError(errno.EINVAL, "attach", asked.ifname, "addresses require that the container's end is up")
     if max(len(gateways), len(asked.ips), len(asked.routes)) > SUBNETS_MAX:
         raise VethError(errno.EINVAL, "attach", asked.ifname, f"more than {SUBNETS_MAX} addresses, gateways or routes")
     for text in gateways:
@@ -208,7 +210,7 @@ def _validate_ip(ip: IPSpec, *, routed: bool) -> None:
     if ip.gateway is not None:
         same_family(subnet, ip.gateway)
     elif routed:
-        raise VethError(errno.EINVAL, "attach", reason=f"{ip.address} has no gateway to route by")
+        raise VethError(errno.EINVAL, "attach", reason=f"{ip.address} needs a gateway, because the container is routed")
 
 
 def _validate_route(route: RouteSpec) -> None:
@@ -222,40 +224,43 @@ def _validate_route(route: RouteSpec) -> None:
 
 
 def validate_bandwidth(asked: BandwidthSpec) -> None:
-    """Check rates and bursts: both or neither, each what the kernel can count. Raises VethError EINVAL."""
+    """Check each pair of a rate and a burst: both or neither, and in the range of the kernel's token buckets.
+
+    Raises VethError EINVAL.
+    """
     for way in ("ingress", "egress"):
         rate, burst = getattr(asked, f"{way}_rate"), getattr(asked, f"{way}_burst")
         if bool(rate) != bool(burst):
-            raise VethError(errno.EINVAL, "shape", asked.ifname, f"{way} needs both, a rate and a burst")
+            raise VethError(errno.EINVAL, "shape", asked.ifname, f"{way} needs both a rate and a burst")
         if rate and not (8 <= rate <= 8 * U32_MAX and 8 <= burst <= U32_MAX and burst / rate <= BURST_S_MAX):
-            reason = f"{way}: {rate} bit/s with bursts of {burst} bits is beyond what a token bucket can do"
+            reason = f"{way}: {rate} bit/s with bursts of {burst} bits is outside a token bucket's range"
             raise VethError(errno.EINVAL, "shape", asked.ifname, reason)
 
 
 def interface(text: str) -> Interface:
-    """Read an address with its prefix. Raises VethError EINVAL."""
+    """Parse an address with its prefix. Raises VethError EINVAL."""
     try:
         if "/" in text:
             return ipaddress.ip_interface(text)
     except ValueError:
         pass
-    raise VethError(errno.EINVAL, "attach", reason=f"{text!r} is no address with a prefix, as 10.88.0.2/16")
+    raise VethError(errno.EINVAL, "attach", reason=f"{text!r} is not an address with a prefix, such as 10.88.0.2/16")
 
 
 def network(text: str) -> Network:
-    """Read a route's destination; bits beyond the prefix are none of it. Raises VethError EINVAL."""
+    """Parse a route's destination; bits beyond the prefix are ignored. Raises VethError EINVAL."""
     try:
         return ipaddress.ip_network(text, strict=False)
     except ValueError as error:
-        raise VethError(errno.EINVAL, "attach", reason=f"{text!r} is no destination of a route") from error
+        raise VethError(errno.EINVAL, "attach", reason=f"{text!r} is not a destination of a route") from error
 
 
 def same_family(subnet: Interface | Network, gateway: str) -> IPAddress:
-    """Read a gateway's address, which must be of the subnet's family. Raises VethError EINVAL."""
+    """Parse a gateway's address, which must be of the subnet's family. Raises VethError EINVAL."""
     try:
         address = ipaddress.ip_address(gateway)
     except ValueError as error:
-        raise VethError(errno.EINVAL, "attach", reason=f"{gateway!r} is no address") from error
+        raise VethError(errno.EINVAL, "attach", reason=f"{gateway!r} is not an IP address") from error
     if address.version != subnet.version:
-        raise VethError(errno.EINVAL, "attach", reason=f"gateway {gateway} is not of the family of {subnet}")
+        raise VethError(errno.EINVAL, "attach", reason=f"gateway {gateway} and {subnet} are of different families")
     return address

@@ -1,8 +1,8 @@
-"""What an attachment's making does in the kernel: bridge, port, sysctls, addresses and routes; for worker threads.
+"""The kernel's part of an attachment: bridge, port, sysctls, addresses and routes; for worker threads.
 
-Theory of operation. The host must not take routes or addresses from a container, so accept_ra is 0 on the bridge and
-on the host's end before either is up: the pair is born down, and comes up here. The container's end comes up last,
-with its sysctls and addresses. So its carrier comes when the host's end is ready.
+Theory of operation. The host must not accept routes or addresses from a container, so accept_ra is set to 0 on the
+bridge and on the host's end before either is up: the pair is made down, and comes up here. The container's end comes up
+last, with its sysctls and addresses, so it gets its carrier when the host's end is ready.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def in_netns(ref: str | None, fds: Sequence[int] | None, act: Callable[[Bridges]
 
 
 def set_up_bridge(asked: Attachment, bridge: BridgeSpec, fds: Sequence[int] | None) -> list[str]:
-    """Make the bridge where there is none, and bring it up; return the sysctls that were refused. Raises VethError."""
+    """Make the bridge if it does not exist, and bring it up; return the refused sysctls. Raises VethError."""
 
     def act(here: Bridges) -> list[str]:
         ifindex = here.ensure(bridge)
@@ -61,9 +61,9 @@ def set_up_bridge(asked: Attachment, bridge: BridgeSpec, fds: Sequence[int] | No
 
 
 def set_up(asked: Attachment, host: str, fds: Sequence[int] | None) -> list[str]:
-    """Bring both ends up, with their sysctls and addresses; return the sysctls that were refused. Raises VethError.
+    """Bring both ends up, with their sysctls and addresses; return the refused sysctls. Raises VethError.
 
-    host is the name of the host's end. What the attachment has already is no error: this is called again for dhcp.
+    host is the name of the host's end. Settings that already exist are no error: with dhcp, this is called twice.
     """
     with sysctls(asked.sysctls, fds) as tunables:
         refused = in_netns(asked.host_netns, fds, lambda here: _set_up_host(asked, host, here, tunables))
@@ -71,11 +71,12 @@ def set_up(asked: Attachment, host: str, fds: Sequence[int] | None) -> list[str]
 
 
 def complete(asked: Attachment, fds: Sequence[int] | None) -> None:
-    """Give the container its routes, now that its addresses can be their sources, and announce these. Raises VethError.
+    """Add the container's routes, whose sources can now be its addresses, and announce these. Raises VethError.
 
-    The announcement tells all neighbours the addresses' MAC: one of them may know another. The kernel makes it when a
-    link gets a MAC, and be it the one that it has, where arp_notify and ndisc_notify are set. It makes one, too, when a
-    link comes up; but a bridge drops what it receives before it has seen the port's carrier.
+    The announcement gives all neighbours the MAC of the addresses, because one of them may have another MAC for them.
+    The kernel makes it when a link gets a MAC, even the one that it already has, if arp_notify and ndisc_notify are
+    set. The kernel also makes one when a link comes up, but a bridge drops frames that arrive before it has seen the
+    port's carrier.
     """
 
     def act(here: Bridges) -> None:
@@ -90,7 +91,7 @@ def complete(asked: Attachment, fds: Sequence[int] | None) -> None:
 def settled(asked: Attachment, fds: Sequence[int] | None) -> bool:
     """Return whether duplicate address detection of the container's addresses is over.
 
-    Raises VethError EADDRINUSE where it found another host with such an address.
+    Raises VethError EADDRINUSE if it found another host with such an address.
     """
     flags = in_netns(asked.netns, fds, lambda here: dict(here.addresses(here.ifindex(asked.ifname, "attach"))))
     for ip in asked.ips:
@@ -100,7 +101,7 @@ def settled(asked: Attachment, fds: Sequence[int] | None) -> bool:
 
 
 def check(asked: Attachment, fds: Sequence[int] | None) -> None:
-    """See that container and bridge are as asked for. Raises VethError ESTALE and what differs."""
+    """Check that container and bridge are as asked. Raises VethError ESTALE with the difference."""
     in_netns(asked.netns, fds, lambda here: _check_container(asked, here))
     bridge = asked.bridge
     if bridge is not None and bridge.promisc:
@@ -110,7 +111,7 @@ def check(asked: Attachment, fds: Sequence[int] | None) -> None:
 
 
 def brief(asked: Attachment, name: str, fds: Sequence[int] | None) -> LinkBrief:
-    """Describe a link of the host by its name. Raises VethError."""
+    """Describe the host's link of that name. Raises VethError."""
 
     def act(here: L3) -> LinkBrief:
         link = here.link(here.ifindex(name, "attach"))
@@ -120,15 +121,15 @@ def brief(asked: Attachment, name: str, fds: Sequence[int] | None) -> LinkBrief:
 
 
 def _ignore_routers(here: L3, tunables: Sysctls, ifindex: int, name: str) -> list[str]:
-    """Have the host take no route and no address from router advertisements on this link. Raises VethError."""
+    """Have the host accept no route and no address from router advertisements on a link. Raises VethError."""
     refused = tunables.ensure([Sysctl(f"ipv6/conf/{name}/accept_ra", "0")])
-    if here.ifindex(name, "attach") != ifindex:  # a sysctl's name is the link's
-        raise VethError(errno.ENODEV, "attach", name, "it was renamed while it was set up")
+    if here.ifindex(name, "attach") != ifindex:  # the path of a sysctl has the link's name
+        raise VethError(errno.ENODEV, "attach", name, "the link was renamed while it was set up")
     return refused
 
 
 def _set_up_host(asked: Attachment, name: str, here: Bridges, tunables: Sysctls) -> list[str]:
-    """Set up the host's end: a port, or the container's gateway."""
+    """Set up the host's end as a port of the bridge, or as the container's gateway."""
     ifindex = here.ifindex(name, "attach")
     refused = _ignore_routers(here, tunables, ifindex, name)
     if asked.bridge is not None:
@@ -148,7 +149,7 @@ def _set_up_host(asked: Attachment, name: str, here: Bridges, tunables: Sysctls)
 
 
 def _set_up_gateways(asked: Attachment, bridge: BridgeSpec, here: Bridges, tunables: Sysctls) -> list[str]:
-    """Add the gateways' addresses to the bridge, or to its VLAN device; return the sysctls that were refused."""
+    """Add the gateways' addresses to the bridge, or to its VLAN device; return the refused sysctls."""
     refused: list[str] = []
     ifindex = here.ifindex(bridge.name, "attach")
     if bridge.vlan_device is not None and bridge.vlan is not None:
@@ -163,7 +164,10 @@ def _set_up_gateways(asked: Attachment, bridge: BridgeSpec, here: Bridges, tunab
 
 
 def _set_up_container(asked: Attachment, here: Bridges, tunables: Sysctls) -> list[str]:
-    """Bring the container's end up, unless it is to stay down, with its sysctls and addresses."""
+    """Set the sysctls of the container's end; return the refused ones.
+
+    Unless the end is to stay down, add its addresses and bring it up.
+    """
     ifindex = here.ifindex(asked.ifname, "attach")
     refused = tunables.ensure(_of_container(asked))
     if not asked.up:
@@ -175,7 +179,7 @@ def _set_up_container(asked: Attachment, here: Bridges, tunables: Sysctls) -> li
 
 
 def _add_routes(asked: Attachment, ifindex: int, here: L3) -> None:
-    for ip in asked.ips if asked.bridge is None else ():  # even the neighbours are behind the host
+    for ip in asked.ips if asked.bridge is None else ():  # the neighbours, too, are reached through the host
         own = interface(ip.address)
         gateway = same_family(own, ip.gateway or "")
         here.add_route(ifindex, Route(network(f"{gateway}/{_ALL_BITS[own.version]}"), src=own.ip))
@@ -188,9 +192,9 @@ def _add_routes(asked: Attachment, ifindex: int, here: L3) -> None:
 
 
 def _of_container(asked: Attachment) -> Iterator[Sysctl]:
-    """Yield the sysctls of the container's end, those of IPv6 only as far as they matter."""
+    """Yield the sysctls of the container's end; those that enable IPv6 only if it has an IPv6 address."""
     own = f"ipv6/conf/{asked.ifname}"
-    if any(interface(ip.address).version == 6 for ip in asked.ips):  # a container may have it off by default
+    if any(interface(ip.address).version == 6 for ip in asked.ips):  # IPv6 may be off by default in a container
         yield Sysctl("ipv6/conf/lo/disable_ipv6", "0", needed=True)
         yield Sysctl(f"{own}/disable_ipv6", "0", needed=True)
         yield Sysctl(f"{own}/keep_addr_on_down", "1")
@@ -215,11 +219,11 @@ def _check_container(asked: Attachment, here: L3) -> None:
         if not any(dst == there and route.gw in (None, gw) for there, gw in routed):
             missing.append(f"the route to {dst}" + (f" via {route.gw}" if route.gw else ""))
     if missing:
-        raise VethError(errno.ESTALE, "check", asked.ifname, f"it has not {', '.join(missing)}")
+        raise VethError(errno.ESTALE, "check", asked.ifname, f"missing: {', '.join(missing)}")
 
 
 def _first_gateway(ips: Sequence[IPSpec], version: int) -> IPAddress | None:
-    """Return the first gateway of a family; None where there is none, and what is routed is on the link."""
+    """Return the first gateway of a family; None if there is none, so that the destination is on the link."""
     for ip in ips:
         own = interface(ip.address)
         if own.version == version and ip.gateway is not None:

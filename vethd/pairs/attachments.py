@@ -1,8 +1,8 @@
 """A container's attachment to a network: the bridge, the pair, the port, addresses and routes, all or nothing.
 
-Theory of operation. The bridge comes first and stays: other containers may be on it already. The pair is one like any
-other, made at run time: it goes with either end, with its namespace, or by detach(). An attachment's identity is a
-field of its pair's entry and of that entry's record. Nothing else is kept, so a restart leaves nothing out of step.
+Theory of operation. The bridge is made first and stays, because other containers may use it. The pair is like any pair
+that is made at run time: it is deleted with either end, with its namespace, or by detach(). An attachment's identity is
+a field of its pair's entry and of that entry's record. There is no other state, so a restart cannot lose any.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ _DAD_LOOKS, _DAD_LOOK_S = 100, 0.05  # the kernel takes one to two seconds
 
 
 async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """Make an attachment, up and carrying unless it is to stay down, or nothing but perhaps the bridge.
+    """Make an attachment. If that fails, nothing remains except perhaps the bridge.
 
-    Raises VethError.
+    The attachment is up and has carrier afterwards, unless asked.up is False. Raises VethError.
     """
     validate_attachment(asked)
     refused: list[str] = []
     if asked.bridge is not None:
         refused += await manager.workers.chore(attaching.set_up_bridge, asked, asked.bridge, fds)
-    if find(manager, asked.key):  # nothing is awaited between this and its being on the list
-        reason = f"{asked.ifname} of container {asked.container} is attached to {asked.network} already"
+    if find(manager, asked.key):  # there is no await between this check and the entry's addition
+        reason = f"{asked.ifname} of container {asked.container} is already attached to {asked.network}"
         raise VethError(errno.EEXIST, "attach", asked.ifname, reason)
     entry = await manager.newlink(asked.pair(), fds=fds, attachment=asked.key)
     try:
@@ -49,7 +49,7 @@ async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None)
         near, far = manager.info(entry).links
         peer = msgspec.structs.replace(entry.spec.far_end(), netns=far.netns)
         entry.spec = msgspec.structs.replace(entry.spec, netns=near.netns, peer=peer)
-        entry.fds = None  # they are closed after the call
+        entry.fds = None  # the fds are closed after the call
         return await _told(manager, entry, asked, fds, refused)
     except BaseException:
         await manager.dellink(entry)
@@ -57,7 +57,7 @@ async def attach(manager: Manager, asked: Attachment, fds: Sequence[int] | None)
 
 
 async def address(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """Bring an existing attachment up and return it its addresses and routes. Raises VethError."""
+    """Bring an existing attachment up and give it its addresses and routes. Raises VethError."""
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
     refused = await _set_up(manager, entry, asked, fds)
@@ -65,7 +65,7 @@ async def address(manager: Manager, asked: Attachment, fds: Sequence[int] | None
 
 
 async def _set_up(manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None) -> list[str]:
-    """Bring the ends up and wait until the addresses can be used; return the sysctls that were refused."""
+    """Bring the ends up and wait until the addresses can be used; return the refused sysctls."""
     host = _links(manager, entry, asked)[Side.NEAR].name
     refused = await manager.workers.chore(attaching.set_up, asked, host, fds)
     if asked.up:
@@ -77,7 +77,7 @@ async def _set_up(manager: Manager, entry: Entry, asked: Attachment, fds: Sequen
 
 
 async def detach(manager: Manager, key: AttachmentKey) -> list[Entry]:
-    """Delete an attachment; none of that name is no error. Gives what was deleted."""
+    """Delete an attachment; return the deleted entries. A missing attachment is no error."""
     found = find(manager, key)
     for entry in found:
         await manager.dellink(entry)
@@ -85,7 +85,7 @@ async def detach(manager: Manager, key: AttachmentKey) -> list[Entry]:
 
 
 def find(manager: Manager, key: AttachmentKey) -> list[Entry]:
-    """Find the pair of an attachment: one, or none."""
+    """Return the pair of an attachment: a list of one entry, or of none."""
     return [entry for entry in manager.entries.values() if entry.attachment == key]
 
 
@@ -101,7 +101,7 @@ def attachment(entry: Entry, key: AttachmentKey) -> AttachmentInfo:
 
 
 async def check(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> Attached:
-    """See that an attachment is as asked for, and return it. Raises VethError ENOENT, or ESTALE and what differs."""
+    """Check that an attachment is as asked, and return it. Raises VethError ENOENT, or ESTALE with the difference."""
     validate_attachment(asked)
     entry = the_one(manager, asked.key)
     await manager.workers.chore(attaching.check, asked, fds)
@@ -133,7 +133,7 @@ def _links(manager: Manager, entry: Entry, asked: Attachment) -> list[LinkInfo]:
 async def _told(
     manager: Manager, entry: Entry, asked: Attachment, fds: Sequence[int] | None, refused: list[str]
 ) -> Attached:
-    """Say what an attachment is now. Raises VethError."""
+    """Return an attachment's present state. Raises VethError."""
     names = (asked.bridge.name, asked.bridge.vlan_device) if asked.bridge is not None else (None, None)
     bridge, vlan = [await manager.workers.chore(attaching.brief, asked, name, fds) if name else None for name in names]
     manager.desk.catch_up()
@@ -143,21 +143,21 @@ async def _told(
 
 
 async def _carry(manager: Manager, entry: Entry) -> None:
-    """Wait for the carrier of both ends, which are up, and until the kernel has acted on it. Raises VethError."""
+    """Wait until both ends, which are up, have carrier and the kernel has acted on it. Raises VethError."""
     for _ in range(_CARRIER_LOOKS):
         manager.desk.catch_up()
         if entry.live is None or entry.live.carrier:
             break
-        await asyncio.sleep(_CARRIER_LOOK_S)  # the news were too many for rtnetlink: all links are being read anew
+        await asyncio.sleep(_CARRIER_LOOK_S)  # rtnetlink lost messages: all links are being read again
     await manager.workers.carriers_set()
     if entry.live is None or not entry.live.carrier:
-        raise VethError(errno.ENODEV, "attach", reason="an end of the pair went, or down, while it was made")
+        raise VethError(errno.ENODEV, "attach", reason="an end of the pair was deleted or set down meanwhile")
 
 
 async def _settle(manager: Manager, asked: Attachment, fds: Sequence[int] | None) -> None:
-    """Wait for the end of duplicate address detection. Raises VethError EADDRINUSE, ETIMEDOUT."""
+    """Wait until duplicate address detection is over. Raises VethError EADDRINUSE, ETIMEDOUT."""
     for _ in range(_DAD_LOOKS):
         if await manager.workers.chore(attaching.settled, asked, fds):
             return
         await asyncio.sleep(_DAD_LOOK_S)
-    raise VethError(errno.ETIMEDOUT, "attach", asked.ifname, "duplicate address detection does not come to an end")
+    raise VethError(errno.ETIMEDOUT, "attach", asked.ifname, "duplicate address detection did not finish in time")

@@ -1,4 +1,4 @@
-"""The rates of an attachment: what its two ends may send, each held by a token bucket on that end."""
+"""The rate limits of an attachment: a token bucket on each of its two ends limits the frames that this end sends."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _Buckets = list[tuple[Tap, Bucket]]
 
 
 async def limit(manager: Manager, asked: BandwidthSpec, *, check: bool = False) -> None:
-    """Hold an attachment to its rates, or only see that it is. Raises VethError; ESTALE where it is not."""
+    """Limit an attachment's rates, or only check the limits. Raises VethError, ESTALE if a limit differs."""
     validate_bandwidth(asked)
     entry = the_one(manager, asked.key)
     if entry.live is None:
         raise VethError(errno.ENODEV, "shape", asked.ifname, entry.reason or "the pair is gone")
     said = (
-        (Side.NEAR, asked.ingress_rate, asked.ingress_burst),  # what goes in is what the host's end sends
+        (Side.NEAR, asked.ingress_rate, asked.ingress_burst),  # the host's end sends the container's ingress
         (Side.FAR, asked.egress_rate, asked.egress_burst),
     )
     buckets = [(entry.live.links[side].tap, Bucket(rate // 8, burst // 8)) for side, rate, burst in said if rate]

@@ -1,1 +1,1 @@
-"""vethd-cni: the CNI plugin that makes networks of vethd's pairs (docs/cni.md). plugin.py is its main."""
+"""vethd-cni: the CNI plugin that connects containers through vethd's pairs (docs/cni.md). plugin.py has main()."""

@@ -1,7 +1,8 @@
-"""Mode "bandwidth": chained after the attachment, it holds it to rates, as the reference plugin does a veth.
+"""Mode "bandwidth": a step after the attachment in a plugin chain that limits its rates, like the reference plugin.
 
-Configured as that one: ingressRate, ingressBurst, egressRate, egressBurst, in bits (a second), said by the network or,
-as the capability "bandwidth", by the runtime. The buckets go with the pair: DEL has nothing to do.
+The options are those of the reference plugin: ingressRate, ingressBurst, egressRate and egressBurst, in bits per second
+and bits. They come from the network's configuration or, as the capability "bandwidth", from the runtime. The token
+buckets are deleted with the pair, so DEL has nothing to do.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _SAID = {
 
 
 def add(conf: Conf, env: Env) -> dict[str, Any]:
-    """Hold the attachment to its rates; return the result of the plugins before. Raises CniError."""
+    """Limit the rates of the attachment; return the result of the plugins before. Raises CniError."""
     if conf.prev is None:
-        raise CniError(BAD_CONFIG, "prevResult is missing: mode bandwidth is chained after the attachment")
+        raise CniError(BAD_CONFIG, "prevResult is missing: mode bandwidth must be chained after the attachment")
     _limit(conf, env, PATH + "/bandwidth", REFUSED)
     return conf.prev | {"cniVersion": conf.version}
 
 
 def check(conf: Conf, env: Env) -> None:
-    """See that the attachment is held to its rates. Raises CniError 102."""
+    """Check that the attachment has these limits. Raises CniError 102."""
     _limit(conf, env, PATH + "/bandwidth/check", DIFFERS)
 
 

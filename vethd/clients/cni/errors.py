@@ -1,4 +1,4 @@
-"""The one error of the plugin: a code of the CNI specification, what is wrong, and more about it."""
+"""The plugin's exception: an error code of the CNI specification, a message, and details."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ IO_FAILURE = 5
 DECODING_FAILURE = 6
 BAD_CONFIG = 7
 NOT_AVAILABLE = 50
-# ours
-REFUSED = 100  # by the daemon, or by the kernel through it; details name the errno
-IPAM_FAILED = 101  # without saying why as it should
-DIFFERS = 102  # CHECK found something else than what was made
-NO_RULES = 103  # of the firewall
+# this plugin's own codes
+REFUSED = 100  # the daemon, or the kernel through it, refused the request; details has the errno's name
+IPAM_FAILED = 101  # the IPAM plugin failed without a CNI error, or its result is invalid
+DIFFERS = 102  # CHECK found a difference from the result of ADD
+NO_RULES = 103  # the firewall rules could not be made or deleted
 
 
 class CniError(Exception):
-    """An operation that failed: what is written to stdout."""
+    """A failed operation. main() writes body() to stdout."""
 
     def __init__(self, code: int, msg: str, details: str = "") -> None:
         self.code = code
@@ -33,5 +33,5 @@ class CniError(Exception):
 
 
 def log(message: str) -> None:
-    """Write a line to stderr, where the runtime keeps it."""
+    """Write a line to stderr, which the runtime stores."""
     posix.write(2, f"vethd-cni: {message}\n".encode("utf-8", "surrogateescape"))

@@ -1,7 +1,7 @@
-"""`vethd-cni install DIR`: the plugin's modules, compiled, in one file for a container runtime's plugin directory.
+"""`vethd-cni install DIR`: write the plugin, one file with compiled modules, to a runtime's plugin directory.
 
-The file begins with the interpreter's absolute path and holds bytecode, for the reasons that vethd-ip's has
-(clients/ip/install.py). With CNI_COMMAND in its environment vethd-cni is the plugin itself, only slower.
+The file starts with the interpreter's absolute path and contains bytecode, for the same reasons as vethd-ip's file
+(clients/ip/install.py). With CNI_COMMAND in its environment, vethd-cni itself acts as the plugin, but more slowly.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ MODULES = (
     "cni.operations",
     "cni.bandwidth",
 )
-"""Each after those that it imports. VERSION needs the first four alone."""
+"""Each comes after the modules that it imports. VERSION needs only the first four."""
 
 _FILE = """\
 #!{python} -IS
-# {mark} (vethd {version}); install it again after either changed.
+# {mark} (vethd {version}); install it again after either has changed.
 import marshal, posix, sys, zlib
 from binascii import a2b_base64
 def load(name, code=None):
@@ -64,12 +64,12 @@ posix._exit(sys.modules["vethd.clients.cni.plugin"].main())
 
 
 def is_ours(path: Path) -> bool:
-    """Return whether a file is one that install() wrote."""
+    """Return whether install() wrote the file."""
     return MARK.encode() in head_of(path)
 
 
 def contents(python: str) -> bytes:
-    """Return the file: source, with bytecode for the interpreter that runs this."""
+    """Return the file: source, with bytecode for the running interpreter. python is the path in its first line."""
     room = Path(__file__).parents[1]
     codes = []
     for name in MODULES:
@@ -80,22 +80,24 @@ def contents(python: str) -> bytes:
 
 
 def install(directory: Path) -> Path:
-    """Put the plugin into a directory, whole or not at all, over an older one of ours. Raises InstallError."""
+    """Write the plugin to a directory, atomically, and replace an older one. Raises InstallError."""
     target = directory / NAME
     if os.path.lexists(target) and not is_ours(target):
-        raise InstallError(f"{target} is there already, and not made by vethd-cni: it stays")
+        raise InstallError(f"{target} already exists and was not made by vethd-cni; it was left unchanged")
     put(target, partial(contents, interpreter()))
     return target
 
 
 def main() -> None:
-    """Run vethd-cni: `install DIR`, or, with CNI_COMMAND in the environment, the plugin."""
+    """Run vethd-cni: `install DIR`, or the plugin if CNI_COMMAND is in the environment."""
     if "CNI_COMMAND" in os.environ:
         sys.exit(plugin())
     parser = argparse.ArgumentParser(prog=NAME, description="The CNI plugin of vethd; runtimes call it by its file.")
     commands = parser.add_subparsers(required=True, metavar="install")
     asked = commands.add_parser("install", help="put the file vethd-cni into a runtime's plugin directory")
-    asked.add_argument("directory", metavar="DIR", type=Path, help="as /opt/cni/bin or /usr/lib/cni; must be there")
+    asked.add_argument(
+        "directory", metavar="DIR", type=Path, help="an existing directory, such as /opt/cni/bin or /usr/lib/cni"
+    )
     try:
         sys.stdout.write(f"{install(parser.parse_args().directory)}\n")
     except InstallError as error:

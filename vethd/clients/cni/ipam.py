@@ -1,4 +1,4 @@
-"""IPAM by the plugin that the configuration names: given the whole configuration, as the specification has it."""
+"""Run the IPAM plugin that the configuration names. It gets the whole configuration, as the specification requires."""
 
 from __future__ import annotations
 
@@ -15,9 +15,12 @@ if TYPE_CHECKING:
 
 
 def call(conf: Conf, command: str) -> dict[str, Any]:
-    """Run the IPAM plugin and return its result, {} where it has none. Raises CniError, its own where it has one."""
+    """Run the IPAM plugin and return its result, {} if it has none. Raises CniError.
+
+    If the plugin prints an error of its own, the CniError has its code, message and details.
+    """
     if "/" in conf.ipam:
-        raise CniError(BAD_CONFIG, f"ipam: type {conf.ipam!r} is no plugin's name")
+        raise CniError(BAD_CONFIG, f"ipam: type {conf.ipam!r} is not a plugin's name")
     path = get("CNI_PATH")
     program = find(conf.ipam, path)
     if not program:
@@ -32,7 +35,7 @@ def call(conf: Conf, command: str) -> dict[str, Any]:
             raise CniError(said["code"], str(said["msg"]), str(said.get("details") or ""))
         raise CniError(IPAM_FAILED, f"{conf.ipam} failed {command}: {ran.words()}")
     if command == "ADD" and not said:
-        raise CniError(IPAM_FAILED, f"{conf.ipam} gave no result: {ran.words()}")
+        raise CniError(IPAM_FAILED, f"{conf.ipam} returned no result: {ran.words()}")
     return said
 
 

@@ -1,7 +1,7 @@
-"""Masquerading, by nft where it works, else by iptables: beyond its subnet a container goes by the host's address.
+"""Masquerading: beyond its subnet, a container uses an address of the host. By nft if it works, otherwise by iptables.
 
-With nft each attachment has a table of its own (nft.py). With iptables it has a chain in the nat table, as the
-reference plugins make it. The network may say which of the two it is to be (ipMasqBackend).
+With nft, each attachment has its own table (nft.py). With iptables, it has a chain in the nat table, as with the
+reference plugins. The network's configuration can choose one of the two (ipMasqBackend).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ _TOOLS = {4: "iptables", 6: "ip6tables"}
 
 
 class Masquerade:
-    """The masquerading of one attachment, which its name says: network, container, interface.
+    """The masquerading of one attachment, which network, container and ifname identify.
 
-    backend is "nftables", "iptables", or "": the first of these that works.
+    backend is "nftables", "iptables", or "" for the first of these that works.
     """
 
     def __init__(self, network: str, container: str, ifname: str, backend: str = "") -> None:
@@ -30,12 +30,12 @@ class Masquerade:
         self._nft: Running | None = None
 
     def begin(self, subnets: list[Subnet]) -> None:
-        """Begin to masquerade for these addresses; finish() waits until it is so."""
+        """Start to masquerade these addresses; finish() waits until it is done."""
         self._subnets = subnets
         self._nft = nft.start(self.nft_rules(subnets)) if self._backend != "iptables" else None
 
     def finish(self) -> None:
-        """Masquerade for the addresses that begin() was told. Raises CniError 103, and then nothing is masqueraded."""
+        """Complete what begin() started. Raises CniError 103, and then nothing is masqueraded."""
         failed, subnets = [], self._subnets
         if self._nft is not None:
             ran = self._nft.wait()
@@ -56,10 +56,15 @@ class Masquerade:
             self._forget_chain(version)
         why = "; ".join(failed)
         needed = {"nftables": "nft", "iptables": "iptables"}.get(self._backend, "nft or iptables")
-        raise CniError(NO_RULES, "ipMasq: no rules could be made" if why else f"ipMasq needs {needed}", why)
+        raise CniError(
+            NO_RULES, "ipMasq: the firewall rules could not be made" if why else f"ipMasq needs {needed}", why
+        )
 
     def take_down(self) -> None:
-        """Masquerade no more, by whichever program; nothing to take away is no error. Raises CniError 103."""
+        """Delete the rules; missing rules are no error. Raises CniError 103.
+
+        This tries iptables only if nft is missing or fails, or if backend is "iptables".
+        """
         if self._nft is not None:
             self._nft.wait()
         running = nft.start(nft.deleted(self._table))
@@ -69,10 +74,10 @@ class Masquerade:
             if ran is not None and ran.status and not any(_tool(_TOOLS[version]) for version in _TOOLS):
                 problems.append(f"nft: {ran.words()}")
             if why := "; ".join(filter(None, problems)):
-                raise CniError(NO_RULES, "ipMasq: its rules could not be taken away", why)
+                raise CniError(NO_RULES, "ipMasq: the firewall rules could not be deleted", why)
 
     def nft_rules(self, subnets: list[Subnet]) -> str:
-        """Write the table: all of it, over what may be left of an older one."""
+        """Return the nft script that makes the whole table and replaces an older one."""
         rules = []
         for subnet in subnets:
             ip = "ip" if subnet.version == 4 else "ip6"
@@ -81,13 +86,13 @@ class Masquerade:
         return nft.made(self._table, "postrouting { type nat hook postrouting priority srcnat; }", rules)
 
     def chain(self) -> str:
-        """Return the chain's name, of which iptables allows 28 letters."""
-        import hashlib  # noqa: PLC0415 - 3 ms, where there is no nft
+        """Return the chain's name. iptables allows 28 characters."""
+        import hashlib  # noqa: PLC0415 - takes 3 ms; only iptables needs it
 
         return "VETHD-" + hashlib.sha256(self._name.encode("utf-8", "surrogateescape")).hexdigest()[:22]
 
     def iptables_rules(self, subnets: list[Subnet]) -> str:
-        """Write what iptables-restore makes of the chain, one family's."""
+        """Return the input of iptables-restore that makes the chain of one family."""
         chain = self.chain()
         lines = [f"*nat\n:{chain} - [0:0]", *(f"-A {chain} -d {subnet.network()} -j RETURN" for subnet in subnets)]
         lines.append(f"-A {chain} ! -d {_NFT_MULTICAST[subnets[0].version]} -j MASQUERADE")
@@ -95,14 +100,14 @@ class Masquerade:
         return "\n".join([*lines, "COMMIT", ""])
 
     def _forget_chain(self, version: int) -> str:
-        """Take a family's chain away, where it is there; return what went wrong."""
+        """Delete a family's chain if it exists; return an error text, "" on success."""
         tool = _tool(_TOOLS[version])
         if not tool:
             return ""
         chain = self.chain()
         listed = run([tool, "-w", "-t", "nat", "-S"], b"")
         if listed.status:
-            return ""  # no nat table: no chain in it
+            return ""  # there is no nat table, so there is no chain
         rules = listed.out.decode("utf-8", "replace").splitlines()
         if f"-N {chain}" not in rules:
             return ""

@@ -1,6 +1,6 @@
-"""nft: a table for each attachment, so that making it and deleting it are one transaction each.
+"""nft with one table for each attachment, so that making and deleting its rules is one transaction each.
 
-Nobody has to be asked for the rules that are there: a table that is left over is replaced whole.
+The existing rules need not be read: a remaining table of the attachment is replaced as a whole.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ PREFIX = "vethd-cni"
 
 
 def start(script: str) -> Running | None:
-    """Start nft with a script; None where there is no nft. Raises OSError."""
+    """Start nft with a script; return None if nft is not installed. Raises OSError."""
     program = find("nft", get("PATH"), USUAL)
     return Running([program, "-f", "-"], script.encode()) if program else None
 
 
 def table(family: str, network: str, container: str, ifname: str) -> str:
-    """Name an attachment's table of a family; a character that nft does not take in a name is spelled by its number."""
+    """Return family and name of an attachment's table. A character that nft refuses is replaced by its hex code."""
     name = f"{PREFIX}/{network}/{container}/{ifname}"
     plain = [char.isascii() and (char.isalnum() or char in "_-./") for char in name]
     spelled = (char if ok else f"_{ord(char):x}_" for char, ok in zip(name, plain, strict=True))
@@ -26,12 +26,15 @@ def table(family: str, network: str, container: str, ifname: str) -> str:
 
 
 def made(table: str, chain: str, rules: list[str]) -> str:
-    """Write the script that makes a table of one chain, in place of an older one. chain begins with its name."""
+    """Return the script that makes a table with one chain, and replaces an older table.
+
+    chain starts with the chain's name.
+    """
     name = chain.partition(" ")[0]
     lines = [f"add chain {table} {chain}", *(f"add rule {table} {name} {rule}" for rule in rules)]
     return deleted(table) + f"add table {table}\n" + "\n".join(lines) + "\n"
 
 
 def deleted(table: str) -> str:
-    """Write the script that deletes a table, whether it is there or not."""
+    """Return the script that deletes a table, whether or not it exists."""
     return f"add table {table}\ndelete table {table}\n"

@@ -1,10 +1,10 @@
-"""ADD, DEL, CHECK, STATUS and GC: who does what, in which order, and what is undone.
+"""ADD, DEL, CHECK, STATUS and GC: their steps, the order of these, and how a failed ADD is undone.
 
-The daemon makes pair, bridge, sysctls, addresses and routes, all or nothing, by one request. Around it stand IPAM and
-firewall rules, which need root and the host: they are here. What ADD did is undone, newest first, where it fails.
+The daemon makes pair, bridge, sysctls, addresses and routes in one request, all or nothing. The plugin does the rest,
+IPAM and firewall rules, which need root and the host's namespaces. If ADD fails, its steps are undone in reverse order.
 
-Where IPAM speaks through the container's end (dhcp), the end comes before its addresses; where its MAC is to be checked
-(macspoofchk), it comes up after the rules. So the later steps are requests of their own.
+If IPAM sends packets through the container's end (dhcp), the end must exist before its addresses. If its MAC is to be
+checked (macspoofchk), the end comes up after the firewall rules. In these cases the later steps are separate requests.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _REFUSED_FROM = 400
 
 
 def add(conf: Conf, env: Env) -> dict[str, Any]:
-    """Attach the container; return the result in the configuration's version. Raises CniError, and nothing is left."""
+    """Attach the container; return the result in the configuration's version. Raises CniError; then ADD is undone."""
     undo: list[Callable[[], object]] = []
     fds = _open_host_and_container(env)
     try:
@@ -63,7 +63,7 @@ def add(conf: Conf, env: Env) -> dict[str, Any]:
         if conf.ipam:
             addressing = _lease(conf, undo)
             body = _addressed(conf, body, addressing)
-            if conf.flags["ipMasq"]:  # beside the daemon, which has other locks to wait for
+            if conf.flags["ipMasq"]:  # in parallel with the daemon, which waits for other locks
                 masquerade = Masquerade(conf.name, env.container, env.ifname, conf.masq_backend)
                 undo.append(masquerade.take_down)
                 masquerade.begin(addressing.subnets)
@@ -73,7 +73,7 @@ def add(conf: Conf, env: Env) -> dict[str, Any]:
         return shaped(compose(conf, env, made, addressing), conf.version)
     except BaseException:
         for error in _all(undo[::-1]):
-            log(f"undoing ADD: {error}")
+            log(f"failure while undoing ADD: {error}")
         raise
     finally:
         for fd in fds:
@@ -81,12 +81,15 @@ def add(conf: Conf, env: Env) -> dict[str, Any]:
 
 
 def delete(conf: Conf, env: Env) -> None:
-    """Detach the container: all that can be undone is, and the first failure told at the end. Raises CniError."""
+    """Detach the container. Raises CniError.
+
+    A failure does not stop it: the first error is raised at the end.
+    """
     failed: list[CniError] = []
     try:
         _detach(conf.name, env.container, env.ifname)
     except CniError as error:
-        if error.code == NOT_AVAILABLE:  # its pairs are gone, or go with the container's namespace
+        if error.code == NOT_AVAILABLE:  # its pairs are gone, or are deleted with the container's namespace
             log(f"DEL: {error}")
         else:
             failed.append(error)
@@ -99,7 +102,7 @@ def delete(conf: Conf, env: Env) -> None:
 
 
 def check(conf: Conf, env: Env) -> None:
-    """See that the attachment is as ADD, and the plugins after us, left it. Raises CniError 102 and what differs."""
+    """Check that the attachment is as ADD and the later plugins left it. Raises CniError 102 with the difference."""
     container, said = previous(conf, env)
     fds = _open_host_and_container(env)
     try:
@@ -119,17 +122,20 @@ def check(conf: Conf, env: Env) -> None:
 
 
 def status(conf: Conf) -> None:
-    """See that ADD could be carried out. Raises CniError 50, or IPAM's."""
+    """Check that ADD can work. Raises CniError 50, or that of IPAM."""
     daemon(HEALTH)
     if conf.ipam:
         ipam.call(conf, "STATUS")
 
 
 def collect(conf: Conf) -> None:
-    """Delete what is attached to this network and not said to be in use, going on past failures. Raises CniError."""
+    """Delete the network's attachments that the runtime does not list as valid. Raises CniError.
+
+    A failure does not stop it: the first error is raised at the end, with the others as its details.
+    """
     valid = conf.raw.get("cni.dev/valid-attachments")
     if not isinstance(valid, list) or not all(isinstance(one, dict) for one in valid):
-        raise CniError(BAD_CONFIG, "cni.dev/valid-attachments is missing, or no list of objects")
+        raise CniError(BAD_CONFIG, "cni.dev/valid-attachments is missing, or is not a list of objects")
     used = {(one.get("containerID"), one.get("ifname")) for one in valid}
     failed: list[CniError] = []
     if conf.ipam:
@@ -148,37 +154,37 @@ def collect(conf: Conf) -> None:
 
 
 def _not_twice(conf: Conf, env: Env) -> None:
-    """Refuse what is there already before IPAM is asked: undoing would take the lease and the rules of the first.
+    """Refuse an existing attachment before IPAM runs: undoing ADD would delete the lease and rules of the first one.
 
-    So a daemon that is down is known by then, too. Raises CniError.
+    This request also fails if the daemon is down. Raises CniError.
     """
     try:
         reply = ask(request("GET", _path(conf.name, env.container, env.ifname)), [])
     except DownError as error:
         raise _down(error) from None
     if reply.status < _REFUSED_FROM:
-        msg = f"{env.ifname} of container {env.container} is attached to {conf.name} already"
+        msg = f"{env.ifname} of container {env.container} is already attached to {conf.name}"
         raise CniError(REFUSED, msg, "EEXIST")
 
 
 def _lease(conf: Conf, undo: list[Callable[[], object]]) -> Addressing:
-    """Have IPAM give addresses. Raises CniError."""
+    """Get addresses from IPAM. Raises CniError."""
     given = ipam.call(conf, "ADD")
     undo.append(lambda: ipam.call(conf, "DEL"))
     addressing = Addressing(conf, given)
     if not addressing.ips:
-        raise CniError(IPAM_FAILED, f"{conf.ipam} gave no address")
+        raise CniError(IPAM_FAILED, f"{conf.ipam} returned no address")
     return addressing
 
 
 def _ends(conf: Conf, one: dict[str, str]) -> list[Callable[[], object]]:
-    """Return what ends an attachment that the daemon listed."""
+    """Return the calls that delete an attachment from the daemon's list."""
     words = (one["network"], one["container"], one["ifname"])
     return [lambda: _detach(*words), *_rules_end(conf, one["container"], one["ifname"])]
 
 
 def _rules_end(conf: Conf, container: str, ifname: str) -> list[Callable[[], object]]:
-    """Return what takes away an attachment's firewall rules."""
+    """Return the calls that delete an attachment's firewall rules."""
     acts: list[Callable[[], object]] = []
     if conf.flags["macspoofchk"]:
         acts.append(SpoofCheck(conf.name, container, ifname).take_down)
@@ -188,7 +194,7 @@ def _rules_end(conf: Conf, container: str, ifname: str) -> list[Callable[[], obj
 
 
 def _all(acts: list[Callable[[], object]]) -> list[CniError]:
-    """Do all of it, whatever fails; return what did."""
+    """Make all calls, also after a failure; return the failures."""
     failed = []
     for act in acts:
         try:
@@ -199,7 +205,7 @@ def _all(acts: list[Callable[[], object]]) -> list[CniError]:
 
 
 def _body(conf: Conf, env: Env) -> dict[str, Any]:
-    """Return what the daemon is asked for, without addresses."""
+    """Return the body of the daemon's request, without addresses."""
     body: dict[str, Any] = {"network": conf.name, "container": env.container, "ifname": env.ifname}
     body |= {"netns": "fd:0", "host_netns": "fd:1", "sysctls": "fd:2", "address": conf.mac(), "mtu": conf.mtu or None}
     body |= {"dad": conf.flags["enabledad"], "up": not conf.flags["disableContainerInterface"]}
@@ -221,7 +227,7 @@ def _addressed(conf: Conf, body: dict[str, Any], addressing: Addressing) -> dict
 def _ask(
     made: dict[str, Any] | None, conf: Conf, body: dict[str, Any], fds: list[int], undo: list[Callable[[], object]]
 ) -> dict[str, Any]:
-    """Have the daemon make the attachment, or complete what it made; return what it is now. Raises CniError."""
+    """Have the daemon make the attachment, or complete a made one; return its present state. Raises CniError."""
     now: dict[str, Any] = daemon(post("PATCH" if made else "POST", PATH, body), fds)
     if made is None:
         undo.append(lambda: _detach(conf.name, body["container"], body["ifname"]))
@@ -239,12 +245,15 @@ def _path(network: str, container: str, ifname: str) -> str:
 
 
 def post(method: str, path: str, body: dict[str, Any]) -> bytes:
-    """Write a request of the daemon."""
+    """Return a request for the daemon, with a JSON body."""
     return request(method, path, text.encode(body))
 
 
 def daemon(asked: bytes, fds: list[int] | None = None, code: int = REFUSED) -> Any:
-    """Make one request and return the reply's body. Raises CniError: 50 where nobody answers, else code."""
+    """Make one request and return the reply's body.
+
+    Raises CniError: 50 if the daemon does not answer, code if it refuses.
+    """
     try:
         reply = ask(asked, fds or [])
     except DownError as error:

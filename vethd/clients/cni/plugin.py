@@ -1,8 +1,8 @@
-"""The CNI plugin: one call, its operation in the environment, its configuration on stdin, its result on stdout.
+"""The CNI plugin: one call. The operation is in the environment, the configuration on stdin; the result goes to stdout.
 
-Theory of operation. A container waits for every millisecond, so nothing is imported but what is built into the
-interpreter (posix, _socket, _json, zlib), and all modules come as bytecode in one file (install.py). Nothing is kept
-from one call to the next: the daemon knows its pairs, IPAM its addresses, the kernel its rules.
+Theory of operation. A container waits for every millisecond, so the plugin imports only modules that are built into the
+interpreter (posix, _socket, _json, zlib), and all of its own come as bytecode in one file (install.py). The plugin
+stores nothing between calls: the daemon has the pairs, IPAM the addresses, the kernel the rules.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def main() -> int:
     except OSError as error:
         _say(CniError(IO_FAILURE, error.strerror or str(error)).body(version))
         return 1
-    except Exception as error:  # noqa: BLE001 - the runtime reads JSON, whatever happens
+    except Exception as error:  # noqa: BLE001 - the runtime expects JSON for every failure
         log(f"{type(error).__name__}: {error}")
-        _say(CniError(REFUSED, "an error of vethd-cni itself; its stderr has more").body(version))
+        _say(CniError(REFUSED, "internal error of vethd-cni; its stderr has the exception").body(version))
         return 1
     return 0
 

@@ -1,6 +1,7 @@
-"""What ADD made of what IPAM gave, and how each version of the specification wants to be told.
+"""The result of ADD: composed of the daemon's and IPAM's results, in the form of each version of the specification.
 
-A result is held as version 1.1.0 has it; shaped() takes away what an older one does not know, and adds what it wants.
+A result is held in the form of version 1.1.0. shaped() removes the fields that an older version does not have, and adds
+those that it requires.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ _OLD = ("0.3.1", "0.4.0")
 
 
 class Addressing:
-    """The ips, routes and dns of IPAM's result, or of a prevResult, completed as the configuration says.
+    """The ips, routes and dns of IPAM's result, or of a prevResult, completed as the configuration requires.
 
-    gateways are what the bridge shall have, "10.88.0.1/16".
+    gateways are the addresses that the bridge gets, "10.88.0.1/16".
     """
 
     def __init__(self, conf: Conf, said: dict[str, Any]) -> None:
-        """Read IPAM's result. Raises CniError 101."""
+        """Parse IPAM's result. Raises CniError 101."""
         try:
             self.ips = [{key: ip[key] for key in ("address", "gateway") if ip.get(key)} for ip in _objects(said, "ips")]
             self.subnets = [Subnet(str(ip["address"])) for ip in self.ips]
@@ -36,16 +37,19 @@ class Addressing:
             if conf.mode == "bridge" and conf.flags["isGateway"]:
                 self._complete(default=conf.flags["isDefaultGateway"])
         except (AddressError, KeyError) as error:
-            raise CniError(IPAM_FAILED, f"{conf.ipam} gave a result that cannot be read: {error}") from None
+            raise CniError(IPAM_FAILED, f"{conf.ipam} returned an invalid result: {error}") from None
         self.dns = said.get("dns") or {}
 
     @property
     def families(self) -> set[int]:
-        """Which of 4 and 6 there are addresses of."""
+        """The IP versions of the addresses: 4, 6."""
         return {subnet.version for subnet in self.subnets}
 
     def _complete(self, *, default: bool) -> None:
-        """Have a gateway for every address, the first of its subnet where none was said, and a default route by it."""
+        """Add the missing gateways: for each address, the first host address of its subnet.
+
+        default adds a default route through each gateway, if the routes have none of the family.
+        """
         for ip, subnet in zip(self.ips, self.subnets, strict=True):
             gateway = ip.setdefault("gateway", subnet.first())
             self.gateways.append(f"{gateway}/{subnet.prefix}")
@@ -55,7 +59,7 @@ class Addressing:
 
 
 def compose(conf: Conf, env: Env, made: dict[str, Any], addressing: Addressing | None) -> dict[str, Any]:
-    """Return the whole result: what the daemon made, with its addresses, after what plugins before us did."""
+    """Return the whole result: the links that the daemon made, and their addresses, after those of earlier plugins."""
     before = conf.prev or {}
     interfaces, ips, routes = before_us(conf)
     for key in ("bridge", "host", "container", "vlan"):
@@ -82,7 +86,7 @@ def before_us(conf: Conf) -> tuple[list[dict[str, Any]], list[dict[str, Any]], l
 
 
 def shaped(result: dict[str, Any], version: str) -> dict[str, Any]:
-    """Return a result as that version of the specification has it."""
+    """Return a result in the form of that version of the specification."""
     interfaces, routes, ips = result["interfaces"], result["routes"], result["ips"]
     if version != "1.1.0":
         interfaces = [_without(one, ("mtu", "socketPath", "pciID")) for one in interfaces]
@@ -96,7 +100,10 @@ def shaped(result: dict[str, Any], version: str) -> dict[str, Any]:
 
 
 def previous(conf: Conf, env: Env) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return of the prevResult the container's interface, and what is addressed to it. Raises CniError 7."""
+    """Return the container's interface of the prevResult, and an object with its ips and all routes.
+
+    Raises CniError 7.
+    """
     if conf.prev is None:
         raise CniError(BAD_CONFIG, "prevResult is missing")
     interfaces, ips, routes = before_us(conf)
@@ -107,7 +114,7 @@ def previous(conf: Conf, env: Env) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def interface_of(conf: Conf, name: str) -> dict[str, Any] | None:
-    """Return of the prevResult the host's interface of that name, None where it has none."""
+    """Return the host's interface of that name in the prevResult, None if there is none."""
     for one in (conf.prev or {}).get("interfaces") or []:
         if one.get("name") == name and not one.get("sandbox"):
             return dict(one)
@@ -117,7 +124,7 @@ def interface_of(conf: Conf, name: str) -> dict[str, Any] | None:
 def _objects(said: dict[str, Any], key: str) -> list[dict[str, Any]]:
     found = said.get(key) or []
     if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
-        raise AddressError(f"{key} is no list of objects")
+        raise AddressError(f"{key} is not a list of objects")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Programs run to their end: given bytes on stdin, what they write caught whole."""
+"""Run programs to completion, with bytes on stdin and with their output captured."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import posix
 
 USUAL = ("/usr/sbin", "/sbin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/local/bin")
 _CHUNK = 1 << 16
-_IGNORED = (13, 25)  # SIGPIPE, SIGXFSZ: Python ignores them, and what is ignored stays so across exec
+_IGNORED = (13, 25)  # SIGPIPE, SIGXFSZ: Python ignores them, and an ignored signal stays ignored across exec
 
 
 class Ran:
-    """A program's end: its status, and what it wrote."""
+    """A finished program: its status and its output."""
 
     def __init__(self, status: int, out: bytes, err: bytes) -> None:
         self.status = status
@@ -18,13 +18,13 @@ class Ran:
         self.err = err
 
     def words(self) -> str:
-        """Return what it says of a failure: the end of stderr, else of stdout."""
+        """Return its error text: the last 500 characters of stderr, otherwise of stdout, otherwise the status."""
         said = (self.err.strip() or self.out.strip()).decode("utf-8", "replace")
         return said[-500:] or f"status {self.status}"
 
 
 def find(program: str, path: str, more: tuple[str, ...] = ()) -> str:
-    """Find a program in the directories of path (by colons), then in more; "" where there is none."""
+    """Find a program in the directories of path (separated by colons), then in more; "" if there is none."""
     for directory in (*path.split(":"), *more):
         candidate = f"{directory}/{program}"
         if directory and posix.access(candidate, posix.X_OK) and not _is_directory(candidate):
@@ -33,16 +33,16 @@ def find(program: str, path: str, more: tuple[str, ...] = ()) -> str:
 
 
 class Running:
-    """A program that has been started; wait() for its end, once.
+    """A started program. Call wait() once.
 
-    Its files are in memory: nobody waits for anybody, however much is written. With err false its stderr is ours, where
-    CNI wants a plugin's log.
+    Its stdin, stdout and stderr are files in memory, so neither side blocks, however much is written. With err False,
+    its stderr is that of the plugin, where CNI expects a plugin's log.
     """
 
     def __init__(
         self, argv: list[str], stdin: bytes, env: dict[bytes, bytes] | None = None, *, err: bool = True
     ) -> None:
-        """Start it. Raises OSError."""
+        """Start the program. Raises OSError."""
         self._files = [_file(stdin), _file(), *([_file()] if err else [])]
         actions = [(posix.POSIX_SPAWN_DUP2, fd, number) for number, fd in enumerate(self._files)]
         environ = posix.environ if env is None else env
@@ -53,7 +53,7 @@ class Running:
             raise
 
     def wait(self) -> Ran:
-        """Return its end."""
+        """Wait for the end of the program, and return its status and output."""
         status = posix.waitstatus_to_exitcode(posix.waitpid(self._pid, 0)[1])
         written = [_content(fd) for fd in self._files[1:]]
         self._close()
@@ -65,7 +65,7 @@ class Running:
 
 
 def run(argv: list[str], stdin: bytes, env: dict[bytes, bytes] | None = None, *, err: bool = True) -> Ran:
-    """Run a program to its end. Raises OSError."""
+    """Run a program to completion. Raises OSError."""
     return Running(argv, stdin, env, err=err).wait()
 
 

@@ -1,6 +1,6 @@
-"""macspoofchk: the bridge drops what a container sends from a MAC that is not its own, as with the reference plugin.
+"""macspoofchk: the bridge drops frames that a container sends from another MAC than its own, like the reference plugin.
 
-By nft alone, as there: iptables sees no frames.
+It needs nft, as in the reference plugin: iptables sees no frames.
 """
 
 from __future__ import annotations
@@ -13,24 +13,24 @@ _CHAIN = "prerouting { type filter hook prerouting priority -300; }"
 
 
 class SpoofCheck:
-    """The check of the MACs that one attachment's container sends from."""
+    """The check of the source MACs of one attachment's container."""
 
     def __init__(self, network: str, container: str, ifname: str) -> None:
         self._table = nft.table("bridge", network, container, ifname)
 
     def put_up(self, host: str, mac: str) -> None:
-        """Drop what comes from another MAC through the host's end of that name. Raises CniError 103."""
+        """Drop frames from any other MAC than mac that arrive through the link host. Raises CniError 103."""
         rule = f'iifname "{host}" ether saddr != {mac} drop'
         running = nft.start(nft.made(self._table, _CHAIN, [rule]))
         if running is None:
             raise CniError(NO_RULES, "macspoofchk needs nft")
-        _end(running, "no rules could be made")
+        _end(running, "the firewall rules could not be made")
 
     def take_down(self) -> None:
-        """Drop nothing any more; nothing to take away is no error. Raises CniError 103."""
+        """Delete the rules; missing rules are no error. Raises CniError 103."""
         running = nft.start(nft.deleted(self._table))
         if running is not None:
-            _end(running, "its rules could not be taken away")
+            _end(running, "the firewall rules could not be deleted")
 
 
 def _end(running: Running, failure: str) -> None:

@@ -1,4 +1,4 @@
-"""JSON by the interpreter's own C scanner: the json package around it takes 6 ms to import, as long as all the rest."""
+"""JSON with the interpreter's own C scanner: the json package takes 6 ms to import, as long as everything else."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ _BLANK = " \t\n\r"
 
 
 def _no_constant(word: str) -> None:
-    raise ValueError(f"{word} is no JSON")
+    raise ValueError(f"{word} is not JSON")
 
 
 class _Context:
-    """What the scanner asks json.JSONDecoder for; of a key said twice the last one counts, as there."""
+    """The attributes of json.JSONDecoder that the scanner reads.
+
+    If a key is repeated, its last value counts, as in the json package.
+    """
 
     strict = True
     object_hook = None
@@ -27,29 +30,29 @@ class _Context:
     memo: dict[str, str] = {}  # noqa: RUF012 - the scanner clears it
 
 
-_scan = _json.make_scanner(_Context())  # type: ignore[arg-type] # it takes whatever has these attributes
+_scan = _json.make_scanner(_Context())  # type: ignore[arg-type] # any object with these attributes works
 
 
 def decode(data: bytes) -> Any:
-    """Read a JSON text in UTF-8. Raises ValueError."""
+    """Parse a JSON text in UTF-8. Raises ValueError."""
     text = data.decode()
     start = len(text) - len(text.lstrip(_BLANK))
     try:
         value, end = _scan(text, start)
         if not text[end:].strip(_BLANK):
             return value
-    except (StopIteration, SystemError, RecursionError):  # the scanner alone has no words for a mistake
+    except (StopIteration, SystemError, RecursionError):  # the scanner does not describe the error; json does
         pass
-    import json  # noqa: PLC0415 - for mistakes alone
+    import json  # noqa: PLC0415 - only to describe an error
 
     try:
         return json.loads(text)
     except RecursionError:
-        raise ValueError("it is nested too deep") from None
+        raise ValueError("it is nested too deeply") from None
 
 
 def encode(value: Any) -> str:
-    """Write what decode() gives as JSON, in ASCII."""
+    """Return a value, of the types that decode() returns, as JSON in ASCII."""
     if isinstance(value, dict):
         return "{" + ",".join(f"{_string(key)}:{encode(one)}" for key, one in value.items()) + "}"
     if isinstance(value, list | tuple):
