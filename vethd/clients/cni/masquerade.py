@@ -63,18 +63,20 @@ class Masquerade:
     def take_down(self) -> None:
         """Delete the rules; missing rules are no error. Raises CniError 103.
 
-        This tries iptables only if nft is missing or fails, or if backend is "iptables".
+        This tries iptables only if nft had no table to delete, or if backend is "iptables": a kernel can have nftables
+        without its masquerading.
         """
         if self._nft is not None:
             self._nft.wait()
-        running = nft.start(nft.deleted(self._table))
-        ran = running.wait() if running is not None else None
-        if ran is None or ran.status or self._backend == "iptables":
-            problems = [self._forget_chain(version) for version in _TOOLS]
-            if ran is not None and ran.status and not any(_tool(_TOOLS[version]) for version in _TOOLS):
-                problems.append(f"nft: {ran.words()}")
-            if why := "; ".join(filter(None, problems)):
-                raise CniError(NO_RULES, "ipMasq: the firewall rules could not be deleted", why)
+        if _succeeds(nft.start(f"delete table {self._table}\n")) and self._backend != "iptables":
+            return
+        problems = [self._forget_chain(version) for version in _TOOLS]
+        if not any(_tool(_TOOLS[version]) for version in _TOOLS):
+            running = nft.start(nft.deleted(self._table))  # succeeds without a table, too
+            ran = running.wait() if running is not None else None
+            problems += [f"nft: {ran.words()}"] if ran is not None and ran.status else []
+        if why := "; ".join(filter(None, problems)):
+            raise CniError(NO_RULES, "ipMasq: the firewall rules could not be deleted", why)
 
     def nft_rules(self, subnets: list[Subnet]) -> str:
         """Return the nft script that makes the whole table and replaces an older one."""
@@ -117,6 +119,10 @@ class Masquerade:
         script = "\n".join(["*nat", *jumps, f"-F {chain}", f"-X {chain}", "COMMIT", ""])
         ran = _restore(version, script)
         return f"{_TOOLS[version]}: {ran.words()}" if ran is not None and ran.status else ""
+
+
+def _succeeds(running: Running | None) -> bool:
+    return running is not None and not running.wait().status
 
 
 def _restore(version: int, script: str) -> Ran | None:
