@@ -267,6 +267,8 @@ def test_chain_of_plugins(case: Case) -> None:
     container.netns.ip("address delete 10.80.0.2/24 dev eth0")
     differs = container.call("CHECK", head | {"prevResult": result})
     assert (differs.code, "10.80.0.2/24" in differs.body["msg"]) == (102, True)
+    nonsense = result | {"ips": [{"address": "10.80.0.300/24", "interface": 2}]}
+    assert container.call("CHECK", head | {"prevResult": nonsense}).code == 7
     for conf in reversed(chain):
         container.delete(conf | {"prevResult": result})
     case.ours.netns.ip("link delete out")

@@ -108,7 +108,7 @@ def check(conf: Conf, env: Env) -> None:
     try:
         if conf.ipam:
             ipam.call(conf, "CHECK")
-        body = _addressed(conf, _body(conf, env), Addressing(conf, said))
+        body = _addressed(conf, _body(conf, env), Addressing(conf, said, previous=True))
         body["address"] = container.get("mac") or None
         made = daemon(post("POST", f"{PATH}/check", body), fds, DIFFERS)
     finally:

@@ -24,8 +24,8 @@ class Addressing:
     gateways are the addresses that the bridge gets, "10.88.0.1/16".
     """
 
-    def __init__(self, conf: Conf, said: dict[str, Any]) -> None:
-        """Parse IPAM's result. Raises CniError 101."""
+    def __init__(self, conf: Conf, said: dict[str, Any], *, previous: bool = False) -> None:
+        """Parse IPAM's result, or the prevResult. Raises CniError 101, or 7 for a prevResult."""
         try:
             self.ips = [{key: ip[key] for key in ("address", "gateway") if ip.get(key)} for ip in _objects(said, "ips")]
             self.subnets = [Subnet(str(ip["address"])) for ip in self.ips]
@@ -37,6 +37,8 @@ class Addressing:
             if conf.mode == "bridge" and conf.flags["isGateway"]:
                 self._complete(default=conf.flags["isDefaultGateway"])
         except (AddressError, KeyError) as error:
+            if previous:
+                raise CniError(BAD_CONFIG, f"prevResult: {error}") from None
             raise CniError(IPAM_FAILED, f"{conf.ipam} returned an invalid result: {error}") from None
         self.dns = said.get("dns") or {}
 
