@@ -53,7 +53,7 @@ class LivePair:
         self._arrived = asyncio.Event()
         self._arrived.set()
         self._base = [Counters(), Counters()]
-        self.rings = Rings(self, links, context)
+        self.rings = Rings(links, context)
 
     def start(self, spec: PairSpec) -> None:
         """Join two newly made ends: subscribe to their rtnetlink messages, and forward."""
@@ -151,7 +151,8 @@ class LivePair:
             self._tell("link_renamed", side, f"{before.name} -> {state.name}")
         elif (state.address, state.txqueuelen, state.master) != (before.address, before.txqueuelen, before.master):
             self._tell("link_changed", side)
-        self.rings.learn(side, before, state)
+        if self.rings.learn(side, before, state):
+            self._context.changed(self)
         if state.master != before.master:
             self._context.spawn(self.learn_master(side))
         if state.mtu != before.mtu:

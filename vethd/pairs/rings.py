@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Generic, TypeVar
+from typing import Any
 
 from vethd.kernel.births import Nursery
 from vethd.kernel.linkstate import LinkState
@@ -21,15 +21,12 @@ from vethd.model.state import Side
 from vethd.pairs.context import Context
 from vethd.pairs.link import Link
 
-Pair = TypeVar("Pair")
 
+class Rings:
+    """The rings of one pair's two devices. Use on the loop. It does not refer to the pair, which refers to it."""
 
-class Rings(Generic[Pair]):
-    """The rings of one pair's two devices. Use on the loop."""
-
-    def __init__(self, pair: Pair, links: tuple[Link, Link], context: Context[Pair]) -> None:
-        """Manage the rings of links, the ends of pair."""
-        self._pair = pair
+    def __init__(self, links: tuple[Link, Link], context: Context[Any]) -> None:
+        """Manage the rings of links, the ends of a pair."""
         self._links = links
         self._context = context
         self._changing = 0
@@ -40,14 +37,14 @@ class Rings(Generic[Pair]):
             self._links[side].ring = self._context.tuning.ring(end)
             self._keep(side)
 
-    def learn(self, side: Side, before: LinkState, now: LinkState) -> None:
-        """Process a change of the end at side that rtnetlink reports, from before to now."""
+    def learn(self, side: Side, before: LinkState, now: LinkState) -> bool:
+        """Process a change of the end at side that rtnetlink reports; return whether its stored length changed."""
         link = self._links[side]
         if self._changing or now.txqueuelen in (before.txqueuelen, link.queue_len):
-            return
+            return False
         link.txqueuelen = now.txqueuelen
-        self._context.changed(self._pair)
         self._keep(side)
+        return True
 
     @contextmanager
     def asked(self, changes: Iterable[tuple[Side, LinkSpec]]) -> Iterator[None]:
