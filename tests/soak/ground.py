@@ -97,7 +97,7 @@ class Ground:
 @contextmanager
 def grounds(directory: Path, engine: str, program: Sequence[str] = PROGRAM) -> Iterator[Ground]:
     """Run a daemon with an fd store, as under systemd; stop it, and check that its devices are gone."""
-    home = Netns.create(f"{PREFIX}home")
+    home = Netns.create(f"{PREFIX}ground")
     try:
         with FdStore(directory / "store") as store:
             site = Site(home, directory, engine)
