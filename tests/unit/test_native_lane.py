@@ -8,6 +8,9 @@ from __future__ import annotations
 import gc
 import os
 import resource
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -23,6 +26,8 @@ from vethd.model.drops import Drop
 
 BATCH = 64  # _lane.pxd
 TURN_BYTES = 256 << 10  # as above
+PAUSES = 100
+MANY = 20_000
 CLOSES = 200  # of lanes that a frame is about to wake
 
 
@@ -84,6 +89,51 @@ def test_a_lane_of_many_gets_its_turn(yard: Yard) -> None:
     """More lanes than a round has reads: they go round in a circle."""
     order = lengths(yard, *([60 + n] * 3 for n in range(100)))
     assert sorted(order[:100]) == [60 + n for n in range(100)]
+
+
+# Overload
+
+FEEDER = """
+import os, socket, sys
+os.sched_setaffinity(0, {int(sys.argv[1])})
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.setsockopt(socket.SOL_UDP, 103, 74)  # UDP_SEGMENT: each send is 64 frames
+    while True:
+        sock.sendto(bytes(64 * 74), ("127.0.0.1", int(sys.argv[2])))
+"""
+HOG = "import os, sys\nos.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+
+
+@pytest.mark.parametrize("moderation_us", [50, 0])
+def test_an_overloaded_worker_steps_back_for_who_waits_for_its_cpu(yard: Yard, moderation_us: int) -> None:
+    """A lane that is never dry, and a program on the worker's CPU: the worker pauses, unless pauses are off."""
+    _, sink = yard.pair()
+    may = os.sched_getaffinity(0)
+    source = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    source.bind(("127.0.0.1", 0))
+    source.setblocking(False)
+    port = source.getsockname()[1]
+    yard.worker.set_times(50, moderation_us)
+    os.sched_setaffinity(0, {max(may)})  # of this thread, and of the worker's, which begins now
+    try:
+        yard.begin()
+    finally:
+        os.sched_setaffinity(0, may)
+    lane = yard.lane(yard.own(source.detach()), sink)
+    programs = [
+        subprocess.Popen([sys.executable, "-c", *words])
+        for words in ((FEEDER, str(min(may)), str(port)), (HOG, str(max(may))))
+    ]
+    try:
+        before = counters(lane).read
+        if moderation_us:
+            wait_until(lambda: yard.worker.rounds[1] > PAUSES)
+        wait_until(lambda: counters(lane).read > before + MANY)
+        assert (yard.worker.rounds[1] > 0) is (moderation_us > 0)
+    finally:
+        for program in programs:
+            program.kill()
+            program.wait()
 
 
 # Closing

@@ -34,6 +34,7 @@ cdef enum:
     STRIDE = 68 << 10  # FRAME_MAX in whole pages
     DRAIN_FRAMES = 1024  # the most frames that dry() reads: a default ring of 1,000 frames
     STALE_FRAMES = 1 << 16  # engine.STALE_FRAMES
+    WINDOW_NS = 1_000_000  # load is counted over a millisecond
     ERRNOS = 32  # slots for distinct write errors, more than write() can return; the last slot takes all others
 
 cdef enum State:
@@ -52,6 +53,8 @@ cdef struct Lane:
     uint32_t vnet_hdr_len, limit
     uint32_t depth  # the most frames that the next turn reads
     int64_t last_ns  # the time of its last frame
+    uint32_t window_frames  # read in the current millisecond
+    bint window_dry  # the lane ran dry in the current millisecond
     int64_t window_ns, window_bytes  # the start of the current millisecond, and the bytes read in it
     bint bulk  # the current or the last millisecond had more than BULK_BYTES
     Lane *back  # the lane of the queue's other direction, NULL if there is none
@@ -73,6 +76,8 @@ cdef struct Worker:
     int64_t moderation_ns, pause_ns  # the longest pause, and the next one
     int64_t window_ns, window_bytes  # like a lane's, for all lanes
     bint bulk
+    int64_t overload_ns, back_ns  # when a lane was last overloaded, and the pause after each round (_overload.pxd)
+    int64_t cpu_ns, paused_ns  # the thread's CPU time at the start of the current millisecond, and its pauses in it
     uint64_t rounds, pauses
     uint8_t *memory
     Buffer buffers[BATCH]

@@ -19,6 +19,9 @@ waking the thread. So a lane whose pair is bulk (in either direction) is not arm
 active, the thread pauses instead, for pause_ns at most; a frame for any armed lane still wakes it at once. A lane
 without a frame for MODERATED_NS is armed. The length of a pause adapts to the number of frames found after it
 (adapt()), as in the kernel's DIM.
+
+If more small frames arrive than the machine can process, the worker also pauses, to leave CPU to the receiver
+(_overload.pxd).
 """
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -26,13 +29,13 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport read
 
 from vethd.datapath._lane cimport (
-    ARMED, BATCH, TURN_BYTES, Lane, Moved, Worker, activate, arm, bury, give_turn, move, take_turn,
+    ARMED, BATCH, TURN_BYTES, WINDOW_NS, Lane, Moved, Worker, activate, arm, bury, give_turn, move, take_turn,
 )
+from vethd.datapath._overload cimport end_window, note_load, step_back
 from vethd.datapath._poll cimport EPOLLERR, epoll_event, epoll_wait, sleep_until
 
 cdef enum:
     BULK_BYTES = 128 << 10  # 1 Gbit/s
-    WINDOW_NS = 1_000_000
     STOLEN_NS = 30_000
     NO_SPIN_NS = 2_000_000
     MODERATED_NS = 200_000
@@ -70,6 +73,7 @@ cdef inline void count(Worker *worker, Lane *lane, uint64_t size) noexcept nogil
     """Count the size bytes that a lane read, for itself and for the worker, and decide whether each is bulk."""
     if worker.now_ns - lane.window_ns >= WINDOW_NS:
         lane.bulk = lane.window_bytes > BULK_BYTES
+        end_window(worker, lane)
         lane.window_ns, lane.window_bytes = worker.now_ns, 0
     lane.window_bytes += size
     worker.window_bytes += size
@@ -82,6 +86,7 @@ cdef inline void count(Worker *worker, Lane *lane, uint64_t size) noexcept nogil
 cdef inline Moved take(Worker *worker, Lane *lane) noexcept nogil:
     """Give a lane its turn, and decide whether it stays active."""
     cdef Moved moved = move(worker, lane, lane.depth)
+    note_load(lane, moved)
     if moved.gone:
         bury(worker, lane)
     elif moved.frames:
@@ -118,6 +123,7 @@ cdef inline uint32_t run_round(Worker *worker) noexcept nogil:
     worker.now_ns = clock_ns()
     if worker.now_ns - worker.window_ns >= WINDOW_NS:
         worker.bulk = worker.window_bytes > BULK_BYTES
+        step_back(worker)
         worker.window_ns, worker.window_bytes = worker.now_ns, 0
     if frames == 0 and worker.now_ns - before > STOLEN_NS:
         worker.no_spin_until_ns = worker.now_ns + NO_SPIN_NS
@@ -160,15 +166,17 @@ cdef inline bint all_moderated(Worker *worker) noexcept nogil:
             return True
 
 
-cdef inline void pause(Worker *worker) noexcept nogil:
-    """Sleep for pause_ns at most; a frame for an armed lane ends the sleep."""
+cdef inline void pause(Worker *worker, int64_t ns) noexcept nogil:
+    """Sleep for ns at most; a frame for an armed lane ends the sleep."""
     cdef timespec wait
     cdef bint events
-    wait.tv_sec, wait.tv_nsec = 0, worker.pause_ns
+    cdef int64_t before = clock_ns()
+    wait.tv_sec, wait.tv_nsec = 0, ns
     worker.pauses += 1
     give_turn(worker)
     events = sleep_until(worker.epoll_fd, &wait)
     take_turn(worker)
+    worker.paused_ns += min(ns, clock_ns() - before)  # the rest was a wait for the CPU
     if events:
         deal(worker)
 
@@ -187,6 +195,7 @@ cdef inline void serve(Worker *worker) noexcept nogil:
             worker.now_ns = clock_ns()
             if worker.now_ns - worker.window_ns >= WINDOW_NS:
                 worker.bulk = False
+            worker.back_ns = 0
             paused = False
             continue
         frames = run_round(worker)
@@ -194,7 +203,9 @@ cdef inline void serve(Worker *worker) noexcept nogil:
             adapt(worker, frames)
         paused = frames == 0 and worker.active != NULL and all_moderated(worker)
         if paused:
-            pause(worker)
+            pause(worker, worker.pause_ns)
+        elif worker.back_ns:
+            pause(worker, worker.back_ns)
         else:
             give_turn(worker)
             take_turn(worker)
