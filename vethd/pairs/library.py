@@ -81,9 +81,9 @@ async def open_pair(
     """Make a pair, forward its frames while the body runs, and delete it.
 
     Unlike newlink, it accepts `up` for both ends. "fd:N" is this process's own fd N. If an end is deleted meanwhile,
-    the other is deleted, too; leaving the body is then no error. Needs CAP_NET_ADMIN and CAP_SYS_ADMIN (those of a user
-    namespace suffice). engine, workers, spin_us and moderation_us are those of Asked. Raises VethError with veth's
-    errno, and as pick_engine() does.
+    the other is deleted, too; leaving the body is then no error. Needs CAP_NET_ADMIN, CAP_SYS_ADMIN and
+    CAP_NET_BROADCAST (those of a user namespace suffice). engine, workers, spin_us and moderation_us are those of
+    Asked. Raises VethError with veth's errno, and as pick_engine() does.
     """
     manager = Manager(pick_engine(Asked(engine, workers, spin_us, moderation_us), asyncio.get_running_loop()))
     try:
