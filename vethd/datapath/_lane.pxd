@@ -1,8 +1,8 @@
 """One direction of one queue in the native engine: what it may do, what it counted, and the lock that guards both.
 
 Theory of operation. A Worker's thread and the loop's thread share lanes, buffers and counters, and every word of them is
-written under the worker's one mutex. The worker holds it for a round (64 frames or 256 KB) and releases it between rounds
-and while it sleeps. Whoever holds it reads a lane's frames, judges them and writes them, so nothing is in flight when it is
+written under the worker's one mutex. The worker holds it for a round (64 frames or 256 KB, and as much of urgent lanes) and
+releases it between rounds and while it sleeps. Whoever holds it reads a lane's frames, judges them and writes them, so nothing is in flight when it is
 released, and either thread may move a lane's frames (turn()). A pthread mutex is not fair, and a worker at full speed would
 take it again before a waiter is awake: so every thread queues at a second mutex first (take_turn()), behind which at most
 one waits at a time.
@@ -48,6 +48,7 @@ cdef struct Lane:
     uint64_t tag  # the owner's name for it
     State state
     bint dead, trust, gro, gro_udp
+    bint urgent  # read before the lanes that are not
     int gate  # FORWARD: open; else the Drop of every frame
     uint32_t vnet_hdr_len, limit
     uint32_t depth  # how many frames the next turn reads at most
@@ -55,7 +56,7 @@ cdef struct Lane:
     int64_t window_ns, window_bytes  # when the running millisecond began, and what was read in it
     bint bulk  # that one or the last had more than BULK_BYTES
     Lane *back  # the lane of the same queue the other way, NULL where there is none
-    Lane *previous  # the circle of active lanes
+    Lane *previous  # the circle of active lanes: the urgent ones have one of their own
     Lane *next
     Lane *next_dead
     uint64_t frames, forwarded
@@ -77,6 +78,7 @@ cdef struct Worker:
     uint8_t *memory
     Buffer buffers[BATCH]
     Lane *active  # the next one to be read, in a circle
+    Lane *urgent  # as active, of the lanes that are read first
     Lane *dead
 
 
@@ -103,25 +105,32 @@ cdef inline bint fatal(int64_t got) noexcept nogil:
     return got == -EBADFD or got == -EBADF or got == -EFAULT
 
 
+cdef inline Lane **circle_of(Worker *worker, Lane *lane) noexcept nogil:
+    """Return the circle in which a lane is while it is active."""
+    return &worker.urgent if lane.urgent else &worker.active
+
+
 cdef inline void activate(Worker *worker, Lane *lane) noexcept nogil:
-    """Read a lane from the next round on, behind all others."""
+    """Read a lane from the next round on, behind all others of its circle."""
+    cdef Lane **circle = circle_of(worker, lane)
     lane.depth = 1
     lane.state = ACTIVE
-    if worker.active == NULL:
-        worker.active = lane.next = lane.previous = lane
+    if circle[0] == NULL:
+        circle[0] = lane.next = lane.previous = lane
         return
-    lane.next = worker.active
-    lane.previous = worker.active.previous
+    lane.next = circle[0]
+    lane.previous = circle[0].previous
     lane.previous.next = lane.next.previous = lane
 
 
 cdef inline void rest(Worker *worker, Lane *lane, State state) noexcept nogil:
     """Read a lane no more; state says why."""
+    cdef Lane **circle = circle_of(worker, lane)
     if lane.state == ACTIVE:
         lane.previous.next = lane.next
         lane.next.previous = lane.previous
-        if worker.active == lane:
-            worker.active = lane.next if lane.next != lane else NULL
+        if circle[0] == lane:
+            circle[0] = lane.next if lane.next != lane else NULL
         lane.next = lane.previous = NULL
     lane.state = state
 
