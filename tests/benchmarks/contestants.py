@@ -1,12 +1,13 @@
 """Who takes part: the kernel's veth, vethd with each engine and setting, and the peers.
 
-A contestant of vethd is named ENGINE[:KEY=VALUE[+KEY=VALUE ...]], e.g. "native" or "asyncio:gro=off": what comes after
-the colon are lines of its daemon's config.
+A contestant of vethd is named ENGINE[:KEY=VALUE[+KEY=VALUE ...]], e.g. "native" or "asyncio:gro=off". The words after
+the colon are lines of its daemon's config, or of its pair's table ("native:latency_queue=on").
 """
 
 from __future__ import annotations
 
 from contextlib import ExitStack
+from typing import Any
 
 from tests.benchmarks.accounts import audit
 from tests.benchmarks.line import Contestant, Line, Place
@@ -15,6 +16,7 @@ from tests.lib.backends import KernelVeth, Vethd
 from tests.lib.lab import Lab
 from vethd.datapath.engines import ENGINES
 
+OF_PAIR = ("latency_queue",)
 REAL_ENGINES = tuple(name for name in ENGINES if name != "auto")
 
 
@@ -47,9 +49,11 @@ class Engine(Contestant):
 
     def draw(self, place: Place, stack: ExitStack) -> Line:
         """Start the daemon and make the pair."""
-        self.backend = started(self.engine, place, self.settings)
+        own: dict[str, Any] = {key: value == "true" for key, value in self.settings.items() if key in OF_PAIR}
+        config = {key: value for key, value in self.settings.items() if key not in OF_PAIR}
+        self.backend = started(self.engine, place, config)
         stack.callback(self.backend.close)
-        wire = Lab(self.backend).pair(place.near, place.far)
+        wire = Lab(self.backend).pair(place.near, place.far, **own)
         wire.up()
         return Line(wire, [self.backend.daemon.pid])
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -156,18 +157,20 @@ class Lab:
         self.netnses.append(netns)
         return netns
 
-    def spec(self, near: Netns, far: Netns, a: LinkSpec | None = None, b: LinkSpec | None = None) -> PairSpec:
-        """Return a spec of a pair between two namespaces, va and vb where the ends name themselves not."""
+    def spec(
+        self, near: Netns, far: Netns, a: LinkSpec | None = None, b: LinkSpec | None = None, **own: Any
+    ) -> PairSpec:
+        """Return a spec of a pair between two namespaces, va and vb by default; own are the pair's own attributes."""
         said, peer = a or LinkSpec(), b or LinkSpec()
         name = "vb" if peer.name is None else peer.name
         peer = msgspec.structs.replace(peer, name=name, netns=far.name)
         attributes = {key: getattr(said, key) for key in LinkSpec.__struct_fields__}
         attributes |= {"name": "va" if said.name is None else said.name, "netns": near.name}
-        return PairSpec(**attributes, peer=peer)
+        return PairSpec(**attributes | own, peer=peer)
 
-    def pair(self, near: Netns, far: Netns, a: LinkSpec | None = None, b: LinkSpec | None = None) -> Wire:
+    def pair(self, near: Netns, far: Netns, a: LinkSpec | None = None, b: LinkSpec | None = None, **own: Any) -> Wire:
         """Make the pair that spec() gives."""
-        spec = self.spec(near, far, a, b)
+        spec = self.spec(near, far, a, b, **own)
         self.backend.newlink(spec)
         assert spec.name is not None
         assert spec.peer is not None

@@ -39,8 +39,10 @@ class Bench:
         *,
         engine: str,
         workers: int,
+        urgent: tuple[int, ...],
     ) -> None:
         self.loop = loop
+        self.urgent = urgent
         self.engine: Engine = make(engine, loop, workers)
         self.devices: Sockets = ([], [])
         self.fds: Sockets = ([], [])
@@ -58,7 +60,7 @@ class Bench:
     def join(self, vnet_hdr_len: int) -> Wire:
         """Make a wire over the sockets."""
         near, far = ([sock.fileno() for sock in socks] for socks in self.fds)
-        return self.engine.join((near, far), vnet_hdr_len, self.died.append)
+        return self.engine.join((near, far), vnet_hdr_len, self.died.append, urgent=self.urgent)
 
     def start_over(self, vnet_hdr_len: int) -> None:
         """Take a new wire; what an example that failed left behind is thrown away."""
@@ -129,13 +131,14 @@ def bench(
     *,
     engine: str = "asyncio",
     workers: int = 1,
+    urgent: tuple[int, ...] = (),
 ) -> Iterator[Bench]:
     """Yield a bench on a loop of its own. Raises AssertionError where a callback of the loop raised."""
     loop = factory()
     loop_errors: list[object] = []
     loop.set_exception_handler(lambda _, context: loop_errors.append(context))
     try:
-        it = Bench(loop, queues, vnet_hdr_len, kind, engine=engine, workers=workers)
+        it = Bench(loop, queues, vnet_hdr_len, kind, engine=engine, workers=workers, urgent=urgent)
         try:
             yield it
         finally:

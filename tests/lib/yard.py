@@ -42,9 +42,9 @@ class Yard:
         self.fds.append(fd)
         return fd
 
-    def lane(self, src: int, dst: int, gate: int = OPEN, tag: int = 0) -> Any:
+    def lane(self, src: int, dst: int, gate: int = OPEN, tag: int = 0, *, urgent: bool = False) -> Any:
         """Make a lane that lets every length pass, and start it."""
-        lane = self.native.Lane(self.worker, src, dst, 10, tag, gate)
+        lane = self.native.Lane(self.worker, src, dst, 10, tag, gate, urgent)
         lane.set_limit(65535)
         lane.start()
         self.lanes.append(lane)

@@ -86,6 +86,15 @@ def test_options(place: Place) -> None:
         assert it.end(signal.SIGINT) == 0
 
 
+def test_latency_queue(place: Place) -> None:
+    site, lab = place
+    a, b = lab.netns("a"), lab.netns("b")
+    with foreground(site, "pair", f"va@{a.name}", f"vb@{b.name}", "--latency-queue") as it:
+        for netns, name in ((a, "va"), (b, "vb")):
+            assert " numqueues 2 " in netns.command("ip", "-d", "link", "show", name)
+        assert it.end(signal.SIGINT) == 0
+
+
 def test_namespaces_by_inherited_fd_and_by_nothing(place: Place) -> None:
     site, _ = place
     net = Net()

@@ -5,12 +5,8 @@ red [va 10.9.0.1, queues 0..3] ==== vethd, a worker for every other queue ==== [
 
 from __future__ import annotations
 
-import ctypes
-import fcntl
-import os
 import random
 import socket
-import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.lib.lab import End, Lab, Wire
+from tests.lib.queued import queued
 from tests.lib.site import Place, Site, toml_pair, up
 from tests.lib.site import site as make_site
 from tests.lib.sockets import exchange, tcp_transfers, udp_pair
 from tests.lib.wait import wait_until
 from vethd.control import Client
-from vethd.kernel.uapi import TUNGETVNETHDRSZ
 from vethd.model.api import LinkStats
 from vethd.model.drops import Drop
 from vethd.model.spec import LinkSpec
@@ -36,7 +32,6 @@ EACH = 12  # datagrams of a flow in a round and direction: all of them fit into 
 STREAMS = 8
 STREAM_BYTES = 1 << 20
 SOURCE_PORT = 14 + 20  # in a frame of UDP over IPv4
-SYS_PIDFD_GETFD = 438
 
 Flows = list[tuple[socket.socket, socket.socket]]
 
@@ -139,7 +134,7 @@ def test_a_flow_has_the_same_queue_at_both_ends(place: Place) -> None:
                 for _ in range(3):
                     left.send(b"x")
                     right.send(b"x")
-            near, far = (queued(site.daemon.pid, end, ports) for end in (wire.a, wire.b))
+            near, far = (flows_queued(site.daemon.pid, end, ports) for end in (wire.a, wire.b))
     assert sum(len(frames) for frames in near) == sum(len(frames) for frames in far) == 3 * FLOWS
     together = [{frozenset(frames) for frames in end if frames} for end in (near, far)]
     assert together[0] == together[1]
@@ -169,26 +164,10 @@ def output(end: End, *argv: str) -> str:
     return str(done.stdout)
 
 
-def queued(pid: int, end: End, ports: dict[int, int]) -> list[list[int]]:
-    """Take the UDP frames out of a device's queues, by copies of the descriptors of the daemon, which is stopped.
+def flows_queued(pid: int, end: End, ports: dict[int, int]) -> list[list[int]]:
+    """Take the UDP frames out of a device's queues; give for each queue the flows of its frames, in order.
 
-    Gives for each queue the flows of its frames, in order; ports names a flow by the port that it is sent from.
+    ports names a flow by the port that it is sent from.
     """
-    found: list[list[int]] = []
-    libc = ctypes.CDLL(None, use_errno=True)
-    pidfd = os.pidfd_open(pid)
-    try:
-        for info in Path(f"/proc/{pid}/fdinfo").iterdir():
-            if f"iff:\t{end.name}\n" not in info.read_text():
-                continue
-            fd = libc.syscall(SYS_PIDFD_GETFD, pidfd, int(info.name), 0)
-            assert fd >= 0, os.strerror(ctypes.get_errno())
-            frames: list[int] = []
-            found.append(frames)
-            with open(fd, "rb", 0) as queue:  # noqa: PTH123 - a descriptor
-                port = struct.unpack("i", fcntl.ioctl(fd, TUNGETVNETHDRSZ, bytes(4)))[0] + SOURCE_PORT
-                while frame := queue.read(1 << 16):
-                    frames.append(ports[int.from_bytes(frame[port : port + 2], "big")])
-    finally:
-        os.close(pidfd)
-    return found
+    at = slice(SOURCE_PORT, SOURCE_PORT + 2)
+    return [[ports[int.from_bytes(frame[at], "big")] for frame in frames] for frames in queued(pid, end)]

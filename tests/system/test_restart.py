@@ -9,8 +9,8 @@ from typing import Any
 
 from tests.lib.service import CONTROL, VETHD, Service
 from tests.lib.streams import Datagrams
-from tests.lib.systemd_box import systemd_box_fixture
-from tests.lib.two_ends import BACK_S, VETHCTL, back, identity, two_ends_fixture
+from tests.lib.systemd_box import SystemdBox, systemd_box_fixture
+from tests.lib.two_ends import BACK_S, VETHCTL, back, identity, link, make_pair, two_ends_fixture
 from tests.lib.wait import wait_until
 
 __all__ = ["systemd_box_fixture", "two_ends_fixture"]
@@ -127,3 +127,24 @@ def test_counters_go_on_frame_by_frame(service: Service) -> None:
     box.output("systemctl", "restart", "vethd.service")
     back(service, pid)
     assert counted() == before
+
+
+def test_a_latency_queue_stays(systemd_box: SystemdBox) -> None:
+    """The devices keep both queues, in the fd store too, and the daemon knows again which of them comes first."""
+    service = Service(systemd_box)
+    make_pair(service, "--latency-queue")
+
+    def has_it() -> list[Any]:
+        (pair,) = service.get("/v1/pairs")
+        kernel = [link(service, *end)["linkinfo"]["info_data"]["numqueues"] for end in (("red", "va"), ("blue", "vb"))]
+        return [pair["spec"]["latency_queue"], *kernel, *(end["queues"] for end in pair["links"])]
+
+    before = identity(service)
+    for command in ("systemctl restart vethd.service", "kill -9 {pid}"):
+        assert has_it() == [True, 2, 2, 2, 2]
+        pid = service.pid
+        service.box.output(*command.format(pid=pid).split())
+        back(service, pid)
+        service.box.output("ip", "netns", "exec", "red", "ping", "-c1", "-W20", "10.6.0.2")
+    assert has_it() == [True, 2, 2, 2, 2]
+    assert identity(service) == before

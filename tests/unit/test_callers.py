@@ -63,6 +63,7 @@ def test_quota_of_all_others_together() -> None:
 def test_a_pair_counts_as_its_queues() -> None:
     pairs = (ONE, PairSpec(queues=3), PairSpec(queues=2, peer=LinkSpec()), PairSpec(peer=LinkSpec(queues=5)))
     assert [cost(pair) for pair in pairs] == [1, 3, 2, 5]
+    assert cost(PairSpec(latency_queue=True, peer=LinkSpec())) == 2
 
 
 def test_room_for_connections() -> None:

@@ -102,6 +102,13 @@ BAD = {
     "addrgenmode": ('[[pair]]\naddrgenmode = "eui48"', "pair[0].addrgenmode", "expected one of eui64"),
     "gso": ("[[pair]]\ngso_max_size = -1", "pair[0].gso_max_size", "outside"),
     "rx_checksum": ('[[pair]]\nrx_checksum = "maybe"', "pair[0].rx_checksum", "expected one of verify, trust"),
+    "latency_queue": ("[[pair]]\nlatency_queue = 2", "pair[0].latency_queue", "expected bool"),
+    "latency_queue and queues": (
+        '[[pair]]\nname = "va"\nlatency_queue = true\n[pair.peer]\nqueues = 2',
+        "pair[0].latency_queue",
+        "latency_queue cannot be combined with queues > 1",
+    ),
+    "peer latency_queue": ("[[pair]]\n[pair.peer]\nlatency_queue = true", "pair[0].peer.latency_queue", "unknown key"),
     "name left out": ("[[pair]]\nmtu = 1500", "pair[0].name", "needs a name"),
     "name twice": ('[[pair]]\nname = "va"\n[[pair]]\nname = "va"', "pair[1].name", "already the name of pair[0]"),
     "name twice in a pair": (

@@ -46,9 +46,10 @@ def test_add_says_every_attribute(run: Run, daemon: FakeDaemon) -> None:
             value = values.get(field.name, field.name)
             flags += ([] if field.name == "name" else [f"--{option}", value]) + [f"--peer-{option}", value]
             expected[field.name] = value
-    run("add", "name", *flags, "--rx-checksum", "trust", "--gro", "off")
+    run("add", "name", *flags, "--rx-checksum", "trust", "--gro", "off", "--latency-queue")
     (seen,) = daemon.asked("POST")
-    assert seen.body == expected | {"peer": expected, "rx_checksum": "trust", "gro": False}
+    own = {"rx_checksum": "trust", "gro": False, "latency_queue": True}
+    assert seen.body == expected | {"peer": expected} | own
 
 
 def test_every_attribute_has_a_help_text() -> None:
@@ -87,6 +88,7 @@ def test_add_is_silent_or_json(run: Run, daemon: FakeDaemon) -> None:
         (["engine", "--spin-us", "1001"], "--spin-us"),
         (["engine", "--gro", "default"], "--gro"),
         (["set", "va", "--queues", "2"], "--queues"),
+        (["set", "va", "--latency-queue"], "--latency-queue"),
         (["del"], "NAME"),
         (["show", "--netns", "red"], "needs NAME"),
         (["stats", "--netns", "red"], "needs NAME"),

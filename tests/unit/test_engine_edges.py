@@ -41,10 +41,13 @@ def test_super_frame_passes_whole(factory: LoopFactory, engine: str) -> None:
         assert it.counters(0).forwarded_bytes == 65226
 
 
+@pytest.mark.parametrize("urgent", [(), (1,)])
 @pytest.mark.parametrize("queues", [(1, 1), (4, 4), (4, 2), (2, 4), (3, 1)])
-def test_flow_stays_on_its_queue(factory: LoopFactory, engine: str, queues: tuple[int, int]) -> None:
+def test_flow_stays_on_its_queue(
+    factory: LoopFactory, engine: str, queues: tuple[int, int], urgent: tuple[int, ...]
+) -> None:
     """What comes in by queue n goes out by queue n, counted round where the other end has fewer; in order."""
-    with bench(factory, queues, engine=engine, workers=2) as it:
+    with bench(factory, queues, engine=engine, workers=2, urgent=urgent) as it:
         it.open()
         for side in (0, 1):
             sent = {q: [frame(60 + q, n) for n in range(20)] for q in range(queues[side])}

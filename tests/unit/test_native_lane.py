@@ -41,12 +41,15 @@ def yard() -> Iterator[Yard]:
 # Fairness
 
 
-def lengths(yard: Yard, *waiting: list[int]) -> list[int]:
-    """Let frames of these lengths wait in a queue each, begin, and return the order in which they are written."""
+def lengths(yard: Yard, *waiting: list[int], urgent: tuple[int, ...] = ()) -> list[int]:
+    """Let frames of these lengths wait in a queue each, begin, and return the order in which they are written.
+
+    urgent: the numbers of the queues whose lanes are urgent.
+    """
     end, sink = yard.pair()
-    for queue in waiting:
+    for number, queue in enumerate(waiting):
         device, src = yard.pair()
-        yard.lane(src, sink)
+        yard.lane(src, sink, urgent=number in urgent)
         for length in queue:
             os.write(device, frame(length))
     yard.begin()
@@ -134,6 +137,50 @@ def test_an_overloaded_worker_steps_back_for_who_waits_for_its_cpu(yard: Yard, m
         for program in programs:
             program.kill()
             program.wait()
+
+
+# Urgent lanes
+
+
+def test_urgent_lanes_are_read_first_in_a_round(yard: Yard) -> None:
+    """They began after the others; their own order is the circle's."""
+    order = lengths(yard, [60] * 250, [61] * 250, [70], [71], urgent=(2, 3))
+    assert order[:2] == [70, 71]
+
+
+def test_an_urgent_lane_is_read_first_in_every_round(yard: Yard) -> None:
+    """Whatever the others have left: between two of its turns each of the others has one at most."""
+    order = lengths(yard, *([60 + n] * 20 for n in range(3)), [70] * 20, urgent=(3,))
+    assert order[0] == 70
+    turns = [length for length, before in zip(order, [0, *order], strict=False) if length != before]
+    assert turns[: 2 * 4 : 4] == [70, 70]
+
+
+def test_urgent_lanes_leave_the_others_their_turns(yard: Yard) -> None:
+    """At full speed, neither has to wait for more than the other's part of a round."""
+    order = lengths(yard, [60] * 250, *([70 + n] * 250 for n in range(4)), urgent=(1, 2, 3, 4))
+    kinds = [60 if length == 60 else 70 for length in order]
+    assert longest_run(kinds, 70, 60) <= 2 * BATCH
+    assert longest_run(kinds, 60, 70) <= BATCH
+
+
+def test_closing_urgent_lanes(yard: Yard) -> None:
+    """Alone and among others, active and armed: the rest goes on."""
+    lanes, ends = [], []
+    _, sink = yard.pair()
+    for number in range(6):
+        device, src = yard.pair()
+        ends.append(device)
+        lanes.append(yard.lane(src, sink, urgent=number % 2 == 0))
+    yard.begin()
+    while lanes:
+        for lane, device in zip(lanes, ends, strict=True):
+            read = counters(lane).read
+            os.write(device, frame(60))
+            settled(lane, read + 1)
+        at = len(lanes) // 2
+        lanes.pop(at).close()
+        ends.pop(at)
 
 
 # Closing

@@ -220,6 +220,16 @@ def test_create_only_attributes_recreate(attribute: dict[str, int]) -> None:
         assert plan([pair_info()], [wanted], prune=False) == Plan(deletes=["p1"], creates=[wanted])
 
 
+@pytest.mark.parametrize("was", [True, False, None])
+@pytest.mark.parametrize("wanted", [True, False, None])
+def test_a_latency_queue_is_made_anew_or_left_alone(was: bool | None, wanted: bool | None) -> None:
+    """Whatever the number of queues: without BPF the pair has one, and would be made again for ever."""
+    spec = PairSpec(name="va", latency_queue=wanted, peer=LinkSpec(name="vb"))
+    info = pair_info(PairSpec(name="va", latency_queue=was, peer=LinkSpec(name="vb")))
+    same = Plan() if bool(was) == bool(wanted) else Plan(deletes=["p1"], creates=[spec])
+    assert plan([info], [spec], prune=False) == same
+
+
 def test_waiting_pair_is_made_anew() -> None:
     spec = PairSpec(name="va", netns="red")
     waiting = pair_info(spec, [], state="waiting", reason="no netns red")

@@ -165,6 +165,19 @@ class TestOrderOfFaults:
         validate_pair(PairSpec(name="va", up=True))
 
 
+@pytest.mark.parametrize(
+    ("near", "far", "expected"),
+    [(None, None, OK), (1, 1, OK), (1, None, OK), (2, 1, errno.EINVAL), (None, 2, errno.EINVAL), (2, 2, errno.EINVAL)],
+)
+def test_a_latency_queue_is_the_second_queue(near: int | None, far: int | None, expected: int) -> None:
+    spec = PairSpec(queues=near, latency_queue=True, peer=LinkSpec(queues=far))
+    error = refusal(spec)
+    assert (error.errno if error else OK) == expected
+    assert spec.urgent_queues == (1,)
+    other = msgspec.structs.replace(spec, latency_queue=False)
+    assert (refusal(other), other.urgent_queues) == (None, ())
+
+
 @pytest.mark.parametrize("key", LinkSpec.__struct_fields__)
 def test_what_an_end_never_named_inherits(key: str) -> None:
     """Its namespace, MTU, queue and GSO limits, and its group; never what tells one end from the other."""
@@ -196,7 +209,11 @@ link_fields: dict[str, st.SearchStrategy[Any]] = {
 }
 links = st.builds(LinkSpec, **link_fields)
 pairs = st.builds(
-    PairSpec, peer=st.none() | links, rx_checksum=st.sampled_from([None, "verify", "trust"]), **link_fields
+    PairSpec,
+    peer=st.none() | links,
+    rx_checksum=st.sampled_from([None, "verify", "trust"]),
+    latency_queue=st.none() | st.booleans(),
+    **link_fields,
 )
 
 

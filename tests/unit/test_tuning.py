@@ -145,6 +145,7 @@ def test_a_change_is_written_into_the_spec(before: bool | None, change: dict[str
     assert spec.rx_checksum == "trust"
     spec = merged(entry(gro=before), PairChange(rx_checksum="trust", mtu=1400), LINKS)
     assert (spec.gro, spec.rx_checksum, spec.mtu) == (before, "trust", 1400)
+    assert merged(entry(latency_queue=True), PairChange(**change), LINKS).latency_queue is True
 
 
 def test_a_record_holds_it_and_one_without_it_is_read() -> None:

@@ -8,7 +8,7 @@ from typing import Literal
 import click
 
 from vethd.control.cli import FIND_NETNS, JSON, client_of, complete_link, echo_json
-from vethd.control.options import NEAR, PEER, gro_option, link_options, rx_checksum_option, said
+from vethd.control.options import NEAR, PEER, gro_option, latency_queue_option, link_options, rx_checksum_option, said
 from vethd.control.table import Table
 from vethd.control.table import show as show_table
 from vethd.model.api import MODERATION_US_MAX, SPIN_US_MAX, EngineChange, EngineInfo, PairChange, PairInfo
@@ -23,12 +23,19 @@ from vethd.model.spec import CREATE_ONLY, RING_MAX, RING_MIN, LinkSpec, PairSpec
         *link_options(PEER),
         rx_checksum_option(),
         gro_option(" (default: the daemon's setting for all pairs)"),
+        latency_queue_option(),
     ]
 )
 @JSON
 @click.pass_context
-def add(
-    ctx: click.Context, name: str | None, *, rx_checksum: RxChecksum | None, gro: bool | None, as_json: bool
+def add(  # noqa: PLR0913 - one argument an option
+    ctx: click.Context,
+    name: str | None,
+    *,
+    rx_checksum: RxChecksum | None,
+    gro: bool | None,
+    latency_queue: bool | None,
+    as_json: bool,
 ) -> None:
     """Make a pair: NAME and its peer.
 
@@ -38,7 +45,8 @@ def add(
     """
     far = said(ctx, PEER)
     peer = LinkSpec(**far) if far else None
-    spec = PairSpec(**said(ctx, NEAR), name=name, peer=peer, rx_checksum=rx_checksum, gro=gro)
+    near = said(ctx, NEAR)
+    spec = PairSpec(**near, name=name, peer=peer, rx_checksum=rx_checksum, gro=gro, latency_queue=latency_queue)
     info = client_of(ctx).create(spec)
     if as_json:
         echo_json(info)

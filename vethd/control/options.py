@@ -68,6 +68,12 @@ def gro_option(text: str, *more: str) -> click.Option:
     return click.Option(["--gro"], type=click.Choice(("on", "off", *more)), callback=_on_or_off, help=text)
 
 
+def latency_queue_option() -> click.Option:
+    """Make --latency-queue, an option of the pair."""
+    text = "Give frames other than TCP a queue of their own, which is read first."
+    return click.Option(["--latency-queue/--no-latency-queue"], default=None, help=text)
+
+
 def _on_or_off(_ctx: click.Context, _param: click.Parameter, value: str | None) -> bool | str | None:
     return {"on": True, "off": False}.get(value, value) if value is not None else None
 

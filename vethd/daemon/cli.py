@@ -117,6 +117,7 @@ def cli(  # noqa: PLR0913 - one argument an option
 )
 @click.option("--gro", type=click.Choice(["on", "off"]), help="Coalesce frames of one flow.  [default: on]")
 @click.option("--ring", type=click.IntRange(RING_MIN, RING_MAX), metavar="FRAMES", help=_RING_HELP)
+@click.option("--latency-queue", is_flag=True, help="Give frames other than TCP a queue of their own, read first.")
 @click.pass_obj
 def pair(  # noqa: PLR0913 - one argument an option
     config: Config,
@@ -128,6 +129,7 @@ def pair(  # noqa: PLR0913 - one argument an option
     rx_checksum: str | None,
     gro: str | None,
     ring: int | None,
+    latency_queue: bool,
 ) -> None:
     """Run one pair in the foreground, without an API socket, until Ctrl-C or until an end is deleted.
 
@@ -136,7 +138,8 @@ def pair(  # noqa: PLR0913 - one argument an option
     need_machine()
     raise_fd_limit()
     ends = [_end(text, mtu, up=up, ring=ring or config.ring) for text in (near, peer)]
-    own = {"rx_checksum": rx_checksum, "gro": config.gro if gro is None else gro == "on"}
+    gro_on = config.gro if gro is None else gro == "on"
+    own = {"rx_checksum": rx_checksum, "gro": gro_on, "latency_queue": latency_queue}
     spec = msgspec.convert(ends[0].attributes() | own | {"peer": ends[1]}, PairSpec)
     uvloop.run(_foreground(spec, config))
 

@@ -1,11 +1,11 @@
 """One direction of one queue in the native engine: its settings, its counters, and the lock that guards both.
 
 Theory of operation. A Worker's thread and the loop's thread share lanes, buffers and counters, and write every member
-of them under the worker's one mutex. The worker holds the mutex for a round (64 frames or 256 KB) and releases it
-between rounds and while it sleeps. The thread that holds it reads a lane's frames, judges them and writes them, so no
-frame is in flight when the mutex is released, and either thread may move a lane's frames (move()). A pthread mutex is
-not fair: a worker at full speed would take it again before a waiter is awake. So every thread first locks a second
-mutex, the queue (take_turn()), in which at most one thread at a time waits for the data.
+of them under the worker's one mutex. The worker holds the mutex for a round (64 frames or 256 KB, and as much again of
+urgent lanes) and releases it between rounds and while it sleeps. The thread that holds it reads a lane's frames, judges
+them and writes them, so no frame is in flight when the mutex is released, and either thread may move a lane's frames
+(move()). A pthread mutex is not fair: a worker at full speed would take it again before a waiter is awake. So every
+thread first locks a second mutex, the queue (take_turn()), in which at most one thread at a time waits for the data.
 """
 
 from libc.errno cimport EBADF, EFAULT, EINVAL, EIO, errno
@@ -49,6 +49,7 @@ cdef struct Lane:
     uint64_t tag  # identifies the lane to its owner
     State state
     bint dead, trust, gro, gro_udp
+    bint urgent  # read before the lanes that are not
     int gate  # FORWARD: open; otherwise the Drop of every frame
     uint32_t vnet_hdr_len, limit
     uint32_t depth  # the most frames that the next turn reads
@@ -58,7 +59,7 @@ cdef struct Lane:
     int64_t window_ns, window_bytes  # the start of the current millisecond, and the bytes read in it
     bint bulk  # the current or the last millisecond had more than BULK_BYTES
     Lane *back  # the lane of the queue's other direction, NULL if there is none
-    Lane *previous  # the circle of active lanes
+    Lane *previous  # the circle of active lanes; urgent lanes have a circle of their own
     Lane *next
     Lane *next_dead
     uint64_t frames, forwarded
@@ -82,6 +83,7 @@ cdef struct Worker:
     uint8_t *memory
     Buffer buffers[BATCH]
     Lane *active  # the next lane to read, in a circle
+    Lane *urgent  # like active, for the lanes that are read first
     Lane *dead
 
 
@@ -108,25 +110,32 @@ cdef inline bint fatal(int64_t got) noexcept nogil:
     return got == -EBADFD or got == -EBADF or got == -EFAULT
 
 
+cdef inline Lane **circle_of(Worker *worker, Lane *lane) noexcept nogil:
+    """Return the circle in which a lane is while it is active."""
+    return &worker.urgent if lane.urgent else &worker.active
+
+
 cdef inline void activate(Worker *worker, Lane *lane) noexcept nogil:
-    """Read a lane from the next round on, after all other lanes."""
+    """Read a lane from the next round on, after all other lanes of its circle."""
+    cdef Lane **circle = circle_of(worker, lane)
     lane.depth = 1
     lane.state = ACTIVE
-    if worker.active == NULL:
-        worker.active = lane.next = lane.previous = lane
+    if circle[0] == NULL:
+        circle[0] = lane.next = lane.previous = lane
         return
-    lane.next = worker.active
-    lane.previous = worker.active.previous
+    lane.next = circle[0]
+    lane.previous = circle[0].previous
     lane.previous.next = lane.next.previous = lane
 
 
 cdef inline void rest(Worker *worker, Lane *lane, State state) noexcept nogil:
     """Stop reading a lane, and set its state."""
+    cdef Lane **circle = circle_of(worker, lane)
     if lane.state == ACTIVE:
         lane.previous.next = lane.next
         lane.next.previous = lane.previous
-        if worker.active == lane:
-            worker.active = lane.next if lane.next != lane else NULL
+        if circle[0] == lane:
+            circle[0] = lane.next if lane.next != lane else NULL
         lane.next = lane.previous = NULL
     lane.state = state
 

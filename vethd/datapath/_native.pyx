@@ -164,12 +164,12 @@ cdef class Lane:
     cdef LaneStruct *it
     cdef Worker worker
 
-    def __cinit__(self, Worker worker, int src, int dst, int vnet_hdr_len, uint64_t tag, int gate):
+    def __cinit__(self, Worker worker, int src, int dst, int vnet_hdr_len, uint64_t tag, int gate, bint urgent=False):
         self.worker = worker
         self.it = <LaneStruct *>calloc(1, sizeof(LaneStruct))
         if self.it == NULL:
             raise MemoryError
-        self.it.src, self.it.dst, self.it.tag, self.it.gate = src, dst, tag, gate
+        self.it.src, self.it.dst, self.it.tag, self.it.gate, self.it.urgent = src, dst, tag, gate, urgent
         self.it.vnet_hdr_len = vnet_hdr_len
         self.it.state = PARKED
         # not armed yet; if the fd is invalid, the first read reports it

@@ -9,6 +9,9 @@ more than it read. It never asks for more than TURN_BYTES of frames of the size 
 and by bytes. The lanes take turns in a circle. A round ends when every active lane has had its turn, or after BATCH
 frames or TURN_BYTES; then the lock is released.
 
+Urgent lanes (the latency queues) have a circle of their own. Each round begins with it, and then reads the other one.
+The limits of a round apply to each circle alone, so neither can keep the other from being read.
+
 Spinning makes replies to requests fast, but takes CPU from other threads. So the worker does not spin while more than
 BULK_BYTES arrive in a millisecond: a sender of so much does not wait for single replies (TCP loses a fifth to a worker
 that spins). A probe takes a microsecond or two: if one took STOLEN_NS, the thread was preempted, and it does not spin
@@ -102,24 +105,32 @@ cdef inline Moved take(Worker *worker, Lane *lane) noexcept nogil:
     return moved
 
 
-cdef inline uint32_t run_round(Worker *worker) noexcept nogil:
-    """Give active lanes their turns; return the number of frames read."""
+cdef inline uint32_t turns(Worker *worker, Lane **circle) noexcept nogil:
+    """Give the lanes of a circle their turns; return the number of frames read."""
     cdef Lane *lane
-    cdef Lane *last = worker.active.previous
+    cdef Lane *last = circle[0].previous if circle[0] != NULL else NULL
     cdef Moved moved
     cdef uint32_t frames = 0
     cdef uint64_t size = 0
-    cdef int64_t before = clock_ns()
-    worker.now_ns = before
-    worker.rounds += 1
-    while True:
-        lane = worker.active
-        worker.active = lane.next
+    while circle[0] != NULL and frames < BATCH and size < TURN_BYTES:
+        lane = circle[0]
+        circle[0] = lane.next
         moved = take(worker, lane)
         frames += moved.frames
         size += moved.bytes
-        if lane == last or worker.active == NULL or frames >= BATCH or size >= TURN_BYTES:
+        if lane == last:
             break
+    return frames
+
+
+cdef inline uint32_t run_round(Worker *worker) noexcept nogil:
+    """Give active lanes their turns, urgent ones first; return the number of frames read."""
+    cdef uint32_t frames
+    cdef int64_t before = clock_ns()
+    worker.now_ns = before
+    worker.rounds += 1
+    frames = turns(worker, &worker.urgent)
+    frames += turns(worker, &worker.active)
     worker.now_ns = clock_ns()
     if worker.now_ns - worker.window_ns >= WINDOW_NS:
         worker.bulk = worker.window_bytes > BULK_BYTES
@@ -155,15 +166,19 @@ cdef inline void adapt(Worker *worker, uint32_t frames) noexcept nogil:
         worker.pause_ns = min(worker.moderation_ns, worker.pause_ns + PAUSE_MIN_NS)
 
 
-cdef inline bint all_moderated(Worker *worker) noexcept nogil:
-    """Return whether every active lane may wait for a pause."""
-    cdef Lane *lane = worker.active
-    while True:
+cdef inline bint idle(Worker *worker) noexcept nogil:
+    """Return whether no lane is active."""
+    return worker.active == NULL and worker.urgent == NULL
+
+
+cdef inline bint all_moderated(Worker *worker, Lane *first) noexcept nogil:
+    """Return whether every lane of a circle may wait for a pause."""
+    cdef Lane *lane = first
+    while lane != NULL:
         if not moderated(worker, lane):
             return False
-        lane = lane.next
-        if lane == worker.active:
-            return True
+        lane = lane.next if lane.next != first else NULL
+    return True
 
 
 cdef inline void pause(Worker *worker, int64_t ns) noexcept nogil:
@@ -187,7 +202,7 @@ cdef inline void serve(Worker *worker) noexcept nogil:
     cdef uint32_t frames
     take_turn(worker)
     while not worker.stopping:
-        if worker.active == NULL:
+        if idle(worker):
             give_turn(worker)
             sleep_until(worker.epoll_fd, NULL)
             take_turn(worker)
@@ -201,7 +216,8 @@ cdef inline void serve(Worker *worker) noexcept nogil:
         frames = run_round(worker)
         if paused:
             adapt(worker, frames)
-        paused = frames == 0 and worker.active != NULL and all_moderated(worker)
+        paused = frames == 0 and not idle(worker)
+        paused = paused and all_moderated(worker, worker.active) and all_moderated(worker, worker.urgent)
         if paused:
             pause(worker, worker.pause_ns)
         elif worker.back_ns:

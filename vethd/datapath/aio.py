@@ -8,7 +8,7 @@ one batch. The buffers belong to the engine and are shared by all wires.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from io import FileIO
 
 from vethd.datapath.aio_direction import Buffers, Channel, Direction, channel
@@ -130,8 +130,9 @@ class AsyncioEngine:
         vnet_hdr_len: int,
         died: Callable[[int], None],
         gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER),
+        urgent: Collection[int] = (),  # noqa: ARG002 - see below
     ) -> AsyncioWire:
-        """See Engine."""
+        """See Engine. Urgent queues are read like others: the loop reads one batch of each readable queue in turn."""
         wire = AsyncioWire(self, fds, vnet_hdr_len, died, gates)
         self._wires.add(wire)
         return wire

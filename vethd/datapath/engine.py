@@ -2,8 +2,8 @@
 
 An engine joins the fds of two TAPs into a Wire of two directions. A direction is named by its sending side: in
 direction 0, the near end sends. All calls are made on the loop's thread. No call waits for a device. If the engine has
-threads, a call waits for the worker's current round (at most 64 frames or 256 KB), otherwise not at all. Opening a gate
-takes as long as dropping the waiting frames.
+threads, a call waits for the worker's current round (at most 64 frames or 256 KB, and as much of urgent queues),
+otherwise not at all. Opening a gate takes as long as dropping the waiting frames.
 
 Who writes what: the manager sets gates, limits and trust; the engine writes the counters. The fds stay the caller's:
 call close() first, then close the fds.
@@ -11,7 +11,7 @@ call close() first, then close the fds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from vethd.model.drops import DROPS, Drop
@@ -103,12 +103,14 @@ class Engine(Protocol):
         vnet_hdr_len: int,
         died: Callable[[int], None],
         gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER),
+        urgent: Collection[int] = (),
     ) -> Wire:
         """Forward between two devices. Limits are 0 until set; nothing is read before control returns to the loop.
 
         gates are the initial gates. An open gate forwards frames that are already in the ring, as a takeover needs.
-        fds: of each end, one per queue, non-blocking. died(side) is called on the loop, at most once for each side,
-        when its device is gone; the wire continues to drop the frames that the other end sends.
+        fds: of each end, one per queue, non-blocking. urgent: the numbers of the queues to read before the others; an
+        engine may treat all queues alike. died(side) is called on the loop, at most once for each side, when its device
+        is gone; the wire continues to drop the frames that the other end sends.
         """
 
     def close(self) -> None:

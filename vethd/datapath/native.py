@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -200,8 +200,11 @@ class NativeEngine:
         vnet_hdr_len: int,
         died: Callable[[int], None],
         gates: tuple[Drop | None, Drop | None] = (Drop.NO_CARRIER, Drop.NO_CARRIER),
+        urgent: Collection[int] = (),
     ) -> NativeWire:
         """See Engine. One worker has both directions of queue i of a pair, the next worker those of queue i + 1.
+
+        A worker reads the urgent queues of all its pairs first in every round.
 
         Raises RuntimeError after close(), and VethError if the kernel cannot watch more descriptors.
         """
@@ -217,7 +220,8 @@ class NativeEngine:
                     tag = next(self._tags)
                     worker = self._threads[(first + queue) % self.workers].worker
                     sink = sinks[queue % len(sinks)]  # a flow stays on one queue, for any numbers of queues
-                    lane = _native.Lane(worker, source, sink, vnet_hdr_len, tag, _OPEN if gate is None else int(gate))
+                    word = _OPEN if gate is None else int(gate)
+                    lane = _native.Lane(worker, source, sink, vnet_hdr_len, tag, word, queue in urgent)
                     wire.lanes[side][tag] = queues[side][queue] = lane
                     self._owners[tag] = wire
         except OSError as error:

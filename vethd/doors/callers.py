@@ -20,7 +20,7 @@ from weakref import WeakValueDictionary
 
 from vethd.kernel.owner import Peer
 from vethd.model.errors import VethError
-from vethd.model.spec import PairSpec
+from vethd.model.spec import LATENCY_QUEUES, PairSpec
 
 ADMIN_OWNER = 0
 """Owner of all pairs that administrators made, and of the config's."""
@@ -79,7 +79,7 @@ class Policy:
 
 def cost(spec: PairSpec) -> int:
     """Return a pair's cost against a quota: the number of its queues."""
-    return max(spec.near_end().queues or 1, spec.far_end().queues or 1)
+    return LATENCY_QUEUES if spec.latency_queue else max(spec.near_end().queues or 1, spec.far_end().queues or 1)
 
 
 @dataclass

@@ -25,11 +25,12 @@ from vethd.kernel import netns
 from vethd.kernel.announce import Announcer
 from vethd.kernel.linkstate import LinkState
 from vethd.kernel.rtnl import Rtnl
+from vethd.kernel.steering import Steering
 from vethd.kernel.tun import Tap
 from vethd.kernel.uapi import NSID_NOT_ASSIGNED
 from vethd.kernel.watcher import OWN_NSID, LinkKey
 from vethd.model.errors import VethError
-from vethd.model.spec import LinkSpec
+from vethd.model.spec import LATENCY_QUEUES, LinkSpec
 
 _AFTER_MOVE = ("master", "arp", "multicast", "allmulticast", "promisc", "addrgenmode")
 """Attributes that a move resets, or that are meaningful only in the link's final namespace."""
@@ -75,19 +76,23 @@ class Nursery:
         os.close(self._staging_fd)
         os.close(self._own_fd)
 
-    def birth(self, link: LinkSpec, target_fd: int) -> tuple[Tap, Place]:
+    def birth(self, link: LinkSpec, target_fd: int, steering: Steering | None = None) -> tuple[Tap, Place]:
         """Make a TAP with link's attributes in the namespace of target_fd, down and without carrier.
 
-        target_fd stays the caller's. `up` is not applied here, because the pair is not connected yet. On failure every
-        step is undone. Raises VethError with the errno that `ip link add` would report.
+        target_fd stays the caller's. steering gives the device a latency queue. `up` is not applied here, because the
+        pair is not connected yet. On failure every step is undone. Raises VethError with the errno that `ip link add`
+        would report.
         """
         in_place = netns.inode(target_fd) == self.own_inode and link.index is None
         pattern = link.name is None or "%" in link.name
         final = link.name or "veth%d"
         try:
             with ExitStack() as undo, netns.inside(self._own_fd if in_place else self._staging_fd), Rtnl() as here:
-                tap = Tap.birth(_TEMPORARY if pattern and not in_place else final, link.queues or 1)
+                queues = LATENCY_QUEUES if steering else link.queues or 1
+                tap = Tap.birth(_TEMPORARY if pattern and not in_place else final, queues)
                 undo.callback(tap.close)
+                if steering:
+                    steering.attach(tap.fds[0])
                 ifindex = here.ifindex(tap.ifname, "newlink")
                 here.set_link(ifindex, link, skip=("name", "up", *_AFTER_MOVE), op="newlink")
                 if not in_place:

@@ -16,35 +16,28 @@ frame is dropped in either case, but without a filter the sender counts it as se
 from __future__ import annotations
 
 import ctypes
-import errno
-import fcntl
 import mmap
 import os
-import platform
 import struct
 import weakref
 from typing import Any, NamedTuple
 
+from vethd.kernel import bpf
+from vethd.kernel.bpf import insn, libc
 from vethd.kernel.uapi import (
     BPF_F_MMAPABLE,
     BPF_MAP_CREATE,
     BPF_MAP_TYPE_ARRAY,
-    BPF_PROG_LOAD,
-    BPF_PROG_TYPE_SOCKET_FILTER,
     BPF_PSEUDO_MAP_VALUE,
-    SYS_BPF,
     TUNSETFILTEREBPF,
 )
 from vethd.model.errors import VethError
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 _LIMIT, _OVERSIZE, _PASSED = 0, 8, 16
 _VALUE_SIZE = 24
 
 # Module constants keep the array types alive; otherwise ctypes would create them again for every filter.
 _Value = ctypes.c_uint64 * 3
-_Attr = ctypes.c_char * 128
 
 # struct __sk_buff
 _SKB_LEN = 0
@@ -66,17 +59,15 @@ class TunFilter:
 
         Raises VethError: EPERM or ENOSYS if this user or this kernel has no BPF.
         """
-        map_fd = _bpf(BPF_MAP_CREATE, struct.pack("=IIIII", BPF_MAP_TYPE_ARRAY, 4, _VALUE_SIZE, 1, BPF_F_MMAPABLE))
+        map_fd = bpf.call(BPF_MAP_CREATE, struct.pack("=IIIII", BPF_MAP_TYPE_ARRAY, 4, _VALUE_SIZE, 1, BPF_F_MMAPABLE))
         try:
             self._value = _map(map_fd)
             self.set_limit(limit)
-            prog_fd = _load(_program(map_fd))
+            prog_fd = bpf.load(_program(map_fd))
         finally:
             os.close(map_fd)
         try:
-            fcntl.ioctl(tap_fd, TUNSETFILTEREBPF, struct.pack("i", prog_fd))
-        except OSError as error:
-            raise VethError(error.errno or errno.EIO, "TUNSETFILTEREBPF") from error
+            bpf.attach(tap_fd, TUNSETFILTEREBPF, "TUNSETFILTEREBPF", prog_fd)
         finally:
             os.close(prog_fd)
 
@@ -94,19 +85,15 @@ def _map(map_fd: int) -> Any:
 
     mmap.mmap() would keep a duplicate of the fd: two for each pair.
     """
-    _libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.restype = ctypes.c_void_p
     protection, shared = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED
     size, offset = ctypes.c_size_t(mmap.PAGESIZE), ctypes.c_long(0)
-    address = _libc.mmap(None, size, protection, shared, map_fd, offset)
+    address = libc.mmap(None, size, protection, shared, map_fd, offset)
     if address == ctypes.c_void_p(-1).value:
         raise VethError(ctypes.get_errno(), "mmap")
     value = _Value.from_address(address)
-    weakref.finalize(value, _libc.munmap, ctypes.c_void_p(address), size)
+    weakref.finalize(value, libc.munmap, ctypes.c_void_p(address), size)
     return value
-
-
-def _insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
-    return struct.pack("=BBhi", code, dst | src << 4, off, imm)
 
 
 def _program(map_fd: int) -> bytes:
@@ -115,48 +102,20 @@ def _program(map_fd: int) -> bytes:
     mov64, mov64_imm, jne, jgt, exit_ = 0xBF, 0xB7, 0x55, 0x2D, 0x95
     return b"".join(
         (
-            _insn(ldx_w, dst=2, src=1, off=_SKB_LEN),
-            _insn(ldx_w, dst=3, src=1, off=_SKB_GSO_SIZE),
-            _insn(ld_imm64, dst=4, src=BPF_PSEUDO_MAP_VALUE, imm=map_fd),
-            _insn(0),
-            _insn(jne, dst=3, off=2, imm=0),  # gso_size != 0: jump to pass
-            _insn(ldx_dw, dst=5, src=4, off=_LIMIT),
-            _insn(jgt, dst=2, src=5, off=4),  # len > limit: jump to drop
-            _insn(mov64, dst=0, src=2),  # pass: keep the whole frame
-            _insn(mov64_imm, dst=5, imm=1),
-            _insn(add_atomic, dst=4, src=5, off=_PASSED),
-            _insn(exit_),
-            _insn(mov64_imm, dst=0, imm=0),  # drop
-            _insn(mov64_imm, dst=5, imm=1),
-            _insn(add_atomic, dst=4, src=5, off=_OVERSIZE),
-            _insn(exit_),
+            insn(ldx_w, dst=2, src=1, off=_SKB_LEN),
+            insn(ldx_w, dst=3, src=1, off=_SKB_GSO_SIZE),
+            insn(ld_imm64, dst=4, src=BPF_PSEUDO_MAP_VALUE, imm=map_fd),
+            insn(0),
+            insn(jne, dst=3, off=2, imm=0),  # gso_size != 0: jump to pass
+            insn(ldx_dw, dst=5, src=4, off=_LIMIT),
+            insn(jgt, dst=2, src=5, off=4),  # len > limit: jump to drop
+            insn(mov64, dst=0, src=2),  # pass: keep the whole frame
+            insn(mov64_imm, dst=5, imm=1),
+            insn(add_atomic, dst=4, src=5, off=_PASSED),
+            insn(exit_),
+            insn(mov64_imm, dst=0, imm=0),  # drop
+            insn(mov64_imm, dst=5, imm=1),
+            insn(add_atomic, dst=4, src=5, off=_OVERSIZE),
+            insn(exit_),
         )
     )
-
-
-_Program = ctypes.c_char * len(_program(0))
-_LICENCE = ctypes.create_string_buffer(b"GPL")
-
-
-def _load(program: bytes) -> int:
-    text = _Program.from_buffer_copy(program)
-    attr = struct.pack(
-        "=IIQQ",
-        BPF_PROG_TYPE_SOCKET_FILTER,
-        len(program) // 8,
-        ctypes.addressof(text),
-        ctypes.addressof(_LICENCE),
-    )
-    return _bpf(BPF_PROG_LOAD, attr)
-
-
-def _bpf(command: int, attr: bytes) -> int:
-    number = SYS_BPF.get(platform.machine())
-    if number is None:
-        raise VethError(errno.ENOSYS, "bpf", reason=f"the number of bpf(2) is unknown on {platform.machine()}")
-    # bpf_check_uarg_tail_zero(): a kernel with a shorter bpf_attr accepts this if the rest is zero
-    buffer = _Attr.from_buffer_copy(attr.ljust(ctypes.sizeof(_Attr), b"\0"))
-    result = int(_libc.syscall(number, command, buffer, ctypes.sizeof(_Attr)))
-    if result < 0:
-        raise VethError(ctypes.get_errno(), "bpf")
-    return result

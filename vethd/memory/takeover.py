@@ -42,10 +42,11 @@ class HeldPair:
         state = PairState([End.UP if end.up else End.DOWN for end in self.seen])
         near, far = taps
         gates = (state.gate(Side.NEAR), state.gate(Side.FAR))
-        self.wire = engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
+        spec = record.spec
+        urgent = spec.urgent_queues if spec is not None else ()
+        self.wire = engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates, urgent)
         for side in Side:
             self.wire.set_limit(side, forward_limit(self.seen[side.other].mtu))
-        spec = record.spec
         self.wire.set_trust(trust=spec is not None and spec.rx_checksum == "trust")
         said = spec.gro if spec is not None else None
         self.wire.set_gro(gro=gro if said is None else said, udp=near.uso and far.uso)

@@ -26,13 +26,14 @@ Ring = Annotated[int, msgspec.Meta(ge=RING_MIN, le=RING_MAX)]
 class PairChange(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Body of PATCH /v1/pairs/{id}: the attributes to change. Either all of them change or none.
 
-    Every attribute except queues and index can change on a living pair. An empty alias, altname or master ("") removes
-    the attribute. gro "default" removes the pair's own setting.
+    Every attribute except queues, index and latency_queue can change on a living pair. An empty alias, altname or
+    master ("") removes the attribute. gro "default" removes the pair's own setting.
     """
 
     peer: LinkSpec | None = None
     rx_checksum: RxChecksum | None = None
     gro: bool | Literal["default"] | None = None
+    latency_queue: bool | None = None
 
 
 class LinkInfo(msgspec.Struct, kw_only=True, frozen=True):
@@ -84,10 +85,11 @@ class AttachmentKey(msgspec.Struct, frozen=True):
 class PairInfo(msgspec.Struct, kw_only=True, frozen=True):
     """A pair: its two links, near end first. A waiting pair has no links, and reason explains why.
 
-    spec is the request; rx_checksum and gro are the values in effect. owner is the uid that made the pair, 0 for pairs
-    of administrators and of the config. attachment identifies the container's interface if the CNI plugin made the
-    pair. A client that is neither the owner nor an administrator sees no spec and no attachment, and no address, alias,
-    altname and master of the links.
+    spec is the request; rx_checksum and gro are the values in effect. Without BPF, a pair whose spec has latency_queue
+    has one queue, as its links show. owner is the uid that made the pair, 0 for pairs of administrators and of the
+    config. attachment identifies the container's interface if the CNI plugin made the pair. A client that is neither
+    the owner nor an administrator sees no spec and no attachment, and no address, alias, altname and master of the
+    links.
     """
 
     id: str

@@ -15,7 +15,7 @@ import msgspec
 from vethd.model.api import PairSet
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.plan import canonical_netns
-from vethd.model.spec import LinkSpec, PairSpec, validate_link
+from vethd.model.spec import LinkSpec, PairSpec, check_latency_queue, validate_link
 
 T = TypeVar("T")
 
@@ -65,6 +65,10 @@ def check_pairs(pairs: list[PairSpec], file: str) -> None:
         ends = [(pair.near_end(), f"pair[{number}]")]
         if pair.peer is not None:
             ends.append((pair.peer, f"pair[{number}].peer"))
+        try:
+            check_latency_queue(pair)
+        except VethError as error:
+            raise ConfigError(file, f"pair[{number}].latency_queue", error.reason) from error
         for link, key in ends:
             _check_link(link, file, key)
             if link.name is None or "%" in link.name:

@@ -88,8 +88,8 @@ def plan(
 
     prune deletes the current pairs that are not wanted, except those whose source is in keep. canonical returns a
     namespace's spelling as in LinkInfo.netns; a caller that can look up namespaces passes a better function. A pair
-    whose queues or index change is deleted and created again, because the kernel changes neither. So is a waiting pair,
-    because it has no links to change.
+    whose queues, latency_queue or index change is deleted and created again, because they are set at creation only. So
+    is a waiting pair, because it has no links to change.
     """
     pairs = match(current, wanted, canonical)
     deletes: list[str] = []
@@ -175,7 +175,12 @@ def _mac(text: str) -> str:
 
 
 def _must_recreate(info: PairInfo, spec: PairSpec) -> bool:
-    """Return whether queues or index differ. The old spec's index also agrees: a move may change the ifindex."""
+    """Return whether queues, latency_queue or index differ.
+
+    The old spec's index also agrees: a move may change the ifindex.
+    """
+    if bool(info.spec.latency_queue) != bool(spec.latency_queue):
+        return True
     near_live, far_live = info.links or (None, None)
     near = (info.spec.near_end(), near_live, spec.near_end())
     far = (info.spec.far_end(), far_live, spec.far_end())

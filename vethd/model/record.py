@@ -11,7 +11,7 @@ pair of which only the core can be decoded continues to forward with its devices
     1  the first version
     2  added engine, owner
     3  added attachment, txqueuelen, ring, moderation_us; alias, altname and own_alias of an end are not written
-       (memory/former.py); the native engine's name is "native", and was "uring" before
+       (memory/former.py); the native engine's name is "native", and was "uring" before; specs may have latency_queue
 """
 
 from __future__ import annotations

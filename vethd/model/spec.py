@@ -22,6 +22,8 @@ NAME_MAX = 15  # IFNAMSIZ - 1
 ALTNAME_MAX = 127  # ALTIFNAMSIZ - 1
 ALIAS_MAX = 255  # IFALIASZ - 1
 QUEUES_MAX = 256  # MAX_TAP_QUEUES
+LATENCY_QUEUES = 2  # of each end of a pair with latency_queue: queue 0 is for TCP
+LATENCY_QUEUE = 1  # all other frames
 TXQUEUELEN = 1000  # DEFAULT_TX_QUEUE_LEN
 RING = 1000
 RING_MIN = 64  # one coalesced batch: veth loses nothing of such a burst
@@ -80,12 +82,19 @@ class PairSpec(LinkSpec, kw_only=True, frozen=True, forbid_unknown_fields=True, 
     """A pair: the near end's attributes, the peer's, and the pair's own.
 
     peer None is a peer without a spec: it inherits the attributes that a peer inherits on veth (far_end()).
-    gro None is the daemon's setting for all pairs.
+    gro None is the daemon's setting for all pairs. latency_queue gives both ends two queues, one for TCP and one for
+    all other frames, which is read first.
     """
 
     peer: LinkSpec | None = None
     rx_checksum: RxChecksum | None = None
     gro: bool | None = None
+    latency_queue: bool | None = None
+
+    @property
+    def urgent_queues(self) -> tuple[int, ...]:
+        """The numbers of the queues that the engine reads before the others."""
+        return (LATENCY_QUEUE,) if self.latency_queue else ()
 
     def own(self) -> dict[str, Any]:
         """Return the pair's own attributes by name, including unset ones."""
@@ -111,8 +120,9 @@ _INHERITED = (
     *("netns", "mtu", "txqueuelen", "ring", "queues", "group"),
     *("gso_max_size", "gso_max_segs", "gro_max_size"),
 )
-OWN = ("rx_checksum", "gro")
+OWN = ("rx_checksum", "gro", "latency_queue")
 CREATE_ONLY = ("queues", "index")  # the kernel refuses to change these as well
+OWN_CREATE_ONLY = ("latency_queue",)
 
 
 def queue_len(txqueuelen: int | None, ring: int) -> int:
@@ -207,6 +217,13 @@ def validate_pair(pair: PairSpec, op: str = "newlink") -> None:
     if far.up:
         raise VethError(errno.ENOTCONN, op, far.name or "", "the peer cannot be created up: bring it up afterwards")
     validate_link(near, op)
+    check_latency_queue(pair, op)
+
+
+def check_latency_queue(pair: PairSpec, op: str = "newlink") -> None:
+    """Check that a pair with latency_queue sets no number of queues. Raises VethError EINVAL."""
+    if pair.latency_queue and any((end.queues or 1) > 1 for end in (pair.near_end(), pair.far_end())):
+        raise VethError(errno.EINVAL, op, pair.name or "", "latency_queue cannot be combined with queues > 1")
 
 
 def _check_ranges(link: LinkSpec, op: str, name: str) -> None:

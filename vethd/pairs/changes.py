@@ -15,8 +15,9 @@ import msgspec
 
 from vethd.kernel import netns
 from vethd.kernel.births import Nursery, Place
+from vethd.model.api import PairChange
 from vethd.model.errors import VethError
-from vethd.model.spec import CREATE_ONLY, LinkSpec, validate_link
+from vethd.model.spec import CREATE_ONLY, OWN_CREATE_ONLY, LinkSpec, validate_link
 from vethd.model.state import Side
 from vethd.pairs.link import Link
 
@@ -24,11 +25,20 @@ from vethd.pairs.link import Link
 def check(link: LinkSpec, name: str) -> None:
     """Validate a change before it is applied. Raises VethError EINVAL, ERANGE, EADDRNOTAVAIL, EOPNOTSUPP."""
     validate_link(link, "changelink", name)
-    for key in CREATE_ONLY:
-        if getattr(link, key) is not None:
-            raise VethError(errno.EOPNOTSUPP, "changelink", name, f"{key} can be set only when the link is made")
+    _refuse(CREATE_ONLY, link, name)
     if link.name is not None and "%" in link.name:
         raise VethError(errno.EINVAL, "changelink", name, "a name pattern is allowed only when the link is made")
+
+
+def check_own(change: PairChange, name: str) -> None:
+    """Check that a change sets no attribute of the pair that is fixed at creation. Raises VethError EOPNOTSUPP."""
+    _refuse(OWN_CREATE_ONLY, change, name)
+
+
+def _refuse(keys: Sequence[str], change: LinkSpec | PairChange, name: str) -> None:
+    for key in keys:
+        if getattr(change, key) is not None:
+            raise VethError(errno.EOPNOTSUPP, "changelink", name, f"{key} can be set only when the link is made")
 
 
 def apply(

@@ -105,6 +105,7 @@ class Manager:
         said = [(side, link) for side, link in asked if link != LinkSpec()]
         for side, link in said:
             changes.check(link, names[side])
+        changes.check_own(change, names[Side.NEAR])
         async with entry.lock:
             if entry.live is None:
                 raise VethError(errno.ENODEV, "changelink", reason=entry.reason or "the pair waits")

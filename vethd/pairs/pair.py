@@ -171,7 +171,8 @@ class LivePair:
 
     def _join(self, spec: PairSpec, gates: Gates = (Drop.NO_CARRIER, Drop.NO_CARRIER)) -> Wire:
         near, far = (link.tap for link in self.links)
-        wire = self._context.tuning.engine.join((near.fds, far.fds), near.vnet_hdr_len, self._died, gates)
+        fds, urgent = (near.fds, far.fds), spec.urgent_queues
+        wire = self._context.tuning.engine.join(fds, near.vnet_hdr_len, self._died, gates, urgent)
         self._tune(wire, spec)
         return wire
 

@@ -19,8 +19,9 @@ from typing import TypeVar
 import msgspec
 import structlog
 
-from vethd.kernel import netns
+from vethd.kernel import bpf, netns
 from vethd.kernel.births import Nursery, Place
+from vethd.kernel.steering import Steering
 from vethd.kernel.tun import Tap
 from vethd.kernel.tunfilter import TunFilter
 from vethd.model.errors import VethError
@@ -141,10 +142,11 @@ class Workers:
             always.callback(os.close, near_fd)
             far_fd = _open(far, fds)
             always.callback(os.close, far_fd)
-            far_link = self._birth(far, far_fd, ring(far))
+            steering, no_bpf = _steering(spec, always)
+            far_link = self._birth(far, far_fd, ring(far), steering)
             undo.callback(far_link.close)
             try:
-                near_link = self._birth(near, near_fd, ring(near))
+                near_link = self._birth(near, near_fd, ring(near), steering)
             except VethError as error:
                 # rtnl_newlink() checks the near end's index before it makes a device
                 if error.errno == errno.EBUSY and near.index is not None and near.index != far_link.state.ifindex:
@@ -152,6 +154,8 @@ class Workers:
                 raise
             undo.callback(near_link.close)
             put_filters(near_link, far_link)
+            if no_bpf:
+                log.warning("no BPF, pair made without its latency queue", name=near_link.state.name, reason=no_bpf)
             undo.pop_all()
             return near_link, far_link
 
@@ -165,10 +169,10 @@ class Workers:
             if link.kept:  # a keeper holds duplicates, so closing our fds would not delete the device
                 self.nursery.delete(link.tap)
 
-    def _birth(self, link: LinkSpec, netns_fd: int, ring: int) -> Link:
+    def _birth(self, link: LinkSpec, netns_fd: int, ring: int, steering: Steering | None) -> Link:
         label = netns.label(netns.inode(netns_fd), self.nursery.own_inode)
         device = msgspec.structs.replace(_with_mac(link), txqueuelen=queue_len(link.txqueuelen, ring))
-        tap, place = self.nursery.birth(device, netns_fd)
+        tap, place = self.nursery.birth(device, netns_fd, steering)
         return Link(tap, place, label, link.txqueuelen, ring)
 
 
@@ -195,6 +199,21 @@ def _open(link: LinkSpec, fds: Sequence[int] | None) -> int:
         return netns.open_ref(link.netns, fds)
     except VethError as error:
         raise VethError(error.errno, "newlink", link.name or "", error.reason) from error
+
+
+def _steering(spec: PairSpec, stack: ExitStack) -> tuple[Steering | None, str]:
+    """Load the steering program for a pair with latency_queue, until stack closes it; or return why there is no BPF.
+
+    Raises VethError on a temporary error, such as a lack of fds: otherwise the pair would never get its latency queue.
+    """
+    if not spec.latency_queue:
+        return None, ""
+    try:
+        return stack.enter_context(Steering()), ""
+    except VethError as error:
+        if not bpf.unavailable(error):
+            raise
+        return None, str(error)
 
 
 def put_filters(near: Link, far: Link) -> None:
