@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import platform
 import random
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from tests.lib.site import Place, Site, alive, toml_pair
 from tests.lib.site import site as make_site
 from tests.lib.sockets import tcp_transfers, udp_pair
 from tests.lib.wait import wait_until
-from vethd.kernel.uapi import SYS_BPF
+from vethd.kernel.abi import bpf_number
 
 REPO = Path(__file__).resolve().parents[2]
 PROTOCOL = 14 + 9  # in a frame of IPv4
@@ -214,7 +213,7 @@ def test_a_pair_waits_for_a_program_that_cannot_be_loaded_now(whichever: Place) 
 def forbidden(code: int) -> list[str]:
     """Return the command line of a vethd for which bpf(2) fails with code."""
     python = ["env", f"PYTHONPATH={REPO}", sys.executable, "-P", "-c", FORBID]
-    return [*python, str(SYS_BPF[platform.machine()]), str(code), *PROGRAM]
+    return [*python, str(bpf_number()), str(code), *PROGRAM]
 
 
 @pytest.mark.parametrize("end", ["kill", "stop"])

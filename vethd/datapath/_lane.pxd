@@ -26,8 +26,10 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_lock(pthread_mutex_t *mutex)
     int pthread_mutex_unlock(pthread_mutex_t *mutex)
 
+cdef extern from "<errno.h>" nogil:
+    int EBADFD
+
 cdef enum:
-    EBADFD = 77
     BATCH = 64  # the most frames that a turn reads
     TURN_BYTES = 256 << 10  # four super-frames
     FRAME_MAX = 24 + 14 + 4 + 65535  # vnet header, Ethernet header, VLAN tag, longest IP packet

@@ -8,10 +8,14 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
+import structlog
+
 from vethd.doors.callers import CONNECTIONS, Caller
 from vethd.doors.routing import Api
 from vethd.kernel.owner import peer
 from vethd.model.api import ErrorBody
+
+log = structlog.get_logger()
 
 PAUSE_S = 0.2  # before the next accept if no fd is left for a connection
 
@@ -24,6 +28,7 @@ FULL = ErrorBody(
 HEAR_S = 1.0  # how long after its accept a connection may still be about to send its request
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+_HUNG_UP = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
 _AT_ONCE = 16  # accepts for each wake-up, so that many callers at once do not block the datapath's loop
 
 
@@ -104,7 +109,9 @@ class Entrance:
                     connection.recv(1)  # a close with the request unread would give the caller ECONNRESET instead
                 connection.close()
                 return
-        except OSError:  # the caller has hung up
+        except OSError as error:
+            if error.errno not in _HUNG_UP:
+                log.exception("client not identified")
             connection.close()
             return
         self._unheard[connection] = asyncio.Event(), self._loop.time()

@@ -96,9 +96,12 @@ class Nursery:
                 ifindex = here.ifindex(tap.ifname, "newlink")
                 here.set_link(ifindex, link, skip=("name", "up", *_AFTER_MOVE), op="newlink")
                 if not in_place:
-                    here.move(ifindex, target_fd, name=final if pattern else None, new_ifindex=link.index, op="newlink")
+                    name = final if pattern else None
+                    with _taken(final, target_fd):
+                        here.move(ifindex, target_fd, name=name, new_ifindex=link.index, op="newlink")
                 with self._at(tap, listen=True) as there:
-                    there.rtnl.noqueue(there.ifindex)
+                    _check_index(link, there.ifindex)
+                    _set_noqueue(there)
                     there.rtnl.set_link(there.ifindex, link, skip=("name", "up", *_BEFORE_MOVE), op="newlink")
                     place = there.place()
                 undo.pop_all()
@@ -117,12 +120,12 @@ class Nursery:
         altname replaces old_altname; "" removes it. Raises VethError; steps before the error are not undone.
         """
         if netns_fd is not None:
-            with self._at(tap) as here:
+            with self._at(tap) as here, _taken(link.name or tap.ifname, netns_fd):
                 # with the name in the request, the move also works if the present name is taken in the target
                 here.rtnl.move(here.ifindex, netns_fd, name=link.name)
         with self._at(tap) as here:
             if netns_fd is not None:
-                here.rtnl.noqueue(here.ifindex)
+                _set_noqueue(here)
             if link.altname is not None and old_altname:
                 here.rtnl.altname(here.ifindex, remove=old_altname)
             here.rtnl.set_link(here.ifindex, link)
@@ -139,11 +142,13 @@ class Nursery:
             tap.set_persist(on=False)
             raise
 
-    def noqueue(self, tap: Tap) -> None:
-        """Set a link's qdisc to noqueue again, as on veth, unless somebody chose another one. Raises VethError."""
+    def noqueue(self, tap: Tap) -> bool:
+        """Set a link's qdisc to noqueue again, as on veth, unless somebody chose another one. Raises VethError.
+
+        Return False if this kernel cannot.
+        """
         with self._at(tap) as here:
-            if not here.rtnl.chosen_qdisc(here.ifindex):
-                here.rtnl.noqueue(here.ifindex)
+            return here.rtnl.chosen_qdisc(here.ifindex) or _set_noqueue(here)
 
     def settle(self, tap: Tap, *, announce: bool = False) -> None:
         """Have the kernel process a carrier change now, which it does when the link is read. ENODEV is no error.
@@ -224,6 +229,43 @@ class Nursery:
             return OWN_NSID
         with netns.inside(self._own_fd), Rtnl() as own:
             return own.nsid(netns_fd)
+
+
+def _check_index(link: LinkSpec, ifindex: int) -> None:
+    """Raise VethError EOPNOTSUPP if the kernel ignored the requested ifindex."""
+    if link.index not in (None, ifindex):
+        raise VethError(errno.EOPNOTSUPP, "newlink", reason="this kernel cannot set the ifindex of a TAP (5.13 can)")
+
+
+@contextmanager
+def _taken(name: str, netns_fd: int) -> Iterator[None]:
+    """Report EEXIST for a move to a namespace where the name is taken: some kernels (5.4) report EINVAL."""
+    try:
+        yield
+    except VethError as error:
+        if error.errno == errno.EINVAL and _exists(name, netns_fd):
+            raise VethError(errno.EEXIST, error.op, error.ifname) from error
+        raise
+
+
+def _exists(name: str, netns_fd: int) -> bool:
+    try:
+        with netns.inside(netns_fd), Rtnl() as there:
+            there.ifindex(name)
+    except VethError:
+        return False
+    return True
+
+
+def _set_noqueue(here: _Here) -> bool:
+    """Return False without CONFIG_NET_SCHED: rtnetlink has no qdiscs then, and a link keeps pfifo_fast."""
+    try:
+        here.rtnl.noqueue(here.ifindex)
+    except VethError as error:
+        if error.errno != errno.EOPNOTSUPP:
+            raise
+        return False
+    return True
 
 
 class _Here(NamedTuple):

@@ -8,10 +8,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
-import platform
 import struct
 
-from vethd.kernel.uapi import BPF_PROG_LOAD, BPF_PROG_TYPE_SOCKET_FILTER, SYS_BPF
+from vethd.kernel.abi import MACHINE, bpf_number, bpf_registers
+from vethd.kernel.uapi import BPF_PROG_LOAD, BPF_PROG_TYPE_SOCKET_FILTER
 from vethd.model.errors import VethError
 
 libc = ctypes.CDLL(None, use_errno=True)
@@ -23,7 +23,7 @@ _LICENCE = ctypes.create_string_buffer(b"GPL")
 
 def insn(code: int, dst: int = 0, src: int = 0, off: int = 0, imm: int = 0) -> bytes:
     """Return one instruction."""
-    return struct.pack("=BBhi", code, dst | src << 4, off, imm)
+    return struct.pack("=BBhi", code, bpf_registers(dst, src), off, imm)
 
 
 def load(program: bytes) -> int:
@@ -54,9 +54,9 @@ def unavailable(error: VethError) -> bool:
 
 def call(command: int, attr: bytes) -> int:
     """Call bpf(2) and return its result. Raises VethError."""
-    number = SYS_BPF.get(platform.machine())
+    number = bpf_number()
     if number is None:
-        raise VethError(errno.ENOSYS, "bpf", reason=f"the number of bpf(2) is unknown on {platform.machine()}")
+        raise VethError(errno.ENOSYS, "bpf", reason=f"the number of bpf(2) is unknown on {MACHINE}")
     # bpf_check_uarg_tail_zero(): a kernel with a shorter bpf_attr accepts this if the rest is zero
     buffer = _Attr.from_buffer_copy(attr.ljust(ctypes.sizeof(_Attr), b"\0"))
     result = int(libc.syscall(number, command, buffer, ctypes.sizeof(_Attr)))

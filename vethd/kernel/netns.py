@@ -77,7 +77,8 @@ def open_own() -> int:
     try:
         return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     except OSError as error:
-        raise VethError(error.errno or errno.EIO, "netns") from error
+        reason = "/proc is not mounted" if error.errno == errno.ENOENT else ""
+        raise VethError(error.errno or errno.EIO, "netns", reason=reason) from error
 
 
 def new_anonymous() -> int:

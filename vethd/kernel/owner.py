@@ -91,7 +91,14 @@ def _groups(sock_fd: int) -> list[int]:
 
 @cache
 def _stranger(kind: str) -> int:
-    """Return the id that stands for all ids that our user namespace does not map; NOBODY if it maps every id."""
-    if Path(f"/proc/self/{kind}_map").read_text(encoding="ascii").split() == _WHOLE_MAP:
+    """Return the id that stands for all ids that our user namespace does not map; NOBODY if it maps every id.
+
+    A kernel without CONFIG_USER_NS has one user namespace, which maps every id, and no file that says so.
+    """
+    try:
+        ids = Path(f"/proc/self/{kind}_map").read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return NOBODY
+    if ids == _WHOLE_MAP:
         return NOBODY
     return int(Path(f"/proc/sys/kernel/overflow{kind}").read_text(encoding="ascii"))

@@ -5,9 +5,11 @@ For `vethctl doctor`, which must work without a daemon and for every user. Nothi
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import resource
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from vethd.model.spec import LinkSpec
 from vethd.model.vnet import HDR_LEN_TUNNEL
 
 _FDS_WANTED = 4096
+_LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _CAPABILITIES = {
     "CAP_NET_ADMIN": (12, "creates and changes links"),
     "CAP_SYS_ADMIN": (21, "enters namespaces"),
@@ -63,10 +66,7 @@ def _dev_net_tun() -> Check:
 
 def capabilities() -> list[Check]:
     """Check the capabilities of this process. Does not block."""
-    effective = 0
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            effective = int(line.split()[1], 16)
+    effective = _effective()
     advice = "run as root or in a user namespace (`unshare -Urn`); the systemd service gets it from its unit"
     return [
         Check(
@@ -78,6 +78,16 @@ def capabilities() -> list[Check]:
         )
         for name, (bit, purpose) in _CAPABILITIES.items()
     ]
+
+
+def _effective() -> int:
+    """Return this process's effective capabilities as bits: capget(2), which needs no /proc."""
+    head = struct.pack("=Ii", _LINUX_CAPABILITY_VERSION_3, 0)
+    data = ctypes.create_string_buffer(24)
+    if ctypes.CDLL(None).capget(head, data) != 0:
+        return 0
+    low, _, _, high, _, _ = struct.unpack("=6I", data.raw)
+    return int(low | high << 32)
 
 
 def _in_scratch() -> list[Check]:
@@ -92,12 +102,22 @@ def _in_scratch() -> list[Check]:
     except VethError as error:
         checks.append(_check("TAP", error, "the kernel needs CONFIG_TUN=y or m, and must be Linux 5.2 or newer"))
     else:
-        checks += [Check(name="TAP", ok=True, required=True, detail="created, moved, set to noqueue"), *_features(tap)]
+        made = Check(name="TAP", ok=True, required=True, detail="created and moved")
+        checks += [made, _noqueue(nursery, tap), *_features(tap)]
         tap.close()
     finally:
         os.close(target)
         nursery.close()
     return checks
+
+
+def _noqueue(nursery: Nursery, tap: Tap) -> Check:
+    def set_it() -> None:
+        if not nursery.noqueue(tap):
+            raise VethError(errno.EOPNOTSUPP, "noqueue", reason="this kernel has no CONFIG_NET_SCHED")
+
+    advice = "without it, frames wait in a TAP's default queue where a veth would drop or deliver them"
+    return _try("qdisc noqueue", set_it, "set on every TAP, as on a veth", advice, required=False)
 
 
 def _features(tap: Tap) -> list[Check]:

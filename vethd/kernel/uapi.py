@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from vethd.kernel.abi import ioctl_none, ioctl_read, ioctl_write
+
+_TUN, _NSFS, _INT = ord("T"), 0xB7, 4
+
 # if_tun.h
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
@@ -9,16 +13,16 @@ IFF_VNET_HDR = 0x4000
 IFF_MULTI_QUEUE = 0x0100
 IFF_TUN_EXCL = 0x8000
 IFF_NO_CARRIER = 0x0040
-TUNSETIFF = 0x400454CA
-TUNSETPERSIST = 0x400454CB
-TUNSETOFFLOAD = 0x400454D0
-TUNGETIFF = 0x800454D2
-TUNGETVNETHDRSZ = 0x800454D7
-TUNSETVNETHDRSZ = 0x400454D8
-TUNSETSTEERINGEBPF = 0x800454E0
-TUNSETFILTEREBPF = 0x800454E1
-TUNSETCARRIER = 0x400454E2
-TUNGETDEVNETNS = 0x54E3
+TUNSETIFF = ioctl_write(_TUN, 202, _INT)
+TUNSETPERSIST = ioctl_write(_TUN, 203, _INT)
+TUNSETOFFLOAD = ioctl_write(_TUN, 208, _INT)
+TUNGETIFF = ioctl_read(_TUN, 210, _INT)
+TUNGETVNETHDRSZ = ioctl_read(_TUN, 215, _INT)
+TUNSETVNETHDRSZ = ioctl_write(_TUN, 216, _INT)
+TUNSETSTEERINGEBPF = ioctl_read(_TUN, 224, _INT)
+TUNSETFILTEREBPF = ioctl_read(_TUN, 225, _INT)
+TUNSETCARRIER = ioctl_write(_TUN, 226, _INT)
+TUNGETDEVNETNS = ioctl_none(_TUN, 227)
 TUN_F_CSUM = 0x01
 TUN_F_TSO4 = 0x02
 TUN_F_TSO6 = 0x04
@@ -31,10 +35,10 @@ TUN_F_UDP_TUNNEL_GSO_CSUM = 0x100
 
 # sched.h, nsfs.h
 CLONE_NEWNET = 0x40000000
-NS_GET_USERNS = 0xB701
-NS_GET_PARENT = 0xB702
-NS_GET_NSTYPE = 0xB703
-NS_GET_OWNER_UID = 0xB704
+NS_GET_USERNS = ioctl_none(_NSFS, 1)
+NS_GET_PARENT = ioctl_none(_NSFS, 2)
+NS_GET_NSTYPE = ioctl_none(_NSFS, 3)
+NS_GET_OWNER_UID = ioctl_none(_NSFS, 4)
 
 # socket.h
 SO_PEERGROUPS = 59
@@ -146,8 +150,7 @@ OPERSTATES = ("UNKNOWN", "NOTPRESENT", "DOWN", "LOWERLAYERDOWN", "TESTING", "DOR
 # IN6_ADDR_GEN_MODE_*
 ADDR_GEN_MODES = {"eui64": 0, "none": 1, "stable_secret": 2, "random": 3}
 
-# bpf.h, syscall.tbl (only calls added since 5.0 have the same number on every architecture)
-SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "armv7l": 386, "i686": 357, "ppc64le": 361, "s390x": 351}
+# bpf.h
 BPF_MAP_CREATE = 0
 BPF_PROG_LOAD = 5
 BPF_MAP_TYPE_ARRAY = 2

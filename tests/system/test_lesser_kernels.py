@@ -1,0 +1,114 @@
+"""Kernels that lack an option or are old, imitated at the one call whose result differs there."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.kernel.lib import House
+from vethd.kernel import owner, probe
+from vethd.kernel.births import Nursery
+from vethd.kernel.rtnl import Rtnl
+from vethd.model.errors import VethError
+from vethd.model.spec import LinkSpec
+
+DAEMON = (sys.executable, "-m", "vethd.daemon.main")
+
+
+@pytest.fixture
+def nursery() -> Iterator[Nursery]:
+    with closing(Nursery()) as it:
+        yield it
+
+
+def test_without_user_namespaces_every_uid_is_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CONFIG_USER_NS=n: there is no /proc/self/uid_map."""
+
+    read_text = Path.read_text
+
+    def no_map(self: Path, *args: Any, **kwargs: Any) -> str:
+        if self.name in ("uid_map", "gid_map"):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self))
+        return read_text(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "read_text", no_map)
+    owner._stranger.cache_clear()
+    try:
+        assert [owner._stranger(kind) for kind in ("uid", "gid")] == [owner.NOBODY] * 2
+    finally:
+        owner._stranger.cache_clear()
+
+
+def test_without_packet_schedulers_a_pair_keeps_its_default_queue(
+    house: House, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CONFIG_NET_SCHED=n: rtnetlink has no RTM_NEWQDISC. Doctor names the option; any other error is still one."""
+    there = house.net()
+
+    def refuse(code: int) -> None:
+        def noqueue(_self: Rtnl, _ifindex: int) -> None:
+            raise VethError(code, "noqueue")
+
+        monkeypatch.setattr(Rtnl, "noqueue", noqueue)
+
+    refuse(errno.EOPNOTSUPP)
+    tap, _ = nursery.birth(LinkSpec(name="va"), there.fd)
+    with closing(tap):
+        assert not nursery.noqueue(tap)
+    (check,) = [check for check in probe.probe() if check.name == "qdisc noqueue"]
+    assert (check.ok, check.required, "CONFIG_NET_SCHED" in check.detail) == (False, False, True)
+    refuse(errno.EPERM)
+    with pytest.raises(VethError) as refusal:
+        nursery.birth(LinkSpec(name="va"), there.fd)
+    assert refusal.value.errno == errno.EPERM
+    assert there.names() == set()
+
+
+def test_an_ifindex_that_the_kernel_ignores_is_refused(
+    house: House, nursery: Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 5.13 IFLA_NEW_IFINDEX is an attribute of replies alone."""
+    there, move = house.net(), Rtnl.move
+
+    def old(self: Rtnl, *args: Any, new_ifindex: int | None = None, **more: Any) -> None:
+        del new_ifindex
+        move(self, *args, **more)
+
+    monkeypatch.setattr(Rtnl, "move", old)
+    with pytest.raises(VethError) as refusal:
+        nursery.birth(LinkSpec(name="va", index=4711), there.fd)
+    assert (refusal.value.errno, "5.13" in refusal.value.reason) == (errno.EOPNOTSUPP, True)
+    assert there.names() == set()
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_a_taken_name_is_told_from_other_einvals(
+    house: House, nursery: Nursery, monkeypatch: pytest.MonkeyPatch, taken: bool
+) -> None:
+    """5.4 moves a device under a name that is taken with EINVAL."""
+    there = house.net()
+    first, _ = nursery.birth(LinkSpec(name="va"), there.fd)
+
+    def old(_self: Rtnl, *_args: Any, **_more: Any) -> None:
+        raise VethError(errno.EINVAL, "newlink")
+
+    monkeypatch.setattr(Rtnl, "move", old)
+    with closing(first):
+        with pytest.raises(VethError) as refusal:
+            nursery.birth(LinkSpec(name="va" if taken else "vb"), there.fd)
+        assert refusal.value.errno == (errno.EEXIST if taken else errno.EINVAL)
+
+
+def test_without_proc_one_sentence_says_so(root: None, tmp_path: Path) -> None:  # noqa: ARG001 - see conftest.py
+    script = 'mount --make-rprivate / && umount -l /proc && exec "$@"'
+    argv = ["unshare", "--mount", "sh", "-c", script, "sh", *DAEMON, "--socket", str(tmp_path / "socket")]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "vethd: netns: /proc is not mounted\n")
