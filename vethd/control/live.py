@@ -13,7 +13,7 @@ import click
 from vethd.control.cli import JSON, client_of, echo_json
 from vethd.control.client import Client
 from vethd.control.errors import DaemonDown
-from vethd.control.table import Table, count, is_terminal
+from vethd.control.table import Table, count, for_terminal, is_terminal
 from vethd.model.api import LinkStats, PairEvent
 
 TOP_COLUMNS = ("LINK", "NETNS", ">RX-PPS", ">RX-BIT/S", ">TX-PPS", ">TX-BIT/S", ">DROP/S", "PEER")
@@ -71,11 +71,9 @@ def top(ctx: click.Context, interval_s: float, rounds: int | None) -> None:
             for table in tables:
                 click.echo(table.plain() + "\n")
             return
-        from rich.live import Live  # noqa: PLC0415  its import takes 60 ms, and a pipe does not need it
-
-        with Live(auto_refresh=False) as live:
-            for table in tables:
-                live.update(table.rich(), refresh=True)
+        for table in tables:
+            click.clear()
+            click.echo(for_terminal(table))
 
 
 def event_line(event: PairEvent) -> str:

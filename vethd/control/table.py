@@ -1,15 +1,12 @@
-"""Print tables: fitted to the width of a terminal, otherwise as plain, aligned, complete lines for grep and awk."""
+"""Print tables: on a terminal fitted to its width, otherwise as plain, aligned, complete lines for grep and awk."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import click
-
-if TYPE_CHECKING:
-    import rich.table
 
 EMPTY = "-"
 Cell = str | tuple[str, ...]
@@ -32,30 +29,45 @@ class Table:
 
     def plain(self) -> str:
         """Return the table as lines: two spaces between columns, "-" for an empty cell, no text cut."""
-        heads = [name.removeprefix(">") for name in self.columns]
-        lines = [heads, *([_one_cell(cell, ",") for cell in row] for row in self.rows)]
-        widths = [max(len(line[n]) for line in lines) for n in range(len(heads))]
-        return "\n".join(
-            "  ".join(
-                cell.rjust(width) if name.startswith(">") else cell.ljust(width)
-                for name, cell, width in zip(self.columns, line, widths, strict=True)
-            ).rstrip()
-            for line in lines
+        return self._aligned(
+            [[name] for name in self._heads()], [[[_text(cell, ",")] for cell in row] for row in self.rows]
         )
 
-    def rich(self) -> rich.table.Table:
-        """Return the table for rich, which fits it to a terminal; long cells are folded, not cut."""
-        from rich.table import Table as RichTable  # noqa: PLC0415  its import takes 50 ms, and a pipe does not need it
-        from rich.text import Text  # noqa: PLC0415
+    def fitted(self, width: int) -> str:
+        """Return the table for a terminal of width columns; no word is broken, so that each can be copied.
 
-        table = RichTable(box=None, pad_edge=False, header_style="bold")
-        for name in self.columns:
-            justify = "right" if name.startswith(">") else "left"
-            head = name.removeprefix(">").replace("-", "\n")
-            table.add_column(Text(head), overflow="fold", justify=justify, vertical="bottom")  # type: ignore[arg-type]
-        for row in self.rows:
-            table.add_row(*(Text(_one_cell(cell, "\n")) for cell in row))
-        return table
+        If plain() is too wide, heads and lists take several lines. If that is too wide, each row becomes a block with a
+        line for each column: its name and the cell.
+        """
+        heads = self._heads()
+        stacked = [[_text(cell, "\n").split("\n") for cell in row] for row in self.rows]
+        for text in (self.plain(), self._aligned([name.split("-") for name in heads], stacked)):
+            if max(map(len, text.splitlines())) <= width:
+                return text
+        longest = max(map(len, heads))
+        return "\n\n".join(
+            "\n".join(f"{head:<{longest}}  {_text(cell, ', ')}" for head, cell in zip(heads, row, strict=True))
+            for row in self.rows
+        )
+
+    def _heads(self) -> list[str]:
+        return [name.removeprefix(">") for name in self.columns]
+
+    def _aligned(self, heads: list[list[str]], rows: list[list[list[str]]]) -> str:
+        """Return lines of aligned columns; a cell is a list of lines, heads stand at the bottom of theirs."""
+        tallest = max(map(len, heads))
+        every = [[[""] * (tallest - len(head)) + head for head in heads], *rows]
+        widths = [max(len(line) for row in every for line in row[n]) for n in range(len(heads))]
+        lines = []
+        for row in every:
+            for number in range(max(map(len, row))):
+                cells = [cell[number] if number < len(cell) else "" for cell in row]
+                aligned = (
+                    cell.rjust(width) if name.startswith(">") else cell.ljust(width)
+                    for name, cell, width in zip(self.columns, cells, widths, strict=True)
+                )
+                lines.append("  ".join(aligned).rstrip())
+        return "\n".join(lines)
 
 
 def is_terminal() -> bool:
@@ -63,14 +75,14 @@ def is_terminal() -> bool:
     return sys.stdout.isatty()
 
 
+def for_terminal(table: Table) -> str:
+    """Return the table as it fits the terminal."""
+    return table.fitted(shutil.get_terminal_size().columns)
+
+
 def show(table: Table) -> None:
     """Print the table to stdout, in the form that suits it."""
-    if not is_terminal():
-        click.echo(table.plain())
-        return
-    from rich.console import Console  # noqa: PLC0415  as above
-
-    Console().print(table.rich())
+    click.echo(for_terminal(table) if is_terminal() else table.plain())
 
 
 def count(value: float, *, exact: bool) -> str:
@@ -85,6 +97,6 @@ def count(value: float, *, exact: bool) -> str:
     return f"{scaled:.3g}{unit}"
 
 
-def _one_cell(cell: Cell, between: str) -> str:
+def _text(cell: Cell, between: str) -> str:
     text = between.join(cell) if isinstance(cell, tuple) else cell
     return text or EMPTY
