@@ -64,7 +64,7 @@ def test_thread_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)
-        with pytest.raises(OSError, match="no thread"):
+        with pytest.raises(OSError, match="cannot start"):
             NativeEngine(loop, workers=3)
     assert len(started) == 2
     assert threading.active_count() == threads

@@ -4,7 +4,8 @@ Theory of operation. Where arp_notify or ndisc_notify is set, the kernel announc
 comes up (NETDEV_UP). On veth the link has its carrier by then. A TAP gets it a moment later, so the announcement is
 lost, and neighbours keep an old MAC. The kernel announces again when the link gets a MAC (NETDEV_CHANGEADDR), even the
 one that it already has. It also deletes the link's neighbour entries then. The link came up just now, so it only has
-entries that were added since: the permanent ones are added again.
+entries that were added since: the permanent ones are added again. Another program may add one between our look at the
+entries and the new MAC. So a second socket receives the kernel's messages about neighbours meanwhile.
 
 Kernel: inetdev_event(), ndisc_netdev_event(), neigh_changeaddr(). /proc/sys/net shows the namespace of the thread that
 opens a file.
@@ -12,13 +13,24 @@ opens a file.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
 from vethd.kernel.linkstate import LinkState
-from vethd.kernel.rtnl import Rtnl
-from vethd.kernel.uapi import NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NUD_PERMANENT, RTM_GETNEIGH, RTM_NEWNEIGH
+from vethd.kernel.rtnl import RECV, Rtnl, split
+from vethd.kernel.uapi import (
+    NETLINK_ADD_MEMBERSHIP,
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NUD_PERMANENT,
+    RTM_GETNEIGH,
+    RTM_NEWNEIGH,
+    RTNLGRP_NEIGH,
+    SOL_NETLINK,
+)
 from vethd.model.spec import LinkSpec
 
 _NOTIFY = (("ipv4", "arp_notify"), ("ipv6", "ndisc_notify"))
@@ -31,23 +43,37 @@ class Announcer(Rtnl):
         """Have the kernel announce a link's addresses, if a setting of its namespace requests it. Raises VethError."""
         if not _wanted(link.name):
             return
-        kept = [entry for entry in self._neighbours() if entry["ifindex"] == link.ifindex]
-        self.set_link(link.ifindex, LinkSpec(address=link.address))
-        for entry in kept:
+        with Rtnl() as listener:
+            listener.sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_NEIGH)
+            told = self._request(ndmsg(), RTM_GETNEIGH, NLM_F_DUMP, "getneigh", "")
+            self.set_link(link.ifindex, LinkSpec(address=link.address))
+            told += _received(listener)
+        for entry in _permanent(told, link.ifindex):
             self._request(entry, RTM_NEWNEIGH, NLM_F_ACK | NLM_F_CREATE, "newneigh", link.name)
 
-    def _neighbours(self) -> list[ndmsg]:
-        """Return the permanent neighbour entries of the namespace, each as a message that adds it again."""
-        found = []
-        for data in self._request(ndmsg(), RTM_GETNEIGH, NLM_F_DUMP, "getneigh", ""):
-            told = ndmsg(data)
-            told.decode()
-            if told["state"] & NUD_PERMANENT:
-                entry = ndmsg()
-                entry.update({key: told[key] for key in ("family", "ifindex", "state", "flags")})
-                entry["attrs"] = [(key, told.get_attr(key)) for key in ("NDA_DST", "NDA_LLADDR") if told.get_attr(key)]
-                found.append(entry)
-        return found
+
+def _received(listener: Rtnl) -> list[bytes]:
+    """Return the RTM_NEWNEIGH messages that a socket has received."""
+    found = []
+    listener.sock.setblocking(False)
+    with suppress(OSError):  # EAGAIN: no more; ENOBUFS: too many
+        while True:
+            found += [data for kind, data in split(listener.sock.recv(RECV)) if kind == RTM_NEWNEIGH]
+    return found
+
+
+def _permanent(told: list[bytes], ifindex: int) -> list[ndmsg]:
+    """Return a link's permanent neighbour entries, each as a message that adds it again; the last of a key counts."""
+    found: dict[object, ndmsg] = {}
+    for data in told:
+        seen = ndmsg(data)
+        seen.decode()
+        if seen["ifindex"] == ifindex and seen["state"] & NUD_PERMANENT:
+            entry = ndmsg()
+            entry.update({key: seen[key] for key in ("family", "ifindex", "state", "flags")})
+            entry["attrs"] = [(key, seen.get_attr(key)) for key in ("NDA_DST", "NDA_LLADDR") if seen.get_attr(key)]
+            found[seen["family"], seen["flags"], seen.get_attr("NDA_DST")] = entry
+    return list(found.values())
 
 
 def _wanted(ifname: str) -> bool:

@@ -57,7 +57,7 @@ from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec
 
 _HDR = struct.Struct("=IHHII")
-_RECV = 1 << 20
+RECV = 1 << 20
 _TIMEOUT_S = 30.0
 
 _FLAGS = (("arp", IFF_NOARP), ("multicast", IFF_MULTICAST), ("allmulticast", IFF_ALLMULTI), ("promisc", IFF_PROMISC))
@@ -258,7 +258,7 @@ class Rtnl:
         try:
             self.sock.send(message.data)
             while True:
-                for header_kind, data in split(self.sock.recv(_RECV)):
+                for header_kind, data in split(self.sock.recv(RECV)):
                     if header_kind == NLMSG_ERROR:
                         code = -struct.unpack_from("=i", data, _HDR.size)[0]
                         if code:
