@@ -31,11 +31,16 @@ class Daemon:
         self.index: set[LinkKey] = set()
         self.did: list[object] = []
         self.before_noqueue: Callable[[], None] = lambda: None
+        self.before_learning: Callable[[], None] = lambda: None
         self.asked: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
         self.tasks: list[asyncio.Task[None]] = []
         links = tuple(Link(cast("Tap", None), Place(key, 7, state()), "red") for key in (at, (0, 9)))
         context = SimpleNamespace(
-            desk=SimpleNamespace(placed=self.placed, left=lambda key, _pair: self.index.discard(key)),
+            desk=SimpleNamespace(
+                placed=self.placed,
+                left=lambda key, _pair, _side: self.index.discard(key),
+                catch_up=self.catch_up,
+            ),
             hub=SimpleNamespace(tell=lambda *_args, **_kwargs: None),
             workers=SimpleNamespace(locate=self.locate, insist=self.insist, nursery=SimpleNamespace(noqueue=NOQUEUE)),
             spawn=self.spawn,
@@ -43,10 +48,13 @@ class Daemon:
         self.pair = LivePair("p1", cast("tuple[Link, Link]", links), cast("Context[LivePair]", context))
         self.index.add(at)
 
+    def catch_up(self) -> None:
+        self.before_learning()
+
     async def locate(self, _tap: Tap) -> tuple[Place, str]:
         answer: asyncio.Future[LinkKey] = asyncio.get_running_loop().create_future()
         self.asked.put_nowait(answer)
-        return Place(await answer, 7, state()), "red"
+        return Place(await answer, 7, state(carrier_changes=2)), "red"
 
     def placed(self, key: LinkKey, _pair: LivePair, _side: Side) -> None:
         self.index.add(key)
@@ -91,6 +99,24 @@ async def test_qdisc_is_set_wherever_it_is_found() -> None:
         await daemon.answer(key)
     await asyncio.gather(*daemon.tasks)
     assert daemon.did == [NOQUEUE, (3, 2), NOQUEUE, (4, 2)]
+
+
+async def test_an_older_message_does_not_take_a_link_back() -> None:
+    """It was sent before the device was looked at, and is read after that."""
+    daemon = Daemon((1, 2))
+    link = daemon.pair.links[Side.NEAR]
+    daemon.before_learning = lambda: daemon.pair.news(Side.NEAR, state(carrier_changes=1))
+    daemon.pair.news(Side.NEAR, state(deleted=True, new_nsid=3))
+    for _ in range(2):
+        await daemon.answer((3, 2))
+    await asyncio.gather(*daemon.tasks)
+    assert link.state.carrier_changes == 1, "the message counts, and none is left that is older"
+    daemon.before_learning = lambda: None
+    daemon.pair.news(Side.NEAR, state(deleted=True, new_nsid=3))
+    for _ in range(2):
+        await daemon.answer((4, 2))
+    await asyncio.gather(*daemon.tasks)
+    assert link.state.carrier_changes == 2
 
 
 async def test_pair_that_ends_as_its_qdisc_is_set_is_placed_nowhere() -> None:

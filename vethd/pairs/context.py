@@ -24,8 +24,8 @@ class Desk(Protocol[Pair_contra]):
     def catch_up(self) -> None:
         """Deliver every message that the kernel has queued until now."""
 
-    def left(self, key: LinkKey, pair: Pair_contra) -> None:
-        """Stop delivering messages about that link, if they went to pair."""
+    def left(self, key: LinkKey, pair: Pair_contra, side: Side) -> None:
+        """Stop delivering messages about that link, if they went to pair's end at side."""
 
 
 class Context(Protocol[Pair_contra]):

@@ -30,12 +30,20 @@ class NewsDesk:
         self._watcher.start(asyncio.get_running_loop())
 
     def placed(self, key: LinkKey, pair: LivePair, side: Side) -> None:
-        """Deliver messages about that link to pair from now on."""
-        self._index[key] = (pair, side)
+        """Deliver messages about that link to pair from now on, but not those that the kernel has sent before.
 
-    def left(self, key: LinkKey, pair: LivePair) -> None:
-        """Stop delivering messages about that link, if they went to pair."""
-        if key in self._index and self._index[key][0] is pair:
+        If another end is still registered there, it has moved and the message about that is lost: it is told here.
+        """
+        self._watcher.catch_up()
+        other = self._index.get(key)
+        self._index[key] = (pair, side)
+        if other is not None and other != (pair, side):
+            moved, end = other
+            moved.news(end, moved.links[end].state._replace(deleted=True, new_nsid=key[0]))
+
+    def left(self, key: LinkKey, pair: LivePair, side: Side) -> None:
+        """Stop delivering messages about that link, if they went to pair's end at side."""
+        if self._index.get(key) == (pair, side):
             del self._index[key]
 
     def catch_up(self) -> None:
@@ -68,6 +76,7 @@ class NewsDesk:
         heard = {key: pair.links[side].news for key, (pair, side) in self._index.items()}
         taps = [pair.links[side].tap for pair, side in self._index.values()]
         survey = await self._workers.chore(self._workers.nursery.survey, taps)
+        self._watcher.catch_up()  # messages older than the survey would take a link back to an older state
         for key, news in heard.items():
             if key not in self._index:
                 continue

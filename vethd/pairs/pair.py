@@ -133,7 +133,7 @@ class LivePair:
         if not state.deleted:
             self._learn(side, state)
             return
-        self._context.desk.left(link.place.key, self)
+        self._context.desk.left(link.place.key, self, side)
         if state.new_nsid is None:
             self._gone(side)
         else:
@@ -164,8 +164,8 @@ class LivePair:
         """Stop forwarding and listening; the caller deletes the devices. A second call does nothing."""
         self._ending = True
         self._arrived.set()
-        for link in self.links:
-            self._context.desk.left(link.place.key, self)
+        for side in Side:
+            self._context.desk.left(self.links[side].place.key, self, side)
         if self.wire is not None:
             self.wire.close()
 
@@ -239,7 +239,8 @@ class LivePair:
         """Find the device that moved, and subscribe to its messages there; placed means that this is already done.
 
         Messages between locating a device and the subscription are lost. So the device is located again after the
-        subscription: if it is still there, its state then is valid, unless a message has arrived since, which is newer.
+        subscription: if it is still there, its state then is valid, unless a message has arrived since. The last such
+        message is as new or newer, because all messages that were sent until then have been delivered.
         noqueue is set wherever the device is found, and before the subscription, because the first message may bring
         the carrier: frames that are sent while the kernel changes the qdisc are lost.
         """
@@ -257,11 +258,12 @@ class LivePair:
             await self._noqueue(side)
             if self._ending:
                 return
-            self._context.desk.left(link.place.key, self)  # a concurrent _follow() may have subscribed since
+            self._context.desk.left(link.place.key, self, side)  # a concurrent _follow() may have subscribed since
             link.place, link.label = place._replace(state=link.state), label
             self._context.desk.placed(place.key, self, side)
             self._tell("link_moved", side)
             placed = True
+        self._context.desk.catch_up()  # messages older than place.state would take the link back to an older state
         if link.news == news:
             self._learn(side, place.state)
 
