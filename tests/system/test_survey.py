@@ -9,6 +9,7 @@ import pytest
 
 from tests.kernel.lib import House
 from vethd.kernel.births import _FEW, Nursery
+from vethd.kernel.rtnl import Rtnl
 from vethd.kernel.tun import Tap
 from vethd.model.spec import LinkSpec
 
@@ -49,3 +50,18 @@ def test_what_is_gone_hides_nobody(born: tuple[Nursery, list[Tap], set[str]]) ->
     taps[1].close()
     found = nursery.survey(taps[:4])
     assert sorted(state.name for state in found.values()) == ["v2", "v3"]
+
+
+def test_what_is_renamed_meanwhile_is_read(
+    born: tuple[Nursery, list[Tap], set[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nursery, taps, _ = born
+    ask, names = Rtnl.ifindex, iter(["w1", "w2"])
+
+    def rename_and_ask(self: Rtnl, name: str, op: str = "getlink") -> int:
+        if name == taps[1].ifname and (new := next(names, None)):
+            self.set_link(ask(self, name), LinkSpec(name=new))
+        return ask(self, name, op)
+
+    monkeypatch.setattr(Rtnl, "ifindex", rename_and_ask)
+    assert sorted(state.name for state in nursery.survey(taps[:2]).values()) == ["v0", "w2"]

@@ -47,6 +47,7 @@ _BEFORE_MOVE = (
 )
 _TEMPORARY = "vethd%d"
 _MOVED = "the device was moved or renamed meanwhile"
+_RENAMES = 3  # of a device, one after the other, between a look at its name and one at its state
 _FEW = 32  # devices of one namespace: reading these one by one costs as much as a dump of a hundred links
 
 
@@ -283,7 +284,12 @@ class _Here(NamedTuple):
 
 
 def _each(rtnl: Rtnl, taps: Iterable[Tap]) -> Iterator[LinkState]:
-    """Yield the states of the devices that are in the socket's namespace."""
+    """Yield the states of the devices that are in the socket's namespace. A device may be renamed at any moment."""
     for tap in taps:
-        with suppress(VethError):
-            yield rtnl.link(rtnl.ifindex(tap.ifname))
+        for _ in range(_RENAMES):
+            try:
+                yield rtnl.link(rtnl.ifindex(tap.ifname))
+                break
+            except VethError as error:
+                if error.errno != errno.ENODEV or not tap.alive:
+                    break
