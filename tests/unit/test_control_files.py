@@ -17,7 +17,7 @@ from vethd.control import apply as apply_module
 from vethd.control.doctor import engine_check
 from vethd.control.main import cli
 from vethd.kernel.probe import Check
-from vethd.model.api import EngineInfo, LinkInfo, Saved
+from vethd.model.api import AttachmentKey, EngineInfo, LinkInfo, Saved
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec, PairSpec
 
@@ -68,7 +68,8 @@ def test_apply_prints_and_does_the_differences(run: Run, daemon: FakeDaemon) -> 
     other = pair_info(PairSpec(name="vo"), [link_info("vo", netns="red"), link_info("veth0")], id="p2")
     declared = pair_info(PairSpec(name="vd"), [link_info("vd"), link_info("veth1")], id="p3", source="config")
     live = pair_info(links=[link_info("va"), link_info("vb", netns="red")])
-    daemon.on("GET", "/v1/pairs", body=[live, other, declared])
+    container = pair_info(PairSpec(name="eth0"), id="p4", attachment=AttachmentKey("net", "container", "eth0"))
+    daemon.on("GET", "/v1/pairs", body=[live, other, declared, container])
     for method, path in (("PATCH", "/v1/pairs/p1"), ("POST", "/v1/pairs"), ("DELETE", "/v1/pairs/p2")):
         daemon.on(method, path, body=pair_info())
     text = FILE + '[[pair]]\nname = "vc"\n'

@@ -31,7 +31,7 @@ DECLARED = ("config",)
 @click.option(
     "--prune",
     is_flag=True,
-    help="Delete the pairs that are not in FILE, except those of the daemon's own configuration.",
+    help="Delete the pairs that are not in FILE, except those of the daemon's own configuration and of containers.",
 )
 @click.pass_context
 def apply(ctx: click.Context, file: str, *, dry_run: bool, prune: bool) -> None:
@@ -47,7 +47,8 @@ def apply(ctx: click.Context, file: str, *, dry_run: bool, prune: bool) -> None:
     wanted = [read_netdev(*_read(file))] if file.endswith(".netdev") else read_pairs(*_read(file))
     health = client.health()
     home = health.netns_inode
-    current = [info for info in client.pairs() if info.owner == health.owner]  # never prune other users' pairs
+    # never prune other users' pairs, nor those that the CNI plugin made for containers
+    current = [info for info in client.pairs() if info.owner == health.owner and info.attachment is None]
     todo = plan(
         current,
         wanted if home == own_inode() else [_in_own_netns(spec) for spec in wanted],
