@@ -129,7 +129,7 @@ stage: $(WHEELS)/.built
 
 install: stage ## install vethd for good: prefix=/usr/local, DESTDIR= and the like as usual (docs/install.md)
 	@DESTDIR='$(DESTDIR)' $(OUR_PYTHON) tools/installed.py install $(STAGE) $(MANIFEST)
-	@echo 'installed; now: systemd-sysusers && systemctl daemon-reload && systemctl enable --now vethd'
+	@echo 'installed$(if $(DESTDIR), below $(DESTDIR),; now: systemd-sysusers && systemctl daemon-reload && systemctl enable --now vethd)'
 
 uninstall: ## remove what `make install` with the same prefix and DESTDIR put there
 	@DESTDIR='$(DESTDIR)' $(OUR_PYTHON) tools/installed.py uninstall $(MANIFEST)
