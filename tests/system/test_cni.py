@@ -207,7 +207,7 @@ def test_bridge_that_is_there(case: Case) -> None:
         container.delete(conf)
     case.ours.netns.ip(f"link delete {BRIDGE}", f"link add {BRIDGE} type veth peer name other")
     refused = first.call("ADD", conf)
-    assert "no bridge" in refused.body["msg"]
+    assert "not a bridge" in refused.body["msg"]
     case.ours.netns.ip(f"link delete {BRIDGE}")
     case.assert_nothing_left(first)
 
