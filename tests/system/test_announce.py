@@ -1,4 +1,4 @@
-"""A neighbour that another program adds while vethd has the kernel announce addresses is not lost."""
+"""What vethd restores after it has the kernel announce addresses: the link's neighbours, and nothing else."""
 
 from __future__ import annotations
 
@@ -44,4 +44,22 @@ def test_a_neighbour_that_is_added_meanwhile_stays(lab: Lab, monkeypatch: pytest
                 MAC,
                 "PERMANENT",
             ]
+    os.close(fd)
+
+
+def test_a_bridge_forgets_the_old_mac_of_its_port(lab: Lab) -> None:
+    """The bridge reports its entry for the port's own MAC as a neighbour. Added again, it would never be deleted."""
+    there = lab.netns()
+    there.sysctl("net/ipv4/conf/all/arp_notify", "1")
+    there.ip("link add br0 address 02:00:00:00:00:99 type bridge")
+    fd = netns.open_ref(there.name)
+    with closing(Nursery()) as nursery:
+        tap, place = nursery.birth(LinkSpec(name="va", address="02:00:00:00:00:0a", master="br0"), fd)
+        with closing(tap):
+            there.ip("link set va up")
+            with netns.inside(fd), Announcer() as announcer:
+                announcer.announce(place.state)
+            there.ip(f"link set va address {MAC}")
+            entries = there.command("bridge", "fdb", "show", "br", "br0").splitlines()
+            assert [entry.split()[0] for entry in entries if "dev va master br0" in entry] == [MAC]
     os.close(fd)

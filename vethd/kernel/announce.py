@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from pathlib import Path
+from socket import AF_INET, AF_INET6
 
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 
@@ -33,6 +34,7 @@ from vethd.kernel.uapi import (
 )
 from vethd.model.spec import LinkSpec
 
+_FAMILIES = (AF_INET, AF_INET6)  # a bridge reports the entries of its forwarding table (AF_BRIDGE) in the same group
 _NOTIFY = (("ipv4", "arp_notify"), ("ipv6", "ndisc_notify"))
 
 
@@ -68,7 +70,7 @@ def _permanent(told: list[bytes], ifindex: int) -> list[ndmsg]:
     for data in told:
         seen = ndmsg(data)
         seen.decode()
-        if seen["ifindex"] == ifindex and seen["state"] & NUD_PERMANENT:
+        if seen["family"] in _FAMILIES and seen["ifindex"] == ifindex and seen["state"] & NUD_PERMANENT:
             entry = ndmsg()
             entry.update({key: seen[key] for key in ("family", "ifindex", "state", "flags")})
             entry["attrs"] = [(key, seen.get_attr(key)) for key in ("NDA_DST", "NDA_LLADDR") if seen.get_attr(key)]

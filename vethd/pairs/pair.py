@@ -58,14 +58,14 @@ class LivePair:
     def start(self, spec: PairSpec) -> None:
         """Join two newly made ends: subscribe to their rtnetlink messages, and forward."""
         self.wire = self._join(spec)
-        for side in (Side.FAR, Side.NEAR):
-            self._context.desk.placed(self.links[side].place.key, self, side)
+        for side in (Side.FAR, Side.NEAR):  # first: placed() may deliver a message that an end is gone
             self._feed(Event(Kind.CREATED, side))
+        for side in Side:
+            self._context.desk.placed(self.links[side].place.key, self, side)
         for side in Side:
             self._feed(Event(Kind.MTU, side, self.links[side].state.mtu))
             self._catch_up(side, self.links[side].state)
-            self._context.spawn(self._follow(side, placed=True))
-        self._learn_masters()
+            self._context.spawn(self.look_again(side))
 
     def resume(self, left: tuple[EndRecord, EndRecord], spec: PairSpec, held: HeldPair) -> None:
         """Continue a predecessor's pair: the wire already runs, and no carrier changes."""
@@ -81,8 +81,8 @@ class LivePair:
         for side in Side:
             self.links[side].calibrate(self.counters(side).read if self.dry(side) else None)
             self._context.spawn(self._noqueue(side))  # it may have moved while no daemon ran
+            self._context.spawn(self.look_again(side))  # messages between the look at it and placed() are lost
         self.rings.tune(spec)
-        self._learn_masters()
         held.hand_over(self._died)
 
     def halt(self) -> None:
@@ -179,11 +179,6 @@ class LivePair:
     def _tune(self, wire: Wire, spec: PairSpec) -> None:
         self._context.tuning.tune(wire, spec, uso=all(link.tap.uso for link in self.links))
 
-    def _learn_masters(self) -> None:
-        for side in Side:
-            if self.links[side].state.master:
-                self._context.spawn(self.learn_master(side))
-
     def _catch_up(self, side: Side, state: LinkState) -> None:
         was_up, had_carrier = self._state.ends[side] is End.UP, self.carrier
         self._feed(Event(Kind.ADMIN_UP if state.up else Kind.ADMIN_DOWN, side))
@@ -268,7 +263,10 @@ class LivePair:
             self._learn(side, place.state)
 
     async def look_again(self, side: Side) -> None:
-        """Read the state of the end at side: the kernel reports no new alias or group of a device that is down."""
+        """Read the state of the end at side, because messages were lost, or because there was none.
+
+        The kernel reports no new alias or group of a device that is down.
+        """
         await self._follow(side, placed=True)
         await self.learn_master(side)
 
