@@ -128,13 +128,15 @@ def test_a_flow_has_the_same_queue_at_both_ends(place: Place) -> None:
     site, lab = place
     wire, addresses = pair_of(lab)
     with flows_of(wire, addresses) as flows:
-        ports = {end.getsockname()[1]: number for number, flow in enumerate(flows) for end in flow}
+        # each side's by itself: nothing keeps the two namespaces from choosing the same port for different flows
+        ports = [{end.getsockname()[1]: number for number, end in enumerate(side)} for side in zip(*flows, strict=True)]
         with site.daemon.stopped():
             for left, right in flows:
                 for _ in range(3):
                     left.send(b"x")
                     right.send(b"x")
-            near, far = (flows_queued(site.daemon.pid, end, ports) for end in (wire.a, wire.b))
+            ends = zip((wire.a, wire.b), ports, strict=True)
+            near, far = (flows_queued(site.daemon.pid, end, names) for end, names in ends)
     assert sum(len(frames) for frames in near) == sum(len(frames) for frames in far) == 3 * FLOWS
     together = [{frozenset(frames) for frames in end if frames} for end in (near, far)]
     assert together[0] == together[1]
