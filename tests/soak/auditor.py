@@ -66,7 +66,7 @@ class Auditor:
     books: Books = field(default_factory=Books)
     looks: int = 0
     stocktakings: int = 0
-    _last_ns: int = field(default_factory=time.monotonic_ns)
+    _read_ns: int = field(default_factory=time.monotonic_ns)  # when the last reading in the books began
 
     @property
     def stage(self) -> Stage:
@@ -92,14 +92,15 @@ class Auditor:
     def look(self) -> None:
         """Look at traffic, books and process, whatever goes on. Raises Wrong."""
         self.looks += 1
-        since, self._last_ns = self._last_ns, time.monotonic_ns()
         totals = self.flows.totals()
         wrong = flow_faults(totals)
         while self.flows.events:
             if words := self.windows.judge(self.flows.events.popleft()):
                 wrong.append(words)
-        reading = self._reading(since)
+        began = time.monotonic_ns()
+        reading = self._reading(self._read_ns)
         if reading is not None:
+            self._read_ns = began
             wrong += self.books.look(reading)
         process = Process.look(self.world.pid())
         if process is not None:
@@ -176,13 +177,14 @@ class Auditor:
 
     def _reading(self, since: int) -> Reading | None:
         """Read the counters three times; None where the daemon went away meanwhile."""
-        pairs = self.world.listed()
+        listed = self.world.listed()
         before = self._kernel()
         try:
             _, stats = self.world.ask("GET", "/v1/stats")
         except Cut:
             return None
         after = self._kernel()
+        pairs = [*listed, *self.world.listed()]  # those that are just going, and those that have just come back
         marked = {pair.id: self.windows.touched(pair.mark, since) for pair in pairs if pair.mark is not None}
         steady = frozenset(pair for pair, touched in marked.items() if not touched)
         reborn = frozenset(pair.id for pair in pairs if pair.source == "config" and marked.get(pair.id))

@@ -6,20 +6,22 @@ import itertools
 import random
 import threading
 from collections.abc import Callable
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from tests.lib.rtnl import IFF_LOWER_UP, IFF_UP, Link
 from tests.soak import windows as windows_module
-from tests.soak.auditor import flow_faults, tally_faults
+from tests.soak.auditor import Auditor, flow_faults, tally_faults
 from tests.soak.books import BETWEEN, COUNTED, ENGINE_DROPS, GROWING, KERNEL_DROPS, Books, Reading
 from tests.soak.growth import Growth
 from tests.soak.process import BUSY_FDS, IDLE_FDS, THREADS_MAX, TUN, Process, Weigher, link_faults
 from tests.soak.report import Report
 from tests.soak.stage import ACTIONS_KEPT, Over, Stage, Wrong
-from tests.soak.traffic import FlowTotals
+from tests.soak.traffic import Flows, FlowTotals
 from tests.soak.windows import BATCH, UNDER_WAY_NS, FlowEvent, Windows
+from tests.soak.world import Cut, Pair, Room, World
 
 S = 1_000_000_000
 
@@ -267,6 +269,45 @@ LIFE = (
     (770, 67340), (793, 67368), (821, 67424), (846, 67444), (871, 67352), (896, 67412), (919, 67468), (944, 67424),
 )  # fmt: skip
 """Pairs made, and KB: a daemon that does not leak, in a soak on uring. It came to 3.4 MB of its buffers by and by."""
+
+
+class Daemon:
+    """A world with one declared pair, whose statistics are a list of answers; an exception is raised."""
+
+    def __init__(self, windows: Windows, *answers: list[dict[str, Any]] | Exception) -> None:
+        self.windows = windows
+        self.answers = list(answers)
+        self.made = 0
+
+    def ask(self, _method: str, _path: str) -> tuple[int, list[dict[str, Any]]]:
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return 200, answer
+
+    def listed(self) -> list[Pair]:
+        return [Pair("red", "va", "blue", "vb", id="p1", mark=7, source="config")]
+
+    def every_room(self) -> list[Room]:
+        return []
+
+    def pid(self) -> int:
+        return 0
+
+
+def test_a_look_goes_back_to_the_last_one_that_was_answered() -> None:
+    """A pair is made anew, and the look after it is cut short by a restart: the next one forgives the new counters."""
+    windows = Windows()
+    world = Daemon(windows, [end()], Cut(), [end(carrier_changes=0)])
+    flows = SimpleNamespace(totals=dict, events=[])
+    books = Books()
+    auditor = Auditor(cast(World, world), cast(Flows, flows), cast(Weigher, None), books)
+    auditor.look()
+    with windows.open(7, "declared namespace deleted"):
+        pass
+    auditor.look()
+    auditor.look()
+    assert world.answers == []
 
 
 class TestGrowth:
