@@ -301,7 +301,7 @@ def test_a_look_goes_back_to_the_last_one_that_was_answered() -> None:
     world = Daemon(windows, [end()], Cut(), [end(carrier_changes=0)])
     flows = SimpleNamespace(totals=dict, events=[])
     books = Books()
-    auditor = Auditor(cast(World, world), cast(Flows, flows), cast(Weigher, None), books)
+    auditor = Auditor(cast("World", world), cast("Flows", flows), cast("Weigher", None), books)
     auditor.look()
     with windows.open(7, "declared namespace deleted"):
         pass
