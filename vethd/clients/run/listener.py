@@ -1,0 +1,58 @@
+"""The supervisor's end of seccomp user notification: struct seccomp_notif and the ioctls of seccomp_unotify(2)."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+
+from vethd.clients.run.calls import NAMES, failed, libc
+
+_RECV, _SEND, _ADDFD = 0xC0502100, 0xC0182101, 0x40182103  # SECCOMP_IOCTL_NOTIF_*
+_NOTIF = struct.Struct("=QIIiIQ6Q")
+_RESPONSE = struct.Struct("=QqiI")
+_ADD = struct.Struct("=QIIII")
+_CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
+_SETFD = 1  # SECCOMP_ADDFD_FLAG_SETFD
+
+_ioctl = libc.ioctl
+_ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
+
+
+class Call:
+    """One trapped system call. thread is the caller's thread id; args are its six arguments."""
+
+    __slots__ = ("arch", "args", "id", "name", "thread")
+
+    def __init__(self, data: bytes) -> None:
+        self.id, self.thread, _, number, self.arch, _, *self.args = _NOTIF.unpack(data)
+        self.name = NAMES.get((self.arch, number), "")
+
+
+class Listener:
+    """The descriptor on which trapped calls arrive."""
+
+    def __init__(self, fd: int) -> None:
+        """Take the descriptor, which stays the caller's."""
+        self.fd = fd
+        self._buffer = ctypes.create_string_buffer(_NOTIF.size)
+
+    def receive(self) -> Call | None:
+        """Return the next call; None if its caller was killed or interrupted meanwhile."""
+        ctypes.memset(self._buffer, 0, _NOTIF.size)  # the kernel requires zeros
+        if _ioctl(self.fd, _RECV, self._buffer):
+            return None
+        return Call(self._buffer.raw)
+
+    def answer(self, call_id: int, result: int) -> bool:
+        """End a call with result, or with the errno -result if it is negative; return whether it still waited."""
+        said = _RESPONSE.pack(call_id, 0, result, 0) if result < 0 else _RESPONSE.pack(call_id, result, 0, 0)
+        return _ioctl(self.fd, _SEND, said) == 0
+
+    def go_on(self, call_id: int) -> bool:
+        """Let the kernel carry a call out as it is; return whether it still waited."""
+        return _ioctl(self.fd, _SEND, _RESPONSE.pack(call_id, 0, 0, _CONTINUE)) == 0
+
+    def give(self, call_id: int, fd: int, number: int, flags: int) -> None:
+        """Put a duplicate of fd into the caller, under that number; flags 0 or O_CLOEXEC. Raises OSError."""
+        if _ioctl(self.fd, _ADDFD, _ADD.pack(call_id, _SETFD, fd, number, flags)) < 0:
+            raise failed()

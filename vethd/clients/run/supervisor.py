@@ -1,0 +1,286 @@
+"""The supervisor of one program and its children: answers their trapped calls.
+
+Theory of operation. The program runs under a seccomp filter (filter.py) that asks the supervisor about a few calls; the
+calling thread waits. The supervisor makes every rtnetlink socket that the program wants, and gives it a reserved
+number, by which the filter knows the later calls on it. On such a socket it looks at what is sent and received:
+
+    a request for a new veth, or the deletion of a link    a child process asks the daemon, with the caller's rights,
+                                                           then sends a substitute on the caller's socket (answers.py)
+    a message that tells of a TAP                          a child process receives it in the caller's place, and shows
+                                                           vethd's ends as veths (replies.py)
+    all else                                               goes on, untouched
+
+The worker, which runs this module, waits for nothing: whatever may take long is a child's. keeper.py starts the worker
+again if it dies. What either does is done once, even if a signal interrupts the caller (table.py).
+"""
+
+from __future__ import annotations
+
+import _socket
+import posix
+import select
+import struct
+import zlib
+from collections.abc import Callable
+
+from vethd.clients.run import jobs, replies, rtnl, showing
+from vethd.clients.run.acting import become, enter
+from vethd.clients.run.caller import Caller
+from vethd.clients.run.calls import Socket
+from vethd.clients.run.filter import F_DUPFD_CLOEXEC
+from vethd.clients.run.listener import Call, Listener
+from vethd.clients.run.memory import MSG_PEEK, pieces, unwrap
+from vethd.clients.run.numbers import choose
+from vethd.clients.run.table import Table
+
+_SOCK_CLOEXEC, _SOCK_TYPES = posix.O_CLOEXEC, 0xF
+_MSG_ERRQUEUE = 0x2000
+_LOOKED_AT = frozenset({rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK, rtnl.RTM_GETLINK})
+_FILTERED_MAX = 1024
+
+Job = Callable[[], "int | None"]
+
+
+class Supervisor:
+    """The worker: receives trapped calls and answers them, until nobody is left who could make one."""
+
+    def __init__(self, listener: Listener, table: Table, log: Callable[[str], None], *, shows: bool) -> None:
+        """shows: rewrite what callers read. log takes a line."""
+        self._listener = listener
+        self._table = table
+        self._log = log
+        self._home = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
+        self._children: dict[int, tuple[int, int, int]] = {}  # pidfd -> pid, the caller's process, its new descriptor
+        self._filtered: dict[tuple[int, int], None] = {}  # (a socket's inode, sequence number) of dumps of veths
+        self._handlers = {
+            "socket": self._socket,
+            "dup": self._duplicate,
+            "fcntl": self._duplicate,
+            "ioctl": self._ioctl,
+            **dict.fromkeys(("sendto", "sendmsg", "sendmmsg", "write", "writev"), self._send),
+            **(dict.fromkeys(("recvfrom", "recvmsg", "read"), self._receive) if shows else {}),
+        }
+
+    def run(self) -> None:
+        """Answer calls until the last process under the filter has ended."""
+        poller = select.epoll()
+        poller.register(self._listener.fd, select.EPOLLIN)
+        while True:
+            for fd, events in poller.poll():
+                if fd != self._listener.fd:
+                    poller.unregister(fd)
+                    self._bury(fd)
+                elif events & select.EPOLLIN:
+                    self._one(poller)
+                elif events & select.EPOLLHUP:
+                    return
+
+    def _one(self, poller: select.epoll) -> None:
+        call = self._listener.receive()
+        if call is None:
+            return
+        self._table.hold(call.id)
+        before = set(self._children)
+        try:
+            with Caller(call.thread) as caller:
+                self._handle(call, caller)
+        except OSError as error:  # the caller is gone, or not ours to look at
+            self._log(f"{call.name} of {call.thread}: {error}")
+            self._listener.go_on(call.id)
+        self._table.hold(0)
+        for fd in self._children.keys() - before:
+            poller.register(fd, select.EPOLLIN)
+
+    def _handle(self, call: Call, caller: Caller) -> None:
+        if not call.name:
+            unwrap(call, caller)
+        handler = self._handlers.get(call.name)
+        if handler is None:
+            self._listener.go_on(call.id)
+        else:
+            handler(call, caller)
+
+    # --- sockets and their numbers
+
+    def _socket(self, call: Call, caller: Caller) -> None:
+        """Make the socket where the caller is, and give it a reserved number."""
+        number = self._number(caller)
+        if number is None:
+            self._log(f"socket of {caller.pid}: no reserved number is free, so it is not watched")
+            self._listener.go_on(call.id)
+            return
+        kind = call.args[1]
+
+        def made() -> int:
+            if not caller.same("user"):
+                become(caller)
+            if caller.same("net"):
+                return self._given(call, kind, number)
+            there = caller.namespace("net")
+            try:
+                enter(there)
+                return self._given(call, kind, number)
+            finally:
+                posix.close(there)
+                enter(self._home)
+
+        if caller.same("user"):
+            self._answer(call.id, made())
+        else:
+            self._start(call, caller, made, number)
+
+    def _given(self, call: Call, kind: int, number: int) -> int:
+        """Make a socket in this process's network namespace, and give it to the caller; return the call's result."""
+        try:
+            sock = Socket(_socket.AF_NETLINK, kind & 0xFFFFFFFF | _SOCK_CLOEXEC, 0)
+        except OSError as error:
+            return -(error.errno or 22)
+        with sock:
+            self._listener.give(call.id, sock.fileno(), number, kind & _SOCK_CLOEXEC)
+        return number
+
+    def _duplicate(self, call: Call, caller: Caller) -> None:
+        """Have dup(2) and fcntl(F_DUPFD) of an rtnetlink socket stay within the reserved numbers."""
+        sock = caller.socket(call.args[0])
+        least = call.args[2] if call.name == "fcntl" else 0
+        number = self._number(caller, least) if sock is not None else None
+        if sock is None or number is None:
+            self._listener.go_on(call.id)
+            return
+        closes = call.name == "fcntl" and call.args[1] == F_DUPFD_CLOEXEC
+        with sock:
+            self._listener.give(call.id, sock.fileno(), number, _SOCK_CLOEXEC if closes else 0)
+        self._answer(call.id, number)
+
+    def _number(self, caller: Caller, least: int = 0) -> int | None:
+        pending = {number for _, process, number in self._children.values() if process == caller.pid and number >= 0}
+        return choose(caller.descriptors() | pending, caller.limit(), least)
+
+    # --- messages
+
+    def _send(self, call: Call, caller: Caller) -> None:
+        """Look at what is sent."""
+        spans = pieces(call, caller)
+        head = caller.read(spans[0][0], min(spans[0][1], rtnl.HEAD.size)) if spans and spans[0][1] else b""
+        if len(head) == rtnl.HEAD.size and rtnl.HEAD.unpack(head)[1] not in _LOOKED_AT and _alone(head, spans):
+            self._listener.go_on(call.id)
+            return
+        data = b"".join(caller.read(*span) for span in spans if span[1])
+        try:
+            messages = rtnl.split(data)
+            filtered = len(messages) == 1 and replies.filtered_by_kind(messages[0])
+            ours = any(jobs.concerns(message) for message in messages)
+        except rtnl.MalformedError:
+            filtered = ours = False
+        sock = caller.socket(call.args[0]) if filtered or ours else None
+        if sock is None:
+            self._listener.go_on(call.id)
+            return
+        with sock:
+            if filtered:
+                self._filter(call, sock, messages[0], len(data))
+                return
+            self._start(call, caller, lambda: jobs.send(data, sock, caller), key=_key(call.thread, data))
+
+    def _filter(self, call: Call, sock: Socket, message: rtnl.Message, size: int) -> None:
+        """Ask the kernel for TAPs where the caller asks for veths; the replies are sifted."""
+        while len(self._filtered) >= _FILTERED_MAX:
+            del self._filtered[next(iter(self._filtered))]
+        self._filtered[posix.fstat(sock.fileno()).st_ino, message.sequence] = None
+        try:
+            sock.sendto(replies.of_taps(message), (0, 0))
+        except OSError as error:
+            self._answer(call.id, -(error.errno or 22))
+        else:
+            self._answer(call.id, size)
+
+    def _receive(self, call: Call, caller: Caller) -> None:
+        """Look at what waits to be received."""
+        flags = {"recvfrom": call.args[3], "recvmsg": call.args[2]}.get(call.name, 0)
+        sock = None if flags & (MSG_PEEK | _MSG_ERRQUEUE) else caller.socket(call.args[0])
+        if sock is None:
+            self._listener.go_on(call.id)
+            return
+        with sock:
+            try:
+                data = sock.recv(showing.RECEIVE_MAX, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+                taps = replies.shows_taps(data)
+            except (OSError, rtnl.MalformedError):  # there is nothing yet, or an error that is the caller's to read
+                taps = False
+            if not taps:
+                self._listener.go_on(call.id)
+                return
+            (sequence,) = struct.unpack_from("=I", data, 8)
+            only = (posix.fstat(sock.fileno()).st_ino, sequence) in self._filtered
+            self._start(call, caller, lambda: showing.receive(call, sock, caller, flags, only_veths=only))
+
+    def _ioctl(self, call: Call, caller: Caller) -> None:
+        """Look at an ethtool request."""
+        _, address = struct.unpack("=16sQ", caller.read(call.args[2], 24))
+        (command,) = struct.unpack("=I", caller.read(address, 4))
+        if command not in showing.SHOWN:
+            self._listener.go_on(call.id)
+            return
+        sock = Socket(fileno=caller.take(call.args[0]))
+        with sock:
+            self._start(call, caller, lambda: showing.ethtool(call, sock, caller))
+
+    # --- answers and children
+
+    def _answer(self, call_id: int, result: int | None) -> bool:
+        return self._listener.go_on(call_id) if result is None else self._listener.answer(call_id, result)
+
+    def _start(self, call: Call, caller: Caller, job: Job, number: int = -1, key: int = 0) -> None:
+        """Have a child process do a job and answer the call; number is the descriptor that the caller will get."""
+        if key:
+            repeated, answer = self._table.repeated(call.id, key)
+            if repeated:
+                if answer is not None:
+                    self._answer(call.id, answer)
+                return
+        slot = self._table.begin(call.id, key)
+        process = caller.pid
+        pid = posix.fork()
+        if pid == 0:
+            self._work(call, job, slot)
+        if slot >= 0:
+            self._table.belongs(slot, pid)
+        self._children[posix.pidfd_open(pid)] = (pid, process, number)
+
+    def _work(self, call: Call, job: Job, slot: int) -> None:
+        """Do a job in a child process, answer, and end."""
+        try:
+            try:
+                result = job()
+            except OSError as error:
+                self._log(f"{call.name} of {call.thread}: {error}")
+                result = None
+            waiting = self._table.call(slot) if slot >= 0 else call.id
+            if not self._answer(waiting, result) and slot >= 0 and result is not None:
+                self._table.keep(slot, result)
+            elif slot >= 0:
+                self._table.free(slot)
+        except BaseException as error:  # noqa: BLE001 - the caller must not wait for ever
+            self._log(f"{call.name} of {call.thread}: {error!r}")
+            self._listener.go_on(call.id)
+        finally:
+            posix._exit(0)  # noqa: SLF001 - its public name is in os, whose import takes 4 ms
+
+    def _bury(self, fd: int) -> None:
+        pid, _, _ = self._children.pop(fd)
+        posix.close(fd)
+        posix.waitpid(pid, 0)
+        waiting = self._table.bury(pid)
+        if waiting:
+            self._log(f"a process of the supervisor died; the kernel carries out call {waiting:#x}")
+            self._listener.go_on(waiting)
+
+
+def _alone(head: bytes, spans: list[tuple[int, int]]) -> bool:
+    """Return whether a message is all that is sent."""
+    return len(spans) == 1 and rtnl.aligned(rtnl.HEAD.unpack(head)[0]) >= spans[0][1]
+
+
+def _key(thread: int, data: bytes) -> int:
+    """Return what tells a repeated request: its thread and its message."""
+    return thread << 32 | zlib.crc32(data)
