@@ -1,7 +1,8 @@
-"""vethd-ip beside the real ip on the kernel's veth: the same lines, the same statuses, words and links."""
+"""Both doors for ip(8) beside the real ip on the kernel's veth: the same lines, the same statuses, words and links."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
@@ -28,11 +29,17 @@ T = TypeVar("T")
 Links = list[list[dict[str, Any]]]
 
 
+@pytest.fixture(scope="module", params=["vethd-ip", "vethd-run"])
+def door(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def programs(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Ip, Ip]]:
-    """Yield the real ip, and vethd-ip as installed, each with namespaces of its own."""
+def programs(site: Site, tmp_path_factory: pytest.TempPathFactory, door: str) -> Iterator[tuple[Ip, Ip]]:
+    """Yield the real ip, and vethd-ip as installed or the real ip under vethd-run, each with namespaces of its own."""
     real = Path(find_real())
-    ours = install(tmp_path_factory.mktemp("bin"), str(real))
+    directory = tmp_path_factory.mktemp("bin")
+    ours = install(directory, str(real)) if door == "vethd-ip" else under_run(directory / "ip", real)
     lab = Lab(site)
     with ExitStack() as stack:
         stack.callback(lab.clear)
@@ -50,6 +57,13 @@ def both(programs: tuple[Ip, Ip], site: Site) -> Iterator[tuple[Ip, Ip]]:
     yield programs
     of_both(programs, Ip.clear)
     wait_until(lambda: not site.daemon.pairs(), what="no pair left")
+
+
+def under_run(script: Path, real: Path) -> Path:
+    """Write a program that runs the real ip under vethd-run."""
+    script.write_text(f'#!/bin/sh\nexec {sys.executable} -m vethd.clients.run.launch {real} "$@"\n')
+    script.chmod(0o755)
+    return script
 
 
 def of_both(programs: tuple[Ip, Ip], function: Callable[[Ip], T]) -> tuple[T, T]:

@@ -9,36 +9,13 @@ import posix
 
 from vethd.clients.door import Reply, ask, quoted, request
 from vethd.clients.ip import real as real_ip
-from vethd.clients.ip.grammar import NAME_MAX, End
+from vethd.clients.ip.grammar import End
 from vethd.clients.ip.line import Line
 from vethd.clients.ip.netns import enter, open_netns, own_netns
 from vethd.clients.ip.values import UsageError, integer
+from vethd.clients.veth import INHERITED, UNKNOWN_NSID, queues_of
+from vethd.clients.veth import refusal as kernels_refusal
 
-_QUEUES = ("numtxqueues", "numrxqueues")
-_KERNELS = (
-    ("numtxqueues", 1, 4096, "Invalid number of transmit queues"),
-    ("numrxqueues", 1, 4096, "Invalid number of receive queues"),
-    ("gso_max_size", 0, 65536, "too big gso_max_size"),
-    ("gro_max_size", 0, 524280, "too big gro_max_size"),
-)
-"""Attributes for which the kernel has messages of its own: attribute, minimum, maximum, message."""
-_OURS = (("mtu", 65522, 65535), ("numtxqueues", 257, 4096), ("numrxqueues", 257, 4096))
-"""Ranges of values that a veth supports and a TAP does not."""
-_ANSWERS = frozenset(
-    {
-        errno.EADDRNOTAVAIL,
-        errno.EBUSY,
-        errno.EEXIST,
-        errno.EINVAL,
-        errno.ENOMEM,
-        errno.ENOTCONN,
-        errno.EOPNOTSUPP,
-        errno.EPERM,
-    }
-)
-"""Errnos that the kernel also answers; for all others the daemon's message is clearer."""
-INHERITED = ("mtu", "txqueuelen", "queues", "group", "gso_max_size", "gso_max_segs", "gro_max_size")
-"""Attributes that a peer without a description of its own inherits, in addition to the later ones (End.later)."""
 _OWN = ("dynamic", "trailers")
 """Later attributes that it does not inherit: flags."""
 
@@ -91,7 +68,7 @@ class Namespaces:
             rows = json.loads(ran.out or b"[]")
             names = [row.get("name") for row in rows if row.get("nsid") == int(word[3:])]
             if not names or not names[0]:
-                raise RefusedError("Error: Unknown network namespace id.\n")
+                raise RefusedError(f"Error: {UNKNOWN_NSID}.\n")
             word = names[0]
         try:
             return self._add(open_netns(word))
@@ -147,22 +124,13 @@ def answer(number: int) -> str:
 
 
 def refusal(reply: Reply, near: End | None, peer: End | None, *, replace: bool) -> str:
-    """Word a refusal as iproute2 words the kernel's; if a veth supports the request and vethd does not, say so."""
+    """Word a refusal as iproute2 words the kernel's."""
     error = json.loads(reply.text)
-    number, message = error["errno"], error["message"]
     ends = [end for end in (near, peer) if end is not None]
-    if number == errno.ERANGE:
-        named = any(len(os.fsencode(end.known_as() or "")) > NAME_MAX for end in ends)
-        return "Error: Attribute failed policy validation.\n" if named else "Error: integer out of range.\n"
-    if number == errno.EEXIST and replace and near is not None and message.startswith(f"newlink {near.known_as()}:"):
-        return answer(errno.EOPNOTSUPP)
-    for key, low, high, words in _KERNELS if number == errno.EINVAL else ():
-        if any(not low <= _number(end, key, low) <= high for end in ends):
-            return f"Error: {words}.\n"
-    if number == errno.ENODEV:  # the master does not exist in the end's namespace
-        return answer(errno.EINVAL)
-    ours = any(low <= _number(end, key, 0) <= high for key, low, high in _OURS for end in ends)
-    return answer(number) if number in _ANSWERS and not ours else f"Error: vethd: {message}.\n"
+    said = [end.said | {"name": end.known_as() or ""} for end in ends]
+    name = near.known_as() if near is not None else None
+    number, text = kernels_refusal(error["errno"], error["message"], said, name, replace=replace)
+    return f"Error: {text}.\n" if text else answer(number)
 
 
 def _told(real: str, words: list[str], netns: int) -> real_ip.Ran:
@@ -177,17 +145,10 @@ def _inherited(later: list[str]) -> list[str]:
 
 
 def _end(end: End) -> dict[str, object]:
-    """Return an end's attributes. If numtxqueues and numrxqueues differ, a TAP gets the larger number for both."""
+    """Return an end's attributes."""
     said = dict(end.said)
-    queues = [number for key in _QUEUES if isinstance(number := said.pop(key, None), int)]
-    if queues:
-        said["queues"] = max(queues) if min(queues) > 0 else 0
+    queues_of(said)
     name = end.known_as()
     if name is not None:
         said["name"] = name
     return said
-
-
-def _number(end: End, key: str, unsaid: int) -> int:
-    said = end.said.get(key)
-    return said if isinstance(said, int) else unsaid

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from vethd.clients.ip.line import abbreviates
 from vethd.clients.ip.values import UsageError, group, integer, leading, lladdr, on_off, unsigned
+from vethd.clients.veth import NAME_MAX
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
 GSO_MAX_SEGS = 65535
 ALIAS_MAX = 255
-NAME_MAX = 15
 NAME_LONGEST = 127  # of an altname: iproute2 accepts one where it expects a device's name
 
 # in iproute2's order of comparison; "=": cannot be abbreviated

@@ -27,7 +27,7 @@ MARK = "Made by `vethd-ip install`"
 HEAD = ("paths", "ip.line", "ip.process", "ip.dispatch")
 """The modules that every call runs, each after those that it imports."""
 REST = (
-    "door",
+    *("door", "veth"),
     *("ip.add", "ip.batch", "ip.edit", "ip.grammar", "ip.netns", "ip.nsids", "ip.real", "ip.roads"),
     *("ip.selection", "ip.show", "ip.values"),
 )

@@ -1,1 +1,1 @@
-"""vethd-run: run any program with its veth links made by vethd (docs/run.md). supervisor.py has the theory of operation."""
+"""vethd-run: any program, its veth links made by vethd (docs/run.md). supervisor.py has the theory of operation."""

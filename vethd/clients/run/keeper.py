@@ -7,7 +7,7 @@ the program: it ends when the worker ends by itself, which is when nobody is lef
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import _socket
 import ctypes
 import posix
@@ -22,11 +22,10 @@ from vethd.clients.run.table import Table
 
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NAME = 36, 15
 _LOG_FLAGS = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC
-_DEFAULT = {_signal.SIGCHLD}
 _IGNORED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGQUIT, _signal.SIGPIPE)
 
 
-def keep(sock: _socket.socket, log_file: str | None, *, shows: bool) -> None:
+def keep(sock: _socket.socket, log_file: str | None) -> None:
     """Serve as the keeper; sock is where the listener comes from. Returns when nobody is left under the filter."""
     log = logger(log_file)
     _detach(sock.fileno(), log_file)
@@ -39,7 +38,7 @@ def keep(sock: _socket.socket, log_file: str | None, *, shows: bool) -> None:
     sock.send(b"x")
     sock.close()
     listener, table = Listener(fd), Table()
-    while not _serve(listener, table, log, shows=shows):
+    while not _serve(listener, table, log):
         log("the supervisor died and is started again")
 
 
@@ -82,12 +81,12 @@ def _is_log(fd: int, log_file: str | None) -> bool:
         return False
 
 
-def _serve(listener: Listener, table: Table, log: Callable[[str], None], *, shows: bool) -> bool:
+def _serve(listener: Listener, table: Table, log: Callable[[str], None]) -> bool:
     """Run one worker to its end; return whether it ended by itself. What it had in hand goes on."""
     worker = posix.fork()
     if worker == 0:
         try:
-            Supervisor(listener, table, log, shows=shows).run()
+            Supervisor(listener, table, log).run()
             posix._exit(0)  # noqa: SLF001 - its public name is in os, whose import takes 4 ms
         except BaseException as error:  # noqa: BLE001 - the keeper starts the next one
             log(f"{error!r}")

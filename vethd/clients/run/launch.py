@@ -18,10 +18,9 @@ Usage: vethd-run [OPTIONS] [--] PROGRAM [ARGS...]
   Run a program, and have vethd make the veth links that it asks the kernel for.
 
 Options:
-  --no-replies  Do not rewrite what the program reads: vethd's links are shown as TAPs.
-  --log FILE    Append to FILE what was not as usual.
-  --version     Show the version and exit.
-  --help        Show this message and exit.
+  --log FILE  Append to FILE what was not as usual.
+  --version   Show the version and exit.
+  --help      Show this message and exit.
 """
 _USAGE_ERROR, _NOT_EXECUTABLE, _NOT_FOUND = 2, 126, 127
 _EBUSY, _ENOENT, _ENOTDIR = 16, 2, 20
@@ -31,12 +30,11 @@ _AF_NETLINK = 16
 class Options:
     """A command line."""
 
-    __slots__ = ("log", "program", "shows")
+    __slots__ = ("log", "program")
 
     def __init__(self) -> None:
         self.log: str | None = None
         self.program: list[str] = []
-        self.shows = True
 
 
 def main() -> int:
@@ -47,9 +45,7 @@ def main() -> int:
         word = args.pop(0)
         if word == "--":
             break
-        if word == "--no-replies":
-            options.shows = False
-        elif word == "--log" and args:
+        if word == "--log" and args:
             options.log = args.pop(0)
         elif word.startswith("--log="):
             options.log = word[6:]
@@ -116,7 +112,7 @@ def _be_keeper(its: _socket.socket, mine: _socket.socket, options: Options) -> N
     try:
         from vethd.clients.run.keeper import keep  # noqa: PLC0415 - the program does not wait for it
 
-        keep(its, options.log, shows=options.shows)
+        keep(its, options.log)
     finally:
         posix._exit(0)  # noqa: SLF001
 

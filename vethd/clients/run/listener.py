@@ -46,11 +46,11 @@ class Listener:
     def answer(self, call_id: int, result: int) -> bool:
         """End a call with result, or with the errno -result if it is negative; return whether it still waited."""
         said = _RESPONSE.pack(call_id, 0, result, 0) if result < 0 else _RESPONSE.pack(call_id, result, 0, 0)
-        return _ioctl(self.fd, _SEND, said) == 0
+        return bool(_ioctl(self.fd, _SEND, said) == 0)
 
     def go_on(self, call_id: int) -> bool:
         """Let the kernel carry a call out as it is; return whether it still waited."""
-        return _ioctl(self.fd, _SEND, _RESPONSE.pack(call_id, 0, 0, _CONTINUE)) == 0
+        return bool(_ioctl(self.fd, _SEND, _RESPONSE.pack(call_id, 0, 0, _CONTINUE)) == 0)
 
     def give(self, call_id: int, fd: int, number: int, flags: int) -> None:
         """Put a duplicate of fd into the caller, under that number; flags 0 or O_CLOEXEC. Raises OSError."""

@@ -11,6 +11,7 @@ from vethd.clients.run import rtnl
 from vethd.clients.run.acting import enter
 from vethd.clients.run.caller import Caller
 from vethd.clients.run.calls import Socket
+from vethd.clients.veth import UNKNOWN_NSID
 
 _RTM_NEWNSID, _RTM_GETNSID = 88, 90
 _NETNSA_NSID, _NETNSA_FD = 1, 3
@@ -19,10 +20,19 @@ _CLOEXEC = posix.O_RDONLY | posix.O_CLOEXEC
 UNKNOWN = -1
 
 
+class NamespaceError(Exception):
+    """The kernel would refuse what names a namespace or a device in it: with this errno, and this message or ""."""
+
+    def __init__(self, number: int, text: str = "") -> None:
+        super().__init__(number, text)
+        self.errno = number
+        self.text = text
+
+
 def named(attribute: int, value: int, caller: Caller, home: int) -> int:
     """Open the namespace that an attribute names; home is the one of the caller's socket.
 
-    Raises OSError with the errno that the kernel has for it: EBADF, ESRCH or EINVAL.
+    Raises NamespaceError EBADF, ESRCH or EINVAL.
     """
     if attribute == rtnl.IFLA_NET_NS_FD:
         try:
@@ -30,24 +40,24 @@ def named(attribute: int, value: int, caller: Caller, home: int) -> int:
         except OSError:
             fd = -1
         if fd < 0 or not is_netns(fd):
-            raise OSError(errno.EINVAL if fd >= 0 else errno.EBADF, "IFLA_NET_NS_FD")
+            raise NamespaceError(errno.EINVAL if fd >= 0 else errno.EBADF)
         return fd
     if attribute == rtnl.IFLA_NET_NS_PID:
         try:
             return caller.netns_of(value)
         except OSError:
-            raise OSError(errno.ESRCH, "IFLA_NET_NS_PID") from None
+            raise NamespaceError(errno.ESRCH) from None
     return with_id(value, home)
 
 
 def with_id(nsid: int, home: int) -> int:
-    """Open the namespace that has this id in the namespace home. Raises OSError EINVAL."""
+    """Open the namespace that has this id in the namespace home. Raises NamespaceError EINVAL."""
     with _Ids(home) as ids:
         for fd in _all():
             if ids.of(fd) == nsid:
                 return fd
             posix.close(fd)
-    raise OSError(errno.EINVAL, "the id of a network namespace")
+    raise NamespaceError(errno.EINVAL, UNKNOWN_NSID)
 
 
 def id_of(inode: int, home: int) -> int:

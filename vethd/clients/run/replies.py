@@ -16,9 +16,9 @@ Peer = tuple[int, int]
 """The peer's ifindex, and the id of its namespace: SAME as the end's own, -1 unknown."""
 
 
-def shows_taps(data: bytes) -> bool:
-    """Return whether what was received tells of a TAP. Raises MalformedError."""
-    return any(_is_tap(message) for message in rtnl.split(data))
+def shows_taps(messages: list[Message]) -> bool:
+    """Return whether any of the messages tells of a TAP. Raises MalformedError."""
+    return any(_is_tap(message) for message in messages)
 
 
 def rewritten(data: bytes, peer_of: Callable[[int], Peer | None], *, only_veths: bool) -> bytes:

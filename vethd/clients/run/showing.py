@@ -9,6 +9,7 @@ import struct
 from vethd.clients.door import quoted, request
 from vethd.clients.run import replies, rtnl
 from vethd.clients.run.acting import ask_as, netns_of
+from vethd.clients.run.answers import Refusal, worded
 from vethd.clients.run.caller import Caller
 from vethd.clients.run.calls import Socket
 from vethd.clients.run.listener import Call
@@ -18,6 +19,7 @@ from vethd.clients.run.namespaces import UNKNOWN, id_of
 RECEIVE_MAX = 1 << 18
 _CONTROL_MAX = 4096
 _OK = 200
+_SOL_NETLINK, _EXT_ACK, _CAP_ACK = 270, 11, 10
 
 # linux/ethtool.h
 GDRVINFO, GSTRINGS, GSTATS, GSSET_INFO = 0x3, 0x1B, 0x1D, 0x37
@@ -45,6 +47,17 @@ def receive(call: Call, sock: Socket, caller: Caller, flags: int, *, only_veths:
             break
     packed = b"".join(_control(*part) for part in control)
     return delivered(call, caller, shown, packed, peek_length=bool(flags & MSG_TRUNC))
+
+
+def receive_refusal(call: Call, sock: Socket, caller: Caller, refusal: Refusal) -> int | None:
+    """Receive an acknowledgement in a caller's place, and have it say what the request was refused with."""
+    try:
+        data = sock.recv(RECEIVE_MAX, MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    extended, capped = (bool(sock.getsockopt(_SOL_NETLINK, option)) for option in (_EXT_ACK, _CAP_ACK))
+    said = worded(rtnl.split(data)[0], refusal, extended=extended, capped=capped)
+    return delivered(call, caller, said, b"", peek_length=False)
 
 
 class _Peers:

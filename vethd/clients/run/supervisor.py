@@ -30,13 +30,13 @@ from vethd.clients.run.calls import Socket
 from vethd.clients.run.filter import F_DUPFD_CLOEXEC
 from vethd.clients.run.listener import Call, Listener
 from vethd.clients.run.memory import MSG_PEEK, pieces, unwrap
+from vethd.clients.run.news import News
 from vethd.clients.run.numbers import choose
 from vethd.clients.run.table import Table
 
 _SOCK_CLOEXEC, _SOCK_TYPES = posix.O_CLOEXEC, 0xF
 _MSG_ERRQUEUE = 0x2000
 _LOOKED_AT = frozenset({rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK, rtnl.RTM_GETLINK})
-_FILTERED_MAX = 1024
 
 Job = Callable[[], "int | None"]
 
@@ -44,21 +44,21 @@ Job = Callable[[], "int | None"]
 class Supervisor:
     """The worker: receives trapped calls and answers them, until nobody is left who could make one."""
 
-    def __init__(self, listener: Listener, table: Table, log: Callable[[str], None], *, shows: bool) -> None:
-        """shows: rewrite what callers read. log takes a line."""
+    def __init__(self, listener: Listener, table: Table, log: Callable[[str], None]) -> None:
+        """Answer on listener; log takes a line."""
         self._listener = listener
         self._table = table
         self._log = log
         self._home = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
         self._children: dict[int, tuple[int, int, int]] = {}  # pidfd -> pid, the caller's process, its new descriptor
-        self._filtered: dict[tuple[int, int], None] = {}  # (a socket's inode, sequence number) of dumps of veths
+        self._news = News()
         self._handlers = {
             "socket": self._socket,
             "dup": self._duplicate,
             "fcntl": self._duplicate,
             "ioctl": self._ioctl,
             **dict.fromkeys(("sendto", "sendmsg", "sendmmsg", "write", "writev"), self._send),
-            **(dict.fromkeys(("recvfrom", "recvmsg", "read"), self._receive) if shows else {}),
+            **dict.fromkeys(("recvfrom", "recvmsg", "read"), self._receive),
         }
 
     def run(self) -> None:
@@ -80,6 +80,7 @@ class Supervisor:
         if call is None:
             return
         self._table.hold(call.id)
+        self._news.read()
         before = set(self._children)
         try:
             with Caller(call.thread) as caller:
@@ -180,13 +181,16 @@ class Supervisor:
             if filtered:
                 self._filter(call, sock, messages[0], len(data))
                 return
-            self._start(call, caller, lambda: jobs.send(data, sock, caller), key=_key(call.thread, data))
+            inode = posix.fstat(sock.fileno()).st_ino
+
+            def sent() -> int | None:
+                return jobs.Sender(sock, caller, lambda refusal: self._news.tell(inode, refusal)).send(data)
+
+            self._start(call, caller, sent, key=_key(call.thread, data))
 
     def _filter(self, call: Call, sock: Socket, message: rtnl.Message, size: int) -> None:
         """Ask the kernel for TAPs where the caller asks for veths; the replies are sifted."""
-        while len(self._filtered) >= _FILTERED_MAX:
-            del self._filtered[next(iter(self._filtered))]
-        self._filtered[posix.fstat(sock.fileno()).st_ino, message.sequence] = None
+        self._news.dumps_veths((posix.fstat(sock.fileno()).st_ino, message.sequence))
         try:
             sock.sendto(replies.of_taps(message), (0, 0))
         except OSError as error:
@@ -204,15 +208,19 @@ class Supervisor:
         with sock:
             try:
                 data = sock.recv(showing.RECEIVE_MAX, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
-                taps = replies.shows_taps(data)
+                messages = rtnl.split(data)
+                taps = replies.shows_taps(messages)
             except (OSError, rtnl.MalformedError):  # there is nothing yet, or an error that is the caller's to read
-                taps = False
-            if not taps:
+                messages, taps = [], False
+            key = (posix.fstat(sock.fileno()).st_ino, messages[0].sequence) if messages else (0, 0)
+            refusal = self._news.refusal(key) if messages and messages[0].kind == rtnl.NLMSG_ERROR else None
+            if refusal is not None:
+                self._answer(call.id, showing.receive_refusal(call, sock, caller, refusal))
+            elif taps:
+                only = self._news.wants_veths(key)
+                self._start(call, caller, lambda: showing.receive(call, sock, caller, flags, only_veths=only))
+            else:
                 self._listener.go_on(call.id)
-                return
-            (sequence,) = struct.unpack_from("=I", data, 8)
-            only = (posix.fstat(sock.fileno()).st_ino, sequence) in self._filtered
-            self._start(call, caller, lambda: showing.receive(call, sock, caller, flags, only_veths=only))
 
     def _ioctl(self, call: Call, caller: Caller) -> None:
         """Look at an ethtool request."""

@@ -12,11 +12,22 @@ from __future__ import annotations
 
 import mmap
 import struct
+from typing import NamedTuple
 
-_SLOT = struct.Struct("=QQQqI")  # process, call, key, answer, state
+_SLOT = struct.Struct("=QQQqI")
 _SIZE = 64
 SLOTS = 512
 _FREE, _BUSY, _UNDELIVERED = range(3)
+
+
+class _Slot(NamedTuple):
+    """process works on call; key tells its repetition; answer is the call's result."""
+
+    process: int = 0
+    call: int = 0
+    key: int = 0
+    answer: int = 0
+    state: int = _FREE
 
 
 class Table:
@@ -26,70 +37,65 @@ class Table:
         """Allocate the memory; processes forked later share it."""
         self._memory = mmap.mmap(-1, SLOTS * _SIZE)
 
-    def _get(self, slot: int) -> tuple[int, int, int, int, int]:
-        process, call, key, answer, state = _SLOT.unpack_from(self._memory, slot * _SIZE)
-        return process, call, key, answer, state
+    def _get(self, number: int) -> _Slot:
+        return _Slot(*_SLOT.unpack_from(self._memory, number * _SIZE))
 
-    def _put(self, slot: int, process: int, call: int, key: int, answer: int = 0, state: int = _BUSY) -> None:
-        _SLOT.pack_into(self._memory, slot * _SIZE, process, call, key, answer, state)
+    def _put(self, number: int, slot: _Slot) -> None:
+        _SLOT.pack_into(self._memory, number * _SIZE, *slot)
 
     def hold(self, call: int) -> None:
         """Note the call that the worker has in hand, 0 for none."""
-        self._put(0, 0, call, 0)
+        self._put(0, _Slot(call=call))
 
     def held(self) -> int:
         """Return the call that the worker had in hand, 0 for none."""
-        return self._get(0)[1]
+        return self._get(0).call
 
     def begin(self, call: int, key: int) -> int:
-        """Take a free slot for a call, and return its number; -1 if all are taken."""
-        for slot in range(1, SLOTS):
-            if self._get(slot)[4] == _FREE:
-                self._put(slot, 0, call, key)
-                return slot
-        for slot in range(1, SLOTS):  # an answer that nobody asked for again
-            if self._get(slot)[4] == _UNDELIVERED:
-                self._put(slot, 0, call, key)
-                return slot
+        """Take a slot for a call, and return its number; -1 if all are taken."""
+        for state in (_FREE, _UNDELIVERED):  # the latter: an answer that nobody asked for again
+            for number in range(1, SLOTS):
+                if self._get(number).state == state:
+                    self._put(number, _Slot(call=call, key=key, state=_BUSY))
+                    return number
         return -1
 
-    def belongs(self, slot: int, process: int) -> None:
+    def belongs(self, number: int, process: int) -> None:
         """Note the process that works on a slot's call."""
-        _, call, key, answer, state = self._get(slot)
-        if state == _BUSY:
-            self._put(slot, process, call, key, answer, state)
+        slot = self._get(number)
+        if slot.state == _BUSY:
+            self._put(number, slot._replace(process=process))
 
-    def call(self, slot: int) -> int:
+    def call(self, number: int) -> int:
         """Return the call that waits for a slot's answer."""
-        return self._get(slot)[1]
+        return self._get(number).call
 
-    def free(self, slot: int) -> None:
+    def free(self, number: int) -> None:
         """Give a slot back."""
-        self._put(slot, 0, 0, 0, 0, _FREE)
+        self._put(number, _Slot())
 
-    def keep(self, slot: int, answer: int) -> None:
+    def keep(self, number: int, answer: int) -> None:
         """Keep an answer for the call's repetition."""
-        process, call, key, _, _ = self._get(slot)
-        self._put(slot, process, call, key, answer, _UNDELIVERED)
+        self._put(number, self._get(number)._replace(answer=answer, state=_UNDELIVERED))
 
     def repeated(self, call: int, key: int) -> tuple[bool, int | None]:
         """Return whether a call repeats one that is in a slot, and its answer; without an answer it waits for it."""
-        for slot in range(1, SLOTS):
-            process, _, its_key, answer, state = self._get(slot)
-            if state == _FREE or its_key != key:
+        for number in range(1, SLOTS):
+            slot = self._get(number)
+            if slot.state == _FREE or slot.key != key:
                 continue
-            if state == _UNDELIVERED:
-                self.free(slot)
-                return True, answer
-            self._put(slot, process, call, key, answer, state)
+            if slot.state == _UNDELIVERED:
+                self.free(number)
+                return True, slot.answer
+            self._put(number, slot._replace(call=call))
             return True, None
         return False, None
 
     def bury(self, process: int) -> int:
         """Free the slot of a process that died, and return the call that it left waiting; 0 if there is none."""
-        for slot in range(1, SLOTS):
-            owner, call, _, _, state = self._get(slot)
-            if owner == process and state == _BUSY:
-                self.free(slot)
-                return call
+        for number in range(1, SLOTS):
+            slot = self._get(number)
+            if slot.process == process and slot.state == _BUSY:
+                self.free(number)
+                return slot.call
         return 0
