@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import json
 import os
+import posix
 import struct
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vethd.clients.cni import conf as conf_module
-from vethd.clients.cni import text
+from vethd.clients.cni import ipam, nft, operations, text
 from vethd.clients.cni.addresses import AddressError, Subnet
 from vethd.clients.cni.conf import Conf
 from vethd.clients.cni.errors import CniError
@@ -342,3 +343,18 @@ class TestAttachment:
         assert (length, kind & 0x7FFF) == (4 + 8 * len(entries), 26)
         sent = [struct.unpack_from("=4H", message.data, 36 + 8 * number) for number in range(len(entries))]
         assert sent == [(8, 2, flags, vid) for flags, vid in entries]
+
+
+def test_del_returns_the_lease_where_nft_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot_start(_script: str) -> None:
+        raise OSError(errno.ENOEXEC, "Exec format error")
+
+    calls: list[str] = []
+    monkeypatch.setattr(nft, "start", cannot_start)
+    monkeypatch.setattr(operations, "daemon", lambda _asked: None)
+    monkeypatch.setattr(ipam, "call", lambda _conf, command: calls.append(command))
+    for key, value in {"COMMAND": "DEL", "CONTAINERID": "c1", "IFNAME": "eth0"}.items():
+        monkeypatch.setitem(posix.environ, b"CNI_" + key.encode(), value.encode())
+    with pytest.raises(CniError, match="Exec format error"):
+        operations.delete(Conf(json.dumps(CONF | {"ipMasq": True}).encode(), "DEL"), conf_module.Env())
+    assert calls == ["DEL"]
