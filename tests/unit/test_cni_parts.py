@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -18,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vethd.clients.cni import bandwidth, ipam, nft, operations, text
 from vethd.clients.cni import conf as conf_module
-from vethd.clients.cni import ipam, nft, operations, text
 from vethd.clients.cni.addresses import AddressError, Subnet
 from vethd.clients.cni.conf import Conf
 from vethd.clients.cni.errors import CniError
@@ -358,3 +359,16 @@ def test_del_returns_the_lease_where_nft_cannot_be_started(monkeypatch: pytest.M
     with pytest.raises(CniError, match="Exec format error"):
         operations.delete(Conf(json.dumps(CONF | {"ipMasq": True}).encode(), "DEL"), conf_module.Env())
     assert calls == ["DEL"]
+
+
+@pytest.mark.parametrize("own", [{}, {"ingressRate": 8000, "ingressBurst": 800}])
+def test_the_limits_of_the_configuration_come_before_the_runtimes(
+    monkeypatch: pytest.MonkeyPatch, own: dict[str, int]
+) -> None:
+    """As in the reference plugin, which takes all or none of the runtime's."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(bandwidth, "daemon", lambda request, *_: asked.append(json.loads(request)["body"]))
+    env: Any = SimpleNamespace(container="c1", ifname="eth0")
+    limits = {"runtimeConfig": {"bandwidth": {"egressRate": 16000, "egressBurst": 1600}}, "prevResult": {}}
+    bandwidth.add(Conf(json.dumps(CONF | {"mode": "bandwidth"} | limits | own).encode(), "ADD"), env)
+    assert (asked[0]["ingress_rate"], asked[0]["egress_rate"]) == ((8000, 0) if own else (0, 16000))
