@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
+import posix
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,24 @@ def test_a_name_without_its_namespace_is_no_namespace() -> None:
         assert refusal.value.errno == errno.EACCES
     finally:
         path.unlink()
+
+
+@pytest.mark.usefixtures("root")
+def test_so_it_is_if_ip_unlinks_it_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = Path(RUN_NETNS, NAME)
+    path.parent.mkdir(exist_ok=True)
+    path.touch(0)
+
+    def opened(name: str, flags: int) -> int:
+        try:
+            return posix.open(name, flags)
+        finally:
+            path.unlink()
+
+    monkeypatch.setattr(os, "open", opened)
+    with eyes_of(NOBODY), pytest.raises(VethError) as refusal:
+        open_ref(NAME)
+    assert refusal.value.errno == errno.ENOENT
 
 
 def identity(name: str) -> tuple[int, int]:

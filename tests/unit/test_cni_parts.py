@@ -6,10 +6,12 @@ import errno
 import ipaddress
 import json
 import os
+import posix
 import struct
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -17,8 +19,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vethd.clients.cni import bandwidth, ipam, nft, operations, text
 from vethd.clients.cni import conf as conf_module
-from vethd.clients.cni import text
 from vethd.clients.cni.addresses import AddressError, Subnet
 from vethd.clients.cni.conf import Conf
 from vethd.clients.cni.errors import CniError
@@ -342,3 +344,31 @@ class TestAttachment:
         assert (length, kind & 0x7FFF) == (4 + 8 * len(entries), 26)
         sent = [struct.unpack_from("=4H", message.data, 36 + 8 * number) for number in range(len(entries))]
         assert sent == [(8, 2, flags, vid) for flags, vid in entries]
+
+
+def test_del_returns_the_lease_where_nft_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot_start(_script: str) -> None:
+        raise OSError(errno.ENOEXEC, "Exec format error")
+
+    calls: list[str] = []
+    monkeypatch.setattr(nft, "start", cannot_start)
+    monkeypatch.setattr(operations, "daemon", lambda _asked: None)
+    monkeypatch.setattr(ipam, "call", lambda _conf, command: calls.append(command))
+    for key, value in {"COMMAND": "DEL", "CONTAINERID": "c1", "IFNAME": "eth0"}.items():
+        monkeypatch.setitem(posix.environ, b"CNI_" + key.encode(), value.encode())
+    with pytest.raises(CniError, match="Exec format error"):
+        operations.delete(Conf(json.dumps(CONF | {"ipMasq": True}).encode(), "DEL"), conf_module.Env())
+    assert calls == ["DEL"]
+
+
+@pytest.mark.parametrize("own", [{}, {"ingressRate": 8000, "ingressBurst": 800}])
+def test_the_limits_of_the_configuration_come_before_the_runtimes(
+    monkeypatch: pytest.MonkeyPatch, own: dict[str, int]
+) -> None:
+    """As in the reference plugin, which takes all or none of the runtime's."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(bandwidth, "daemon", lambda request, *_: asked.append(json.loads(request)["body"]))
+    env: Any = SimpleNamespace(container="c1", ifname="eth0")
+    limits = {"runtimeConfig": {"bandwidth": {"egressRate": 16000, "egressBurst": 1600}}, "prevResult": {}}
+    bandwidth.add(Conf(json.dumps(CONF | {"mode": "bandwidth"} | limits | own).encode(), "ADD"), env)
+    assert (asked[0]["ingress_rate"], asked[0]["egress_rate"]) == ((8000, 0) if own else (0, 16000))

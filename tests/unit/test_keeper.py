@@ -17,6 +17,7 @@ from vethd.memory import keeper
 from vethd.memory.keeper import Memory
 from vethd.memory.takeover import COPIES
 from vethd.model.errors import VethError
+from vethd.pairs.adoption import Parcel
 
 
 class Shelf:
@@ -58,6 +59,14 @@ def test_no_more_than_the_store_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     memory.forget(first)
     assert len(memory.keep((0, 1, 2, 0))) == 4
     memory.close()
+
+
+def test_a_handover_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It passes the names in messages, not in the environment; the pairs are already halted when it begins."""
+    monkeypatch.setattr(keeper, "KEPT_MAX", 1)
+    parcel = Parcel()
+    assert len(parcel.memory.keep((0, 1))) == 2
+    parcel.close()
 
 
 def test_names_are_unique() -> None:

@@ -144,10 +144,10 @@ class Giver:
         names = [link.kept for _, pair in pairs for link in pair.links]
         for _, pair in pairs:
             pair.halt()
-        pack(self._manager, parcel)
         try:
+            pack(self._manager, parcel)
             await asyncio.to_thread(handover.give, connection, self._sockets.fds() | parcel.fds)
-        except VethError as error:
+        except (VethError, OSError) as error:
             log.warning("handover failed, resuming", by=peer.pid, reason=str(error))
             await asyncio.to_thread(peer.end)
             for link, kept in zip([link for _, pair in pairs for link in pair.links], names, strict=True):

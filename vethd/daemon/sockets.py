@@ -80,6 +80,7 @@ def _files(path: str) -> tuple[str, str, str]:
 
 
 def _lock(path: str) -> int:
+    """Lock the file path + ".lock". Raises VethError."""
     try:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         lock = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -87,6 +88,9 @@ def _lock(path: str) -> int:
         raise VethError(error.errno or errno.EIO, "listen", reason=f"{path}.lock: {error.strerror}") from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # a daemon that ends deletes its file before it unlocks it: a lock on that file would keep nobody else out
+        if not os.path.samestat(os.fstat(lock), Path(path + ".lock").stat()):
+            raise FileNotFoundError
     except OSError as error:
         os.close(lock)
         raise VethError(errno.EADDRINUSE, "listen", reason=f"another vethd serves {path}") from error

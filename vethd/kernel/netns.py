@@ -125,7 +125,7 @@ def open_ref(ref: str | None, fds: Sequence[int] | None = None) -> int:
             raise VethError(error.errno, "netns") from error
         if "/" in ref or not (ref.isascii() and ref.isdigit()):
             # before `ip netns add` mounts, and after `ip netns del` has unmounted, there is only a file of mode 000
-            bare = error.errno == errno.EACCES and "/" not in ref and os.path.exists(path)  # noqa: PTH110 - no object needed
+            bare = error.errno == errno.EACCES and "/" not in ref and os.access(RUN_NETNS, os.X_OK)
             code = errno.ENOENT if bare else error.errno or errno.ENOENT
             raise VethError(code, "netns", reason=f"no network namespace {ref!r}") from error
         fd = _open_pid(ref)

@@ -99,9 +99,10 @@ class Memory:
     def keep(self, fds: tuple[int, ...]) -> list[str]:
         """Pass fds to the keeper, all or none; return the names under which it holds them.
 
-        Raises VethError, ENOSPC beyond KEPT_MAX: a pair that is not kept would disappear without notice at a restart.
+        Raises VethError; with an fd store, ENOSPC beyond KEPT_MAX: a pair that is not kept would disappear without
+        notice at a restart.
         """
-        if len(self._kept) + len(fds) > KEPT_MAX:
+        if self._keeper.fd_store and len(self._kept) + len(fds) > KEPT_MAX:
             reason = f"at most {KEPT_MAX} file descriptors can be kept across a restart"
             raise VethError(errno.ENOSPC, "newlink", reason=reason)
         names: list[str] = []

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 
 import msgspec
+import structlog
 
 from vethd.kernel import netns
 from vethd.kernel.births import Nursery, Place
@@ -20,6 +21,8 @@ from vethd.model.errors import VethError
 from vethd.model.spec import CREATE_ONLY, OWN_CREATE_ONLY, LinkSpec, validate_link
 from vethd.model.state import Side
 from vethd.pairs.link import Link
+
+log = structlog.get_logger()
 
 
 def check(link: LinkSpec, name: str) -> None:
@@ -47,7 +50,10 @@ def apply(
     changes: Sequence[tuple[Side, LinkSpec]],
     fds: Sequence[int] | None,
 ) -> None:
-    """Apply the changes in order; for a worker thread. Raises VethError, and then no change remains."""
+    """Apply the changes in order; for a worker thread.
+
+    Raises VethError, and then no change remains; one that cannot be undone is logged.
+    """
     with ExitStack() as always, ExitStack() as undo:
         targets: dict[Side, int] = {}
         for side, change in changes:
@@ -75,9 +81,12 @@ def _of_device(link: Link, change: LinkSpec) -> LinkSpec:
 
 
 def _put_back(nursery: Nursery, link: Link, old: LinkSpec, home: int | None) -> None:
-    with suppress(VethError):  # the device is gone meanwhile: nothing to restore
+    try:
         now = _altname(nursery.locate(link.tap))
         nursery.change(link.tap, old, old_altname=now if now != (old.altname or "") else "", netns_fd=home)
+    except VethError as error:
+        if error.errno != errno.ENODEV:  # if the device is gone meanwhile, there is nothing to restore
+            log.warning("change not undone", name=link.state.name, reason=str(error))
 
 
 def _altname(place: Place) -> str:

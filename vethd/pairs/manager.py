@@ -90,12 +90,12 @@ class Manager:
         return entry
 
     async def dellink(self, entry: Entry) -> None:
-        """Delete both ends. Does nothing if the pair is already gone."""
-        if self.entries.pop(entry.id, None) is None:
-            return
+        """Delete both ends; does nothing if the pair is gone, or if cancelled during another change of the pair."""
         async with entry.lock:
+            if self.entries.pop(entry.id, None) is None:
+                return
             await self._end(entry)
-        self.hub.tell("pair_deleted", pair=entry.id)
+            self.hub.tell("pair_deleted", pair=entry.id)
 
     async def changelink(self, entry: Entry, change: PairChange, fds: Sequence[int] | None = None) -> None:
         """Apply every attribute that change sets, or none. Raises VethError; ENODEV on a pair that waits."""

@@ -1,8 +1,8 @@
 """Mode "bandwidth": a step after the attachment in a plugin chain that limits its rates, like the reference plugin.
 
 The options are those of the reference plugin: ingressRate, ingressBurst, egressRate and egressBurst, in bits per second
-and bits. They come from the network's configuration or, as the capability "bandwidth", from the runtime. The token
-buckets are deleted with the pair, so DEL has nothing to do.
+and bits. They come from the network's configuration or, if it has none of them, from the runtime, as the capability
+"bandwidth". The token buckets are deleted with the pair, so DEL has nothing to do.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def check(conf: Conf, env: Env) -> None:
 
 
 def _limit(conf: Conf, env: Env, path: str, code: int) -> None:
-    said = typed(typed(conf.raw, "runtimeConfig", dict, {}), "bandwidth", dict, None) or conf.raw
+    runtime = typed(typed(conf.raw, "runtimeConfig", dict, {}), "bandwidth", dict, {})
+    said = conf.raw if conf.raw.keys() & _SAID.keys() else runtime
     rates = {name: typed(said, key, int, 0) for key, name in _SAID.items()}
     if any(rates.values()):
         body = {"network": conf.name, "container": env.container, "ifname": env.ifname}

@@ -17,6 +17,7 @@ from vethd.clients.cni.errors import (
     BAD_CONFIG,
     BAD_ENVIRONMENT,
     DIFFERS,
+    IO_FAILURE,
     IPAM_FAILED,
     NOT_AVAILABLE,
     REFUSED,
@@ -201,6 +202,8 @@ def _all(acts: list[Callable[[], object]]) -> list[CniError]:
             act()
         except CniError as error:
             failed.append(error)
+        except OSError as error:  # a program such as nft cannot be started
+            failed.append(CniError(IO_FAILURE, error.strerror or str(error)))
     return failed
 
 
