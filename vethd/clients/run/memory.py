@@ -11,6 +11,7 @@ from vethd.clients.run.listener import Call
 
 MSG_PEEK, MSG_TRUNC, MSG_DONTWAIT = 2, 0x20, 0x40
 _PIECES_MAX = 1024  # UIO_MAXIOV
+_ROOM_MAX = 1 << 18  # the kernel's datagrams have at most 32 KB
 
 Piece = tuple[int, int]
 """An address and a number of bytes."""
@@ -53,6 +54,15 @@ def pieces(call: Call, caller: Caller) -> list[Piece]:
         return _iovec(call, caller, call.args[1], call.args[2])
     _, _, iov, count, *_ = msghdr(call, caller)
     return _iovec(call, caller, iov, count)
+
+
+def room(call: Call, caller: Caller) -> int:
+    """Return how many bytes a receive call has room for. Raises OSError.
+
+    Nobody may receive with more room in the caller's place: the kernel makes later datagrams of a dump as long as the
+    most room that it has seen (netlink_recvmsg(), max_recvmsg_len), and the caller could not receive them.
+    """
+    return min(sum(size for _, size in pieces(call, caller)), _ROOM_MAX)
 
 
 def msghdr(call: Call, caller: Caller) -> tuple[int, ...]:

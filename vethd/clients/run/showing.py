@@ -13,10 +13,9 @@ from vethd.clients.run.answers import Refusal, worded
 from vethd.clients.run.caller import Caller
 from vethd.clients.run.calls import Socket
 from vethd.clients.run.listener import Call
-from vethd.clients.run.memory import MSG_DONTWAIT, MSG_TRUNC, delivered
+from vethd.clients.run.memory import MSG_DONTWAIT, MSG_TRUNC, delivered, room
 from vethd.clients.run.namespaces import UNKNOWN, id_of
 
-RECEIVE_MAX = 1 << 18
 _CONTROL_MAX = 4096
 _OK = 200
 _SOL_NETLINK, _EXT_ACK, _CAP_ACK = 270, 11, 10
@@ -34,9 +33,10 @@ def receive(call: Call, sock: Socket, caller: Caller, flags: int, *, only_veths:
     peers = _Peers(netns_of(sock, caller), caller)
     if not peers.answered and not only_veths:
         return None
+    size = room(call, caller)
     while True:
         try:
-            data, control, _, _ = sock.recvmsg(RECEIVE_MAX, _CONTROL_MAX, MSG_DONTWAIT)
+            data, control, _, _ = sock.recvmsg(size, _CONTROL_MAX, MSG_DONTWAIT)
         except BlockingIOError:  # another thread was faster
             return None
         try:
@@ -52,7 +52,7 @@ def receive(call: Call, sock: Socket, caller: Caller, flags: int, *, only_veths:
 def receive_refusal(call: Call, sock: Socket, caller: Caller, refusal: Refusal) -> int | None:
     """Receive an acknowledgement in a caller's place, and have it say what the request was refused with."""
     try:
-        data = sock.recv(RECEIVE_MAX, MSG_DONTWAIT)
+        data = sock.recv(room(call, caller), MSG_DONTWAIT)
     except BlockingIOError:
         return None
     extended, capped = (bool(sock.getsockopt(_SOL_NETLINK, option)) for option in (_EXT_ACK, _CAP_ACK))

@@ -29,7 +29,7 @@ from vethd.clients.run.caller import Caller
 from vethd.clients.run.calls import Socket
 from vethd.clients.run.filter import F_DUPFD_CLOEXEC
 from vethd.clients.run.listener import Call, Listener
-from vethd.clients.run.memory import MSG_PEEK, pieces, unwrap
+from vethd.clients.run.memory import MSG_PEEK, pieces, room, unwrap
 from vethd.clients.run.news import News
 from vethd.clients.run.numbers import choose
 from vethd.clients.run.table import Table
@@ -52,6 +52,7 @@ class Supervisor:
         self._home = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
         self._children: dict[int, tuple[int, int, int]] = {}  # pidfd -> pid, the caller's process, its new descriptor
         self._news = News()
+        self._told = -1  # the process that the log told of last
         self._handlers = {
             "socket": self._socket,
             "dup": self._duplicate,
@@ -107,28 +108,38 @@ class Supervisor:
         """Make the socket where the caller is, and give it a reserved number."""
         number = self._number(caller)
         if number is None:
-            self._log(f"socket of {caller.pid}: no reserved number is free, so it is not watched")
+            if caller.pid != self._told:
+                self._log(
+                    f"process {caller.pid}: no reserved number is free: its next rtnetlink sockets are not watched"
+                )
+                self._told = caller.pid
             self._listener.go_on(call.id)
             return
         kind = call.args[1]
+        if not caller.same("user"):
 
-        def made() -> int:
-            if not caller.same("user"):
+            def made() -> int:
                 become(caller)
-            if caller.same("net"):
-                return self._given(call, kind, number)
-            there = caller.namespace("net")
-            try:
-                enter(there)
-                return self._given(call, kind, number)
-            finally:
-                posix.close(there)
-                enter(self._home)
+                return self._given_there(call, caller, kind, number)
 
-        if caller.same("user"):
-            self._answer(call.id, made())
-        else:
             self._start(call, caller, made, number)
+        elif caller.same("net"):
+            self._answer(call.id, self._given(call, kind, number))
+        else:
+            try:
+                result = self._given_there(call, caller, kind, number)
+            finally:
+                enter(self._home)
+            self._answer(call.id, result)
+
+    def _given_there(self, call: Call, caller: Caller, kind: int, number: int) -> int:
+        """Move this process to the caller's network namespace, and make the socket there."""
+        there = caller.namespace("net")
+        try:
+            enter(there)
+        finally:
+            posix.close(there)
+        return self._given(call, kind, number)
 
     def _given(self, call: Call, kind: int, number: int) -> int:
         """Make a socket in this process's network namespace, and give it to the caller; return the call's result."""
@@ -207,7 +218,7 @@ class Supervisor:
             return
         with sock:
             try:
-                data = sock.recv(showing.RECEIVE_MAX, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+                data = sock.recv(room(call, caller), _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
                 messages = rtnl.split(data)
                 taps = replies.shows_taps(messages)
             except (OSError, rtnl.MalformedError):  # there is nothing yet, or an error that is the caller's to read
