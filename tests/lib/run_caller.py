@@ -293,8 +293,17 @@ def rights() -> list[Any]:
     return [*result, names()]
 
 
+def children() -> list[Any]:
+    """List the children that we did not start."""
+    try:
+        return [os.waitpid(-1, os.WNOHANG)]
+    except ChildProcessError:
+        return []
+
+
 STEPS: dict[str, Callable[[], list[Any]]] = {
-    step.__name__: step for step in (sending, several, extended, duplicates, flags, dump, crowd, threads, storm, rights)
+    step.__name__: step
+    for step in (sending, several, extended, duplicates, flags, dump, crowd, threads, storm, rights, children)
 }
 
 

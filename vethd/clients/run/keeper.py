@@ -22,6 +22,7 @@ from vethd.clients.run.table import Table
 
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NAME = 36, 15
 _LOG_FLAGS = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC
+_TAKEN_TRIES, _TAKEN_POLL_S = 20, 0.01
 _IGNORED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGQUIT, _signal.SIGPIPE)
 
 
@@ -37,7 +38,8 @@ def keep(sock: _socket.socket, log_file: str | None) -> None:
     (fd,) = struct.unpack("=i", ancillary[0][2][:4])
     sock.send(b"x")
     sock.close()
-    listener, table = Listener(fd), Table()
+    table = Table()
+    listener = Listener(fd, table.in_hand)
     while not _serve(listener, table, log):
         log("the supervisor died and is started again")
 
@@ -94,9 +96,31 @@ def _serve(listener: Listener, table: Table, log: Callable[[str], None]) -> bool
             posix._exit(1)  # noqa: SLF001
     while True:
         pid, status = posix.waitpid(-1, 0)
-        left = table.held() if pid == worker and status else table.bury(pid)
+        if pid != worker:  # a child of an earlier worker
+            left = table.bury(pid)
+        elif status:
+            left = _left(table)
+        else:
+            return True
         if left:
             listener.go_on(left)
         if pid == worker:
-            table.hold(0)
-            return status == 0
+            table.done()
+            return False
+
+
+def _left(table: Table) -> int:
+    """Return the call that the worker left waiting; 0 if there is none, or a child of the worker has it."""
+    for _ in range(_TAKEN_TRIES):
+        if not table.left() or not _has_children():
+            break
+        time.sleep(_TAKEN_POLL_S)  # one that was just forked takes it at once
+    return table.left()
+
+
+def _has_children() -> bool:
+    try:
+        posix.waitid(posix.P_ALL, 0, posix.WEXITED | posix.WNOHANG | posix.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

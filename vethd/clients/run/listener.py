@@ -9,6 +9,7 @@ from vethd.clients.run.calls import NAMES, failed, libc
 
 _RECV, _SEND, _ADDFD = 0xC0502100, 0xC0182101, 0x40182103  # SECCOMP_IOCTL_NOTIF_*
 _NOTIF = struct.Struct("=QIIiIQ6Q")
+NOTIF_SIZE = _NOTIF.size
 _RESPONSE = struct.Struct("=QqiI")
 _ADD = struct.Struct("=QIIII")
 _CONTINUE = 1  # SECCOMP_USER_NOTIF_FLAG_CONTINUE
@@ -31,17 +32,17 @@ class Call:
 class Listener:
     """The descriptor on which trapped calls arrive."""
 
-    def __init__(self, fd: int) -> None:
-        """Take the descriptor, which stays the caller's."""
+    def __init__(self, fd: int, memory: ctypes.Array[ctypes.c_char]) -> None:
+        """Take the descriptor, which stays the caller's, and NOTIF_SIZE bytes of memory to receive into."""
         self.fd = fd
-        self._buffer = ctypes.create_string_buffer(_NOTIF.size)
+        self._memory = memory
 
     def receive(self) -> Call | None:
         """Return the next call; None if its caller was killed or interrupted meanwhile."""
-        ctypes.memset(self._buffer, 0, _NOTIF.size)  # the kernel requires zeros
-        if _ioctl(self.fd, _RECV, self._buffer):
+        ctypes.memset(self._memory, 0, NOTIF_SIZE)  # the kernel requires zeros
+        if _ioctl(self.fd, _RECV, self._memory):
             return None
-        return Call(self._buffer.raw)
+        return Call(self._memory.raw)
 
     def answer(self, call_id: int, result: int) -> bool:
         """End a call with result, or with the errno -result if it is negative; return whether it still waited."""

@@ -45,9 +45,9 @@ class News:
         request = refusal.request[: _RECORD_MAX - _HEAD.size - len(text)]
         posix.write(self._start, _HEAD.pack(inode, sequence, refusal.code, len(text), len(request)) + text + request)
 
-    def refusal(self, key: Key) -> Refusal | None:
-        """Return the refusal that belongs to an acknowledgement, None without."""
-        return self._refusals.get(key)
+    def take_refusal(self, key: Key) -> Refusal | None:
+        """Return the refusal that belongs to an acknowledgement, once; None without."""
+        return self._refusals.pop(key, None)
 
     def read(self) -> None:
         """Read what children have told."""

@@ -80,7 +80,6 @@ class Supervisor:
         call = self._listener.receive()
         if call is None:
             return
-        self._table.hold(call.id)
         self._news.read()
         before = set(self._children)
         try:
@@ -89,7 +88,7 @@ class Supervisor:
         except OSError as error:  # the caller is gone, or not ours to look at
             self._log(f"{call.name} of {call.thread}: {error}")
             self._listener.go_on(call.id)
-        self._table.hold(0)
+        self._table.done()
         for fd in self._children.keys() - before:
             poller.register(fd, select.EPOLLIN)
 
@@ -224,7 +223,7 @@ class Supervisor:
             except (OSError, rtnl.MalformedError):  # there is nothing yet, or an error that is the caller's to read
                 messages, taps = [], False
             key = (posix.fstat(sock.fileno()).st_ino, messages[0].sequence) if messages else (0, 0)
-            refusal = self._news.refusal(key) if messages and messages[0].kind == rtnl.NLMSG_ERROR else None
+            refusal = self._news.take_refusal(key) if messages and messages[0].kind == rtnl.NLMSG_ERROR else None
             if refusal is not None:
                 self._answer(call.id, showing.receive_refusal(call, sock, caller, refusal))
             elif taps:
@@ -262,13 +261,13 @@ class Supervisor:
         pid = posix.fork()
         if pid == 0:
             self._work(call, job, slot)
-        if slot >= 0:
-            self._table.belongs(slot, pid)
         self._children[posix.pidfd_open(pid)] = (pid, process, number)
 
     def _work(self, call: Call, job: Job, slot: int) -> None:
         """Do a job in a child process, answer, and end."""
         try:
+            if slot >= 0:
+                self._table.take(slot, posix.getpid())
             try:
                 result = job()
             except OSError as error:
