@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -21,6 +22,9 @@ from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec
 
 DAEMON = (sys.executable, "-m", "vethd.daemon.main")
+DOCTOR = (sys.executable, "-m", "vethd.control.main", "doctor", "--json")
+NO_NODES = "mount -t tmpfs tmpfs /dev/net -o mode=755"
+MKNOD = "mknod -m 666 /dev/net/tun c 10 200"
 
 
 @pytest.fixture
@@ -107,8 +111,50 @@ def test_a_taken_name_is_told_from_other_einvals(
         assert refusal.value.errno == (errno.EEXIST if taken else errno.EINVAL)
 
 
-def test_without_proc_one_sentence_says_so(root: None, tmp_path: Path) -> None:  # noqa: ARG001 - see conftest.py
-    script = 'mount --make-rprivate / && umount -l /proc && exec "$@"'
-    argv = ["unshare", "--mount", "sh", "-c", script, "sh", *DAEMON, "--socket", str(tmp_path / "socket")]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (1, "vethd: netns: /proc is not mounted\n")
+def run(script: str, *argv: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:
+    """Run a command in a mount namespace that the script has changed, to its end."""
+    script = f'mount --make-rprivate / && {script} && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=timeout_s)
+
+
+def checks(script: str, *argv: str) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Run `vethctl doctor --json` likewise; return its exit status, and its checks by name."""
+    done = run(script, *argv, *DOCTOR)
+    assert done.stderr == ""
+    return done.returncode, {check["name"]: check for check in json.loads(done.stdout)}
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        ("umount -l /proc", "netns: /proc is not mounted"),
+        (NO_NODES, "start: /dev/net/tun: missing, but the kernel has the tun driver: `mkdir -p /dev/net; mknod"),
+        (f"{NO_NODES} && mkdir /dev/net/tun", "start: /dev/net/tun: not the device with the number 10:200: `rm -r"),
+        (f"{NO_NODES},nodev && {MKNOD}", "start: /dev/net/tun: on a file system without devices (nodev): start the"),
+    ],
+)
+def test_a_start_that_fails_says_why_in_one_line(root: None, tmp_path: Path, script: str, words: str) -> None:  # noqa: ARG001 - see conftest.py
+    done = run(script, *DAEMON, "--socket", str(tmp_path / "socket"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"vethd: {words}")
+    assert done.stderr.count("\n") == 1
+    status, found = checks(script)
+    assert status == 1
+    assert any(check["required"] and not check["ok"] and check["advice"] for check in found.values())
+    assert found["engine native"]["ok"]
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        ":",
+        "umount -l /sys",
+        "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys",
+        "mount -t tmpfs tmpfs /run",
+    ],
+)
+def test_doctor_is_content_without_what_vethd_can_do_without(root: None, script: str) -> None:  # noqa: ARG001 - see conftest.py
+    status, found = checks(script)
+    assert [name for name, check in found.items() if check["required"] and not check["ok"]] == []
+    assert status == 0

@@ -48,14 +48,15 @@ from vethd.kernel.uapi import (
 from vethd.model.errors import VethError
 from vethd.model.vnet import HDR_LEN, HDR_LEN_TUNNEL
 
-DEV_NET_TUN = "/dev/net/tun"
-
 _TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 _USO = _TSO | TUN_F_UFO | TUN_F_USO4 | TUN_F_USO6
 _TUNNEL = _USO | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM
 # Best first, each with its header length: the kernel accepts tunnel offload with a short header, and then every frame
 # is lost (EFAULT on read).
 OFFLOADS = ((HDR_LEN_TUNNEL, _TUNNEL), (HDR_LEN, _USO), (HDR_LEN, _TSO), (HDR_LEN, TUN_F_CSUM), (HDR_LEN, 0))
+
+_NO_DEVICE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO, errno.EPERM, errno.EACCES)
+"""The errnos with which /dev/net/tun cannot be opened, if TUNSETIFF did not return them."""
 
 GONE = (errno.EBADFD, errno.EBADF)
 """The errnos of every operation on an fd whose device is deleted."""
@@ -83,7 +84,7 @@ class Tap:
         """Make a device, carrier off, with every offload that the kernel supports. Blocks (RTNL).
 
         name may be a pattern with one %d. The device is made in the calling thread's namespace and pins it.
-        Raises VethError EEXIST, EINVAL (name), EPERM (no CAP_NET_ADMIN), ENODEV (no /dev/net/tun).
+        Raises VethError EEXIST, EINVAL (name), EPERM (no CAP_NET_ADMIN), and those of tundev.obstacle().
         """
         flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_NO_CARRIER | (IFF_MULTI_QUEUE if queues > 1 else 0)
         fds: list[int] = []
@@ -203,9 +204,11 @@ def _attach(name: str, flags: int) -> int:
         device = pytun.TunTapDevice(name=name, flags=flags)
     except OSError as error:
         code = error.errno or errno.EINVAL
-        if code in (errno.ENOENT, errno.ENXIO):
-            reason = f"{DEV_NET_TUN} is missing: load the tun module, or give this container the device"
-            raise VethError(errno.ENODEV, "newlink", name, reason) from error
+        if code in _NO_DEVICE:
+            from vethd.kernel.tundev import obstacle  # noqa: PLC0415  a start that adopts pairs does not need it
+
+            if found := obstacle():
+                raise found.error("newlink", name) from error
         # EBUSY: a TAP of that name is attached, or with EXCL exists; EINVAL: a netdev of another kind has the name
         taken = code == errno.EBUSY or (code == errno.EINVAL and os.path.exists(f"/sys/class/net/{name}"))  # noqa: PTH110 - no object needed
         raise VethError(errno.EEXIST if taken else code, "newlink", name) from error

@@ -7,6 +7,7 @@ from vethd.kernel.abi import ioctl_none, ioctl_read, ioctl_write
 _TUN, _NSFS, _INT = ord("T"), 0xB7, 4
 
 # if_tun.h
+DEV_NET_TUN = "/dev/net/tun"
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
