@@ -15,14 +15,22 @@ from typing import Any
 import pytest
 
 from tests.kernel.lib import House
+from tests.lib.site import Place
 from vethd.kernel import owner, probe
 from vethd.kernel.births import Nursery
 from vethd.kernel.rtnl import Rtnl
+from vethd.kernel.uapi import TUNGETDEVNETNS, TUNSETCARRIER
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec
 
 DAEMON = (sys.executable, "-m", "vethd.daemon.main")
 DOCTOR = (sys.executable, "-m", "vethd.control.main", "doctor", "--json")
+WITHOUT_IOCTL = """
+import os, sys
+from tests.lib.seccomp import forbid_ioctl
+forbid_ioctl(int(sys.argv[1]), int(sys.argv[2]))
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
 NO_NODES = "mount -t tmpfs tmpfs /dev/net -o mode=755"
 MKNOD = "mknod -m 666 /dev/net/tun c 10 200"
 
@@ -109,6 +117,25 @@ def test_a_taken_name_is_told_from_other_einvals(
         with pytest.raises(VethError) as refusal:
             nursery.birth(LinkSpec(name="va" if taken else "vb"), there.fd)
         assert refusal.value.errno == (errno.EEXIST if taken else errno.EINVAL)
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTTY])
+@pytest.mark.parametrize(("name", "request_"), [("TUNGETDEVNETNS", TUNGETDEVNETNS), ("TUNSETCARRIER", TUNSETCARRIER)])
+def test_a_kernel_that_is_too_old_is_named(place: Place, name: str, request_: int, code: int) -> None:
+    """Before 5.2, and before 5.0: the daemon starts, vethctl and doctor say what a pair would need."""
+    site, _ = place
+    without = (sys.executable, "-c", WITHOUT_IOCTL, str(request_), str(code))
+    site.program = (*without, *DAEMON)
+    site.start()
+    vethctl = (sys.executable, "-m", "vethd.control.main", "--socket", str(site.socket))
+    argv = (*vethctl, "add", "va", "--peer", "vb")
+    add = site.home.run(subprocess.run, argv, capture_output=True, text=True, check=False)
+    words = f"this kernel is too old: vethd needs Linux 5.2 or newer ({name})"
+    assert (add.returncode, add.stderr) == (1, f"vethctl: newlink vb: {words}\n")
+    assert site.home.names() == set()
+    status, found = checks(":", *without)
+    assert (status, found["TAP"]["detail"]) == (1, f"newlink vethd-probe: {words}")
+    assert "Linux 5.2 or newer" in found["TAP"]["advice"]
 
 
 def run(script: str, *argv: str, timeout_s: float = 60.0) -> subprocess.CompletedProcess[str]:

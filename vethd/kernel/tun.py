@@ -46,6 +46,7 @@ from vethd.kernel.uapi import (
     TUNSETVNETHDRSZ,
 )
 from vethd.model.errors import VethError
+from vethd.model.needs import CARRIER, DEVICE_NETNS
 from vethd.model.vnet import HDR_LEN, HDR_LEN_TUNNEL
 
 _TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
@@ -84,7 +85,8 @@ class Tap:
         """Make a device, carrier off, with every offload that the kernel supports. Blocks (RTNL).
 
         name may be a pattern with one %d. The device is made in the calling thread's namespace and pins it.
-        Raises VethError EEXIST, EINVAL (name), EPERM (no CAP_NET_ADMIN), and those of tundev.obstacle().
+        Raises VethError EEXIST, EINVAL (name), EPERM (no CAP_NET_ADMIN), those of tundev.obstacle(), and
+        EOPNOTSUPP (a kernel before 5.2).
         """
         flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_NO_CARRIER | (IFF_MULTI_QUEUE if queues > 1 else 0)
         fds: list[int] = []
@@ -92,6 +94,7 @@ class Tap:
             fds.append(_attach(name, flags | IFF_TUN_EXCL))
             real_name = _ifname(fds[0])
             fds += [_attach(real_name, flags) for _ in range(queues - 1)]
+            _check_age(fds[0], real_name)
             vnet_hdr_len, word = set_offload(fds[0], real_name)
             return cls(tuple(fds), vnet_hdr_len, uso=word & _USO == _USO)
         except BaseException:
@@ -133,7 +136,7 @@ class Tap:
     def netns_fd(self) -> int:
         """Return an fd on the namespace where the device is now; the caller closes it.
 
-        Raises VethError ENODEV if the device is gone. Kernel: 5.2.
+        Raises VethError ENODEV if the device is gone.
         """
         try:
             return fcntl.ioctl(self.fds[0], TUNGETDEVNETNS)
@@ -221,6 +224,22 @@ def _attach(name: str, flags: int) -> int:
             raise VethError(error.errno or errno.EIO, "newlink", name) from error
         undo.pop_all()
         return fd
+
+
+def _check_age(fd: int, name: str) -> None:
+    """Turn the carrier off, and ask for the namespace; raise VethError EOPNOTSUPP if the kernel has not both ioctls.
+
+    In the namespace of a device that was just made, EINVAL has no other cause.
+    """
+    need = CARRIER
+    try:
+        fcntl.ioctl(fd, TUNSETCARRIER, struct.pack("i", 0))
+        need = DEVICE_NETNS
+        os.close(fcntl.ioctl(fd, TUNGETDEVNETNS))
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOTTY):
+            raise VethError(errno.EOPNOTSUPP, "newlink", name, need.missing) from error
+        raise VethError(error.errno or errno.EIO, "newlink", name) from error
 
 
 def set_offload(fd: int, name: str) -> tuple[int, int]:
