@@ -55,8 +55,8 @@ NET_SCHED = Need(
 )
 BPF = Need(
     "CONFIG_BPF_SYSCALL",
-    "BPF_F_MMAPABLE 5.5, `gso_size` for socket filters 5.7",
-    "5.7",
+    "",
+    "",
     "the engine drops oversize frames, and the sender counts them as sent; `latency_queue` has no effect",
 )
 INDEX = Need(
@@ -73,6 +73,13 @@ OPTIONAL = (
     Need("CONFIG_USER_NS", "", "", "no difference: the only user namespace maps every uid"),
     NET_SCHED,
     BPF,
+    Need(
+        "",
+        "BPF arrays that can be mapped (BPF_F_MMAPABLE)",
+        "5.5",
+        "an end needs two more file descriptors, and its counters and a new MTU cost a system call",
+    ),
+    Need("", "`gso_size` for BPF socket filters", "5.7", "no difference: the filter reads `gso_segs`"),
     Need("", "alternative names of links", "5.5", "`altname` is refused (EOPNOTSUPP)"),
     INDEX,
     Need("", "SO_NETNS_COOKIE", "5.14", "a namespace is identified by its inode alone"),
