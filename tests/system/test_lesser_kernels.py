@@ -173,6 +173,19 @@ def test_a_start_that_fails_says_why_in_one_line(root: None, tmp_path: Path, scr
 
 
 @pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (NO_NODES, "newlink va: /dev/net/tun: missing, but the kernel has the tun driver: `mkdir -p"),
+        (f"{NO_NODES},nodev && {MKNOD}", "newlink va: /dev/net/tun: on a file system without devices (nodev): start"),
+    ],
+)
+def test_a_birth_says_the_same(root: None, script: str, words: str) -> None:  # noqa: ARG001 - see conftest.py
+    birth = "from vethd.kernel.tun import Tap; from vethd.model.errors import VethError\ntry: Tap.birth('va')\n"
+    birth += "except VethError as error: print(error)"
+    assert run(script, sys.executable, "-c", birth).stdout.startswith(words)
+
+
+@pytest.mark.parametrize(
     "script",
     [
         ":",
