@@ -32,12 +32,12 @@ from typing import NamedTuple, TypeVar
 
 from vethd.control import Client, DaemonDown
 from vethd.kernel import netns
+from vethd.kernel.tundev import obstacle
 from vethd.model.errors import VethError
 
 REPO = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 CONFIG = REPO / "configs" / "demo.toml"
-TUN = "/dev/net/tun"
 FIRST_FD = 3  # where demo.toml expects the two namespaces
 FREE_FD = 10  # well above them
 DEADLINE_S = 20.0  # for each step; all steps together take five seconds
@@ -192,12 +192,9 @@ def _run(stack: contextlib.ExitStack, seconds: int) -> None:
 
 def _check_machine() -> None:
     """Raise DemoError if this machine lacks something that the demo needs."""
-    try:
-        os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):
-            raise DemoError(f"no permission to open {TUN}: run as root, or make it 0666 as udev does") from error
-        raise DemoError(f"there is no {TUN}: run `modprobe tun`, or give this container the device") from error
+    found = obstacle()
+    if found:
+        raise DemoError(str(found))
     for program in ("ip", "ping", "nsenter"):
         if shutil.which(program) is None:
             raise DemoError(f"{program} is missing: install iproute2, iputils-ping and util-linux")

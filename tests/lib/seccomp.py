@@ -13,6 +13,8 @@ from collections.abc import Iterable, Sequence
 
 PR_SET_NO_NEW_PRIVS = 38
 SYS_SECCOMP = {"x86_64": 317, "aarch64": 277}
+SYS_IOCTL = {"x86_64": 16, "aarch64": 29}
+ARG_1 = 24  # struct seccomp_data: where the second argument begins
 SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_NEW_LISTENER = 1, 1 << 3
 RET_ERRNO, RET_USER_NOTIF, RET_ALLOW = 0x00050000, 0x7FC00000, 0x7FFF0000
 LD_W_ABS, JEQ_K, RET_K = 0x20, 0x15, 0x06  # classic BPF
@@ -24,6 +26,12 @@ Rule = tuple[int, int, int, int]
 def forbid(number: int, code: int) -> None:
     """Make system call number answer the errno code from now on; for good. Raises OSError."""
     _install([(JEQ_K, 0, 1, number), (RET_K, 0, 0, RET_ERRNO | code), (RET_K, 0, 0, RET_ALLOW)])
+
+
+def forbid_ioctl(request: int, code: int) -> None:
+    """Make ioctl(2) answer the errno code to this request from now on, as forbid(). For little-endian machines."""
+    answer = [(JEQ_K, 0, 1, request), (RET_K, 0, 0, RET_ERRNO | code), (RET_K, 0, 0, RET_ALLOW)]
+    _install([(JEQ_K, 1, 0, SYS_IOCTL[platform.machine()]), (RET_K, 0, 0, RET_ALLOW), (LD_W_ABS, 0, 0, ARG_1), *answer])
 
 
 def ask_about_all_but(free: Iterable[int]) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ import msgspec
 
 BATCH = 64  # frames of a flow that a killed daemon may hold: a batch of asyncio, the buffers of a native worker
 UNDER_WAY_NS = 1_000_000_000
-KEPT = 4096  # windows that are remembered; a frame older than that many is none
+KEPT = 4096  # windows that are remembered, beside the open ones; a frame older than that many is none
 
 
 class FlowEvent(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,14 +51,23 @@ class Window:
         return self.from_ns <= to_ns and (self.to_ns is None or from_ns <= self.to_ns)
 
 
+def _remember(windows: list[Window], window: Window) -> None:
+    """Add a window, and forget the oldest closed one if there are too many."""
+    windows.append(window)
+    if len(windows) > KEPT:
+        oldest = next((place for place, one in enumerate(windows) if one.to_ns is not None), None)
+        if oldest is not None:
+            del windows[oldest]
+
+
 @dataclass(eq=False)
 class Windows:
     """All windows of one run; for several threads."""
 
     costs: Counter[str] = field(default_factory=Counter)  # frames lost, by why
-    _pairs: deque[Window] = field(default_factory=lambda: deque(maxlen=KEPT))
-    _kills: deque[Window] = field(default_factory=lambda: deque(maxlen=KEPT))
-    _away: deque[Window] = field(default_factory=lambda: deque(maxlen=KEPT))
+    _pairs: list[Window] = field(default_factory=list)
+    _kills: list[Window] = field(default_factory=list)
+    _away: list[Window] = field(default_factory=list)
     _spent: Counter[tuple[Window, int, int]] = field(default_factory=Counter)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -67,7 +76,7 @@ class Windows:
         """Declare that a pair may lose frames until its traffic has come back, which is the caller's to await."""
         with self._lock:
             window = Window(why, mark, self._under_way())
-            self._pairs.append(window)
+            _remember(self._pairs, window)
         try:
             yield
         finally:
@@ -78,7 +87,7 @@ class Windows:
         """Declare that the daemon is not there for a while; frames wait."""
         with self._lock:
             window = Window(why, None, time.monotonic_ns())
-            self._away.append(window)
+            _remember(self._away, window)
         try:
             yield
         finally:
@@ -89,7 +98,7 @@ class Windows:
         """Declare a kill; leave the context when the process is dead."""
         with self._lock:
             window = Window("killed", None, self._under_way())
-            self._kills.append(window)
+            _remember(self._kills, window)
         try:
             yield
         finally:

@@ -41,6 +41,12 @@ def test_the_picture_is_what_its_tool_draws(tmp_path: Path) -> None:
     assert file.read_text(encoding="utf-8") == (REPO / "docs" / "img" / "overview.svg").read_text(encoding="utf-8")
 
 
+def test_the_kernels_page_has_the_tables_of_the_code() -> None:
+    page = (REPO / "docs" / "kernels.md").read_text(encoding="utf-8")
+    tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    assert "\n".join(tables) == command([sys.executable, str(REPO / "tools" / "needs.py")])
+
+
 def test_broken_links_are_found(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(

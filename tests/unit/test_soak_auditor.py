@@ -20,7 +20,7 @@ from tests.soak.process import BUSY_FDS, IDLE_FDS, THREADS_MAX, TUN, Process, We
 from tests.soak.report import Report
 from tests.soak.stage import ACTIONS_KEPT, Over, Stage, Wrong
 from tests.soak.traffic import Flows, FlowTotals
-from tests.soak.windows import BATCH, UNDER_WAY_NS, FlowEvent, Windows
+from tests.soak.windows import BATCH, KEPT, UNDER_WAY_NS, FlowEvent, Windows
 from tests.soak.world import Cut, Pair, Room, World
 
 S = 1_000_000_000
@@ -115,6 +115,18 @@ class TestWindows:
             with windows.open(1, "end down"):
                 clock.now += S
         assert windows.judge(lost(1000 * S)) == ""
+
+
+def test_an_open_window_is_not_forgotten(clock: Clock) -> None:
+    windows = Windows()
+    with windows.open(1, "pairs that come and go"):
+        for _ in range(KEPT + 1):
+            with windows.open(2, "moved"):
+                clock.now += S
+        assert windows.judge(lost(clock.now - S)) == ""
+        assert windows.judge(lost(clock.now - (KEPT + 2) * S, mark=2)) != "", (
+            "the oldest of the closed ones is forgotten"
+        )
 
 
 class TestKills:

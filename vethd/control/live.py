@@ -13,7 +13,7 @@ import click
 from vethd.control.cli import JSON, client_of, echo_json
 from vethd.control.client import Client
 from vethd.control.errors import DaemonDown
-from vethd.control.table import Table, count, for_terminal, is_terminal
+from vethd.control.table import Table, can_clear, count, is_terminal, width, wrapped
 from vethd.model.api import LinkStats, PairEvent
 
 TOP_COLUMNS = ("LINK", "NETNS", ">RX-PPS", ">RX-BIT/S", ">TX-PPS", ">TX-BIT/S", ">DROP/S", "PEER")
@@ -43,7 +43,7 @@ def monitor(ctx: click.Context, *, as_json: bool) -> None:
             if as_json:
                 echo_json(event, lines=True)
             else:
-                click.echo(event_line(event))
+                click.echo(event_line(event, width() if is_terminal() else None))
         raise DaemonDown(client.socket, "the event stream ended", "vethd has stopped")
 
 
@@ -62,8 +62,8 @@ def monitor(ctx: click.Context, *, as_json: bool) -> None:
 def top(ctx: click.Context, interval_s: float, rounds: int | None) -> None:
     """Show every link's rates, until Ctrl-C or for --count updates.
 
-    RX and TX are from the link's own view. On a terminal the table is updated in place; in a pipe each update
-    is a block of lines, followed by an empty line.
+    RX and TX are from the link's own view. On a terminal the table is updated in place, unless TERM is dumb; in a
+    pipe each update is a block of lines, followed by an empty line.
     """
     tables = rate_tables(client_of(ctx), interval_s, rounds)
     with contextlib.suppress(KeyboardInterrupt):
@@ -72,15 +72,20 @@ def top(ctx: click.Context, interval_s: float, rounds: int | None) -> None:
                 click.echo(table.plain() + "\n")
             return
         for table in tables:
-            click.clear()
-            click.echo(for_terminal(table))
+            if can_clear():
+                click.clear()
+            click.echo(table.fitted(width()))
 
 
-def event_line(event: PairEvent) -> str:
-    """Return an event as one line; the time is local, and "-" marks a field that the event does not have."""
+def event_line(event: PairEvent, columns: int | None = None) -> str:
+    """Return an event as one line; the time is local, and "-" marks a field that the event does not have.
+
+    If columns is given and the line is longer, it is broken at spaces.
+    """
     clock = datetime.fromtimestamp(event.time).astimezone().isoformat(sep=" ", timespec="milliseconds")
     words = (event.link or "-", event.netns or "-", event.pair or "-", event.detail)
-    return f"{clock}  {event.event:<12}  {'  '.join(words)}".rstrip()
+    head, text = f"{clock}  {event.event:<12}  ", "  ".join(words).rstrip()
+    return head + text if columns is None else wrapped(head, text, columns)
 
 
 def rate_tables(client: Client, interval_s: float, rounds: int | None) -> Iterator[Table]:

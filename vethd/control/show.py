@@ -8,7 +8,7 @@ import click
 
 from vethd.control.cli import FIND_NETNS, JSON, client_of, complete_link, echo_json
 from vethd.control.commands import asked_names
-from vethd.control.table import Cell, Table, count, is_terminal
+from vethd.control.table import Cell, Table, count, is_terminal, width, wrapped
 from vethd.control.table import show as show_table
 from vethd.model.api import LinkInfo, LinkStats, PairInfo
 from vethd.model.drops import Drop
@@ -62,7 +62,7 @@ def show(ctx: click.Context, name: str | None, netns: str | None, *, as_json: bo
         show_table(pairs_table(pairs, reasons=False))
         for info in pairs:
             if info.reason:
-                click.echo(f"{info.id}: {info.reason}")
+                click.echo(wrapped(f"{info.id}: ", info.reason, width()))
 
 
 @click.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -11,6 +13,8 @@ import click
 EMPTY = "-"
 Cell = str | tuple[str, ...]
 
+_PIECE = re.compile(r"(?:`[^`]*`|\S)+")
+_INDENT = 2
 _EXACT_BELOW = 100_000
 _STEP = 1000
 _UNITS = "kMGTPE"
@@ -36,17 +40,21 @@ class Table:
     def fitted(self, width: int) -> str:
         """Return the table for a terminal of width columns; no word is broken, so that each can be copied.
 
-        If plain() is too wide, heads and lists take several lines. If that is too wide, each row becomes a block with a
-        line for each column: its name and the cell.
+        If plain() is too wide, heads and lists take several lines. If that is too wide, each row becomes a block with
+        an entry for each column: its name and the cell, wrapped().
         """
         heads = self._heads()
         stacked = [[_text(cell, "\n").split("\n") for cell in row] for row in self.rows]
         for text in (self.plain(), self._aligned([name.split("-") for name in heads], stacked)):
             if max(map(len, text.splitlines())) <= width:
                 return text
+        if not self.rows:
+            return wrapped("", "  ".join(heads), width)
         longest = max(map(len, heads))
         return "\n\n".join(
-            "\n".join(f"{head:<{longest}}  {_text(cell, ', ')}" for head, cell in zip(heads, row, strict=True))
+            "\n".join(
+                wrapped(f"{head:<{longest}}  ", _text(cell, ", "), width) for head, cell in zip(heads, row, strict=True)
+            )
             for row in self.rows
         )
 
@@ -70,19 +78,47 @@ class Table:
         return "\n".join(lines)
 
 
+def wrapped(head: str, text: str, width: int) -> str:
+    """Return head and text in lines of at most width columns.
+
+    A word, or a command in backquotes that fits, stays in one piece. The text's further lines begin below its first
+    one, or two columns from the left if a piece does not fit there. Only a word that is longer than a line exceeds it.
+    """
+    if len(head) + len(text) <= width:
+        return head + text
+    pieces: list[str] = []
+    for piece in _PIECE.findall(text):
+        pieces += [piece] if len(piece) <= width - _INDENT else piece.split()
+    indent = len(head) if max(map(len, pieces), default=0) <= width - len(head) else _INDENT
+    lines, start = [head], len(head)
+    for piece in pieces:
+        space = " " * (len(lines[-1]) > start)
+        if len(lines[-1]) + len(space) + len(piece) <= width:
+            lines[-1] += space + piece
+        else:
+            lines.append(" " * indent + piece)
+            start = indent
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def is_terminal() -> bool:
     """Return whether stdout is a terminal."""
     return sys.stdout.isatty()
 
 
-def for_terminal(table: Table) -> str:
-    """Return the table as it fits the terminal."""
-    return table.fitted(shutil.get_terminal_size().columns)
+def can_clear() -> bool:
+    """Return whether stdout is a terminal that knows control sequences."""
+    return is_terminal() and os.environ.get("TERM", "dumb") != "dumb"
+
+
+def width() -> int:
+    """Return the terminal's number of columns."""
+    return shutil.get_terminal_size().columns
 
 
 def show(table: Table) -> None:
     """Print the table to stdout, in the form that suits it."""
-    click.echo(for_terminal(table) if is_terminal() else table.plain())
+    click.echo(table.fitted(width()) if is_terminal() else table.plain())
 
 
 def count(value: float, *, exact: bool) -> str:

@@ -10,7 +10,6 @@ import resource
 import signal
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import structlog
 
@@ -26,7 +25,7 @@ from vethd.datapath.engines import Asked, Picked, keep_or_pick
 from vethd.doors.callers import Policy
 from vethd.doors.routing import Api
 from vethd.kernel.probe import capabilities
-from vethd.kernel.tun import DEV_NET_TUN
+from vethd.kernel.tundev import obstacle
 from vethd.memory.store import Store
 from vethd.model.api import FORMER_ENGINES, EngineChange, EngineInfo
 from vethd.model.errors import ConfigError, VethError
@@ -37,10 +36,9 @@ log = structlog.get_logger()
 
 
 def need_machine() -> None:
-    """Check for /dev/net/tun and the capabilities. Raises VethError ENODEV or EPERM, with advice."""
-    if not Path(DEV_NET_TUN).is_char_device():
-        reason = f"{DEV_NET_TUN} is missing: run `modprobe tun`, or add the device to this container"
-        raise VethError(errno.ENODEV, "start", reason=reason)
+    """Check for /dev/net/tun and the capabilities. Raises VethError ENODEV, EPERM or EACCES, with advice."""
+    if found := obstacle():
+        raise found.error("start")
     missing = [check for check in capabilities() if not check.ok]
     if missing:
         names = " and ".join(check.name for check in missing)

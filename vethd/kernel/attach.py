@@ -23,8 +23,9 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from vethd.kernel import netns
-from vethd.kernel.tun import DEV_NET_TUN, set_offload
+from vethd.kernel.tun import set_offload
 from vethd.kernel.uapi import (
+    DEV_NET_TUN,
     IFF_MULTI_QUEUE,
     IFF_NO_CARRIER,
     IFF_NO_PI,

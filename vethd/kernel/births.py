@@ -29,6 +29,7 @@ from vethd.kernel.steering import Steering
 from vethd.kernel.tun import Tap
 from vethd.kernel.uapi import NSID_NOT_ASSIGNED
 from vethd.kernel.watcher import OWN_NSID, LinkKey
+from vethd.model import needs
 from vethd.model.errors import VethError
 from vethd.model.spec import LATENCY_QUEUES, LinkSpec
 
@@ -47,6 +48,7 @@ _BEFORE_MOVE = (
 )
 _TEMPORARY = "vethd%d"
 _MOVED = "the device was moved or renamed meanwhile"
+_NO_INDEX = f"this kernel cannot set the ifindex of a TAP (Linux {needs.INDEX.since} can)"
 _RENAMES = 3  # of a device, one after the other, between a look at its name and one at its state
 _FEW = 32  # devices of one namespace: reading these one by one costs as much as a dump of a hundred links
 
@@ -235,7 +237,7 @@ class Nursery:
 def _check_index(link: LinkSpec, ifindex: int) -> None:
     """Raise VethError EOPNOTSUPP if the kernel ignored the requested ifindex."""
     if link.index not in (None, ifindex):
-        raise VethError(errno.EOPNOTSUPP, "newlink", reason="this kernel cannot set the ifindex of a TAP (5.13 can)")
+        raise VethError(errno.EOPNOTSUPP, "newlink", reason=_NO_INDEX)
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from functools import cache
 
 from vethd.kernel.uapi import AT_EMPTY_PATH, AT_STATX_DONT_SYNC, CLONE_NEWNET, NS_GET_NSTYPE, SO_NETNS_COOKIE
 from vethd.model.errors import VethError
+from vethd.model.needs import NET_NS
 
 RUN_NETNS = "/run/netns"
 INHERITED = range(1 << 20)
@@ -40,9 +41,11 @@ _STX_DEV = slice(136, 144)  # stx_dev_major, stx_dev_minor
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def _check(result: int, op: str) -> None:
+def _check(result: int, op: str, invalid: str = "") -> None:
+    """Raise VethError if a call failed; invalid replaces the C library's text for EINVAL."""
     if result != 0:
-        raise VethError(ctypes.get_errno(), op)
+        code = ctypes.get_errno()
+        raise VethError(code, op, reason=invalid if code == errno.EINVAL else "")
 
 
 @contextmanager
@@ -84,13 +87,13 @@ def open_own() -> int:
 def new_anonymous() -> int:
     """Return an fd on a new namespace that nothing else holds; the caller closes it.
 
-    Raises VethError EPERM without CAP_SYS_ADMIN.
+    Raises VethError EPERM without CAP_SYS_ADMIN, EINVAL without CONFIG_NET_NS.
     """
     made: list[int | VethError] = []
 
     def make() -> None:
         try:
-            _check(_libc.unshare(CLONE_NEWNET), "unshare")
+            _check(_libc.unshare(CLONE_NEWNET), "unshare", NET_NS.missing)
             made.append(open_own())
         except VethError as error:
             made.append(error)

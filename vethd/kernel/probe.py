@@ -18,9 +18,12 @@ import msgspec
 from vethd.kernel import netns
 from vethd.kernel.births import Nursery
 from vethd.kernel.rtnl import Rtnl
-from vethd.kernel.tun import DEV_NET_TUN, Tap
+from vethd.kernel.tun import Tap
+from vethd.kernel.tundev import obstacle
 from vethd.kernel.tunfilter import TunFilter
+from vethd.kernel.uapi import DEV_NET_TUN
 from vethd.kernel.watcher import Watcher
+from vethd.model import needs
 from vethd.model.errors import VethError
 from vethd.model.spec import LinkSpec
 from vethd.model.vnet import HDR_LEN_TUNNEL
@@ -32,6 +35,7 @@ _CAPABILITIES = {
     "CAP_SYS_ADMIN": (21, "enters namespaces"),
     "CAP_NET_BROADCAST": (11, "receives link events from all namespaces"),
 }
+_PRIVILEGE = "run as root or in a user namespace (`unshare -Urn`); the systemd service gets it from its unit"
 
 
 class Check(msgspec.Struct, kw_only=True, frozen=True):
@@ -46,35 +50,28 @@ class Check(msgspec.Struct, kw_only=True, frozen=True):
 
 def probe() -> list[Check]:
     """Run all checks, in the order in which a user should read them. Blocks for about 100 ms."""
-    checks = [_dev_net_tun(), *capabilities(), *_in_scratch()]
+    device = _dev_net_tun()
+    checks = [device, *capabilities(), *_in_scratch(opens=device.ok)]
     return [*checks, _fd_limit(), _run_netns(), _kernel_veth()]
 
 
 def _dev_net_tun() -> Check:
-    name, path = DEV_NET_TUN, Path(DEV_NET_TUN)
-    if not path.is_char_device():
-        advice = "load it with `modprobe tun`; in a container, pass the device (--device /dev/net/tun)"
-        return Check(name=name, ok=False, required=True, detail="missing", advice=advice)
-    try:
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
-    except OSError as error:
-        gone = error.errno in (errno.ENODEV, errno.ENXIO)
-        advice = "the kernel has no tun driver: `modprobe tun`" if gone else f"set its mode: `chmod 666 {path}`"
-        return Check(name=name, ok=False, required=True, detail=error.strerror or str(error), advice=advice)
-    return Check(name=name, ok=True, required=True, detail="can be opened")
+    found = obstacle()
+    if found:
+        return Check(name=DEV_NET_TUN, ok=False, required=True, detail=found.detail, advice=found.advice)
+    return Check(name=DEV_NET_TUN, ok=True, required=True, detail="can be opened")
 
 
 def capabilities() -> list[Check]:
     """Check the capabilities of this process. Does not block."""
     effective = _effective()
-    advice = "run as root or in a user namespace (`unshare -Urn`); the systemd service gets it from its unit"
     return [
         Check(
             name=name,
             ok=bool(effective >> bit & 1),
             required=True,
             detail=f"{purpose}{'' if effective >> bit & 1 else ': missing'}",
-            advice="" if effective >> bit & 1 else advice,
+            advice="" if effective >> bit & 1 else _PRIVILEGE,
         )
         for name, (bit, purpose) in _CAPABILITIES.items()
     ]
@@ -90,17 +87,19 @@ def _effective() -> int:
     return int(low | high << 32)
 
 
-def _in_scratch() -> list[Check]:
-    """Make a TAP in a staging namespace, move it to a second one, and check its features."""
+def _in_scratch(*, opens: bool) -> list[Check]:
+    """Make a TAP in a staging namespace, move it to a second one, and check its features; opens: the device does."""
     try:
         nursery, target = Nursery(), netns.new_anonymous()
     except VethError as error:
-        return [_check("network namespaces", error, "the kernel needs CONFIG_NET_NS, the user CAP_SYS_ADMIN")]
+        return [_check("network namespaces", error, _advice(error))]
     checks = [Check(name="network namespaces", ok=True, required=True, detail="can be created")]
     try:
+        if not opens:
+            return [*checks, Check(name="TAP", ok=False, required=True, detail=f"not checked: see {DEV_NET_TUN}")]
         tap, _ = nursery.birth(LinkSpec(name="vethd-probe"), target)
     except VethError as error:
-        checks.append(_check("TAP", error, "the kernel needs CONFIG_TUN=y or m, and must be Linux 5.2 or newer"))
+        checks.append(_check("TAP", error, _advice(error)))
     else:
         made = Check(name="TAP", ok=True, required=True, detail="created and moved")
         checks += [made, _noqueue(nursery, tap), *_features(tap)]
@@ -111,18 +110,29 @@ def _in_scratch() -> list[Check]:
     return checks
 
 
+def _advice(error: VethError) -> str:
+    """Return what to do about an error that the TAP or its namespace was not made."""
+    match error.errno:
+        case errno.EPERM:
+            return _PRIVILEGE
+        case errno.EINVAL | errno.EOPNOTSUPP:
+            return f"run a kernel with {needs.TUN.option} and {needs.NET_NS.option}, Linux {needs.FLOOR} or newer"
+        case errno.ENOENT:
+            return "`mount -t proc proc /proc`"
+    return ""
+
+
 def _noqueue(nursery: Nursery, tap: Tap) -> Check:
     def set_it() -> None:
         if not nursery.noqueue(tap):
-            raise VethError(errno.EOPNOTSUPP, "noqueue", reason="this kernel has no CONFIG_NET_SCHED")
+            raise VethError(errno.EOPNOTSUPP, "noqueue", reason=needs.NET_SCHED.missing)
 
-    advice = "without it, frames wait in a TAP's default queue where a veth would drop or deliver them"
-    return _try("qdisc noqueue", set_it, "set on every TAP, as on a veth", advice, required=False)
+    return _try("qdisc noqueue", set_it, "set on every TAP, as on a veth", needs.NET_SCHED.loss, required=False)
 
 
 def _features(tap: Tap) -> list[Check]:
     tunnel = tap.vnet_hdr_len == HDR_LEN_TUNNEL
-    udp = "and UDP, not UDP tunnels" if tap.uso else "but not UDP (needs Linux 6.2): datagrams are not coalesced"
+    udp = "and UDP, not UDP tunnels" if tap.uso else f"but not UDP (Linux {needs.USO.since}): {needs.USO.without}"
     detail = "TCP, UDP and UDP tunnels" if tunnel else f"TCP {udp}"
     found = [Check(name="segmentation offload", ok=True, required=False, detail=detail)]
 
@@ -132,8 +142,8 @@ def _features(tap: Tap) -> list[Check]:
     def refuse() -> None:
         TunFilter(tap.fds[0], 1514)
 
-    advice = "without it, the engine drops oversize frames, and the sender counts them as sent"
-    found.append(_try("oversize filter (BPF)", refuse, "the kernel drops oversize frames", advice, required=False))
+    good, loss = "the kernel drops oversize frames", needs.BPF.loss
+    found.append(_try("oversize filter (BPF)", refuse, good, loss, required=False))
     advice = "rtnetlink must be allowed"
     found.append(_try("link events", listen, "received from all namespaces by one socket", advice, required=True))
     return found

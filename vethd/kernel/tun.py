@@ -46,9 +46,8 @@ from vethd.kernel.uapi import (
     TUNSETVNETHDRSZ,
 )
 from vethd.model.errors import VethError
+from vethd.model.needs import CARRIER, DEVICE_NETNS
 from vethd.model.vnet import HDR_LEN, HDR_LEN_TUNNEL
-
-DEV_NET_TUN = "/dev/net/tun"
 
 _TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 _USO = _TSO | TUN_F_UFO | TUN_F_USO4 | TUN_F_USO6
@@ -56,6 +55,9 @@ _TUNNEL = _USO | TUN_F_UDP_TUNNEL_GSO | TUN_F_UDP_TUNNEL_GSO_CSUM
 # Best first, each with its header length: the kernel accepts tunnel offload with a short header, and then every frame
 # is lost (EFAULT on read).
 OFFLOADS = ((HDR_LEN_TUNNEL, _TUNNEL), (HDR_LEN, _USO), (HDR_LEN, _TSO), (HDR_LEN, TUN_F_CSUM), (HDR_LEN, 0))
+
+_NO_DEVICE = (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENXIO, errno.EPERM, errno.EACCES)
+"""The errnos with which /dev/net/tun cannot be opened, if TUNSETIFF did not return them."""
 
 GONE = (errno.EBADFD, errno.EBADF)
 """The errnos of every operation on an fd whose device is deleted."""
@@ -83,7 +85,8 @@ class Tap:
         """Make a device, carrier off, with every offload that the kernel supports. Blocks (RTNL).
 
         name may be a pattern with one %d. The device is made in the calling thread's namespace and pins it.
-        Raises VethError EEXIST, EINVAL (name), EPERM (no CAP_NET_ADMIN), ENODEV (no /dev/net/tun).
+        Raises VethError EEXIST, EINVAL (name), EPERM (no CAP_NET_ADMIN), those of tundev.obstacle(), and
+        EOPNOTSUPP (a kernel before 5.2).
         """
         flags = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR | IFF_NO_CARRIER | (IFF_MULTI_QUEUE if queues > 1 else 0)
         fds: list[int] = []
@@ -91,6 +94,7 @@ class Tap:
             fds.append(_attach(name, flags | IFF_TUN_EXCL))
             real_name = _ifname(fds[0])
             fds += [_attach(real_name, flags) for _ in range(queues - 1)]
+            _check_age(fds[0], real_name)
             vnet_hdr_len, word = set_offload(fds[0], real_name)
             return cls(tuple(fds), vnet_hdr_len, uso=word & _USO == _USO)
         except BaseException:
@@ -132,7 +136,7 @@ class Tap:
     def netns_fd(self) -> int:
         """Return an fd on the namespace where the device is now; the caller closes it.
 
-        Raises VethError ENODEV if the device is gone. Kernel: 5.2.
+        Raises VethError ENODEV if the device is gone.
         """
         try:
             return fcntl.ioctl(self.fds[0], TUNGETDEVNETNS)
@@ -203,9 +207,11 @@ def _attach(name: str, flags: int) -> int:
         device = pytun.TunTapDevice(name=name, flags=flags)
     except OSError as error:
         code = error.errno or errno.EINVAL
-        if code in (errno.ENOENT, errno.ENXIO):
-            reason = f"{DEV_NET_TUN} is missing: load the tun module, or give this container the device"
-            raise VethError(errno.ENODEV, "newlink", name, reason) from error
+        if code in _NO_DEVICE:
+            from vethd.kernel.tundev import obstacle  # noqa: PLC0415  a start that adopts pairs does not need it
+
+            if found := obstacle():
+                raise found.error("newlink", name) from error
         # EBUSY: a TAP of that name is attached, or with EXCL exists; EINVAL: a netdev of another kind has the name
         taken = code == errno.EBUSY or (code == errno.EINVAL and os.path.exists(f"/sys/class/net/{name}"))  # noqa: PTH110 - no object needed
         raise VethError(errno.EEXIST if taken else code, "newlink", name) from error
@@ -218,6 +224,22 @@ def _attach(name: str, flags: int) -> int:
             raise VethError(error.errno or errno.EIO, "newlink", name) from error
         undo.pop_all()
         return fd
+
+
+def _check_age(fd: int, name: str) -> None:
+    """Turn the carrier off, and ask for the namespace; raise VethError EOPNOTSUPP if the kernel has not both ioctls.
+
+    In the namespace of a device that was just made, EINVAL has no other cause.
+    """
+    need = CARRIER
+    try:
+        fcntl.ioctl(fd, TUNSETCARRIER, struct.pack("i", 0))
+        need = DEVICE_NETNS
+        os.close(fcntl.ioctl(fd, TUNGETDEVNETNS))
+    except OSError as error:
+        if error.errno in (errno.EINVAL, errno.ENOTTY):
+            raise VethError(errno.EOPNOTSUPP, "newlink", name, need.missing) from error
+        raise VethError(error.errno or errno.EIO, "newlink", name) from error
 
 
 def set_offload(fd: int, name: str) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from vethd.kernel.abi import ioctl_none, ioctl_read, ioctl_write
 _TUN, _NSFS, _INT = ord("T"), 0xB7, 4
 
 # if_tun.h
+DEV_NET_TUN = "/dev/net/tun"
 IFF_TAP = 0x0002
 IFF_NO_PI = 0x1000
 IFF_VNET_HDR = 0x4000
@@ -153,6 +154,8 @@ ADDR_GEN_MODES = {"eui64": 0, "none": 1, "stable_secret": 2, "random": 3}
 
 # bpf.h
 BPF_MAP_CREATE = 0
+BPF_MAP_LOOKUP_ELEM = 1
+BPF_MAP_UPDATE_ELEM = 2
 BPF_PROG_LOAD = 5
 BPF_MAP_TYPE_ARRAY = 2
 BPF_PROG_TYPE_SOCKET_FILTER = 1
