@@ -143,10 +143,10 @@ clean: ## remove what the other targets made
 	rm -rf .venv build dist *.egg-info vethd.datapath._native.c vethd/datapath/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-GUEST := build/unpacked/linux-image-cloud-amd64
-packages-heavy: $(GUEST)
+UNPACKED := build/unpacked/linux-image-cloud-amd64 build/unpacked/docker.io
+packages-heavy: $(UNPACKED)
 
-$(GUEST):
+$(UNPACKED):
 	@tools/unpack $(@F)
 
 packages-demo packages-test packages-heavy packages-bench packages-python packages-deb: packages-%:

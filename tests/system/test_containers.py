@@ -5,7 +5,10 @@ Each for real, beside vethd as a service, in a box with a systemd of its own: th
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -19,6 +22,7 @@ pytestmark = pytest.mark.heavy
 
 ROOT = "/srv/box"
 VETHCTL = str(VETHD.with_name("vethctl"))
+VETHD_RUN = str(VETHD.with_name("vethd-run"))
 ADDRESS = ("192.0.2.1", "192.0.2.2")
 LXC = f"""
 lxc.uts.name = box
@@ -88,6 +92,46 @@ def test_lxc(box: SystemdBox) -> None:
     assert re.search(r"[1-3] packets received", said.stdout), said
     assert "vb-is-not-here" in said.stdout, said
     assert_back(box)
+
+
+def a_bridge(box: SystemdBox) -> None:
+    """Make br0 with an address; a container's veth becomes its port."""
+    box.output("ip", "link", "add", "br0", "type", "bridge")
+    box.output("ip", "address", "add", f"{ADDRESS[0]}/24", "dev", "br0")
+    box.output("ip", "link", "set", "br0", "up")
+
+
+@contextmanager
+def watched(box: SystemdBox) -> Iterator[None]:
+    """Check that a pair is made meanwhile, and that none is left."""
+    told = box.path("/root/events")
+    box.output("systemd-run", "--unit=watch", "sh", "-c", f"{VETHCTL} monitor --json >/root/events")
+    yield
+    wait_until(lambda: "pair_created" in told.read_text(), what="vethd's word of a pair")
+    wait_until(lambda: not json.loads(box.output(VETHCTL, "show", "--json")), what="no pair")
+    box.output("systemctl", "stop", "watch")
+
+
+def test_lxc_makes_its_veth_under_vethd_run(box: SystemdBox) -> None:
+    """The container's own veth, unchanged configuration; the pair goes with the container."""
+    a_bridge(box)
+    box.write("/root/lxc.conf", LXC.replace("phys", "veth").replace("link = va", "link = br0"))
+    lxc = ("lxc-execute", "-n", "box", "-f", "/root/lxc.conf", "--", "/bin/sh", "-c", f"ping -c 3 {ADDRESS[0]}")
+    with watched(box):
+        said = box.run(VETHD_RUN, *lxc)
+        assert re.search(r"[1-3] packets received", said.stdout), said
+
+
+def test_systemd_nspawn_makes_its_veth_under_vethd_run(box: SystemdBox) -> None:
+    box.output("sh", "-c", UDEV)
+    a_bridge(box)
+    inside = f"ip address add {ADDRESS[1]}/24 dev host0 && ip link set host0 up && ping -c 3 {ADDRESS[0]}"
+    with watched(box):
+        said = box.run(
+            *("systemd-run", "--wait", "--pipe", "--quiet", VETHD_RUN, "systemd-nspawn", "--quiet"),
+            *(f"--directory={ROOT}", "--register=no", "--keep-unit", "--network-bridge=br0", "/bin/sh", "-c", inside),
+        )
+        assert re.search(r"[1-3] packets received", said.stdout), said
 
 
 def two_on_a_switch(box: SystemdBox, *master: str) -> None:

@@ -1,9 +1,9 @@
 """Real Mininet with Linux bridges: its own links over vethd-ip, unmodified, and the links of vethd/clients/mininet.py.
 
 Mininet has a broom (pkill -f, rm /tmp/*.log, sysctl), so it runs in a box: PID and mount namespaces of its own, a /tmp
-that is empty but for the daemon's directory, and a /proc/sys that cannot be written. Where the tests themselves are
-under /tmp, a shell would complain of its lost working directory, and Mininet take that for its commands' output: so it
-is /.
+that is empty but for the daemon's directory and the repository, and a /proc/sys that cannot be written. Where the tests
+themselves are under /tmp, a shell would complain of its lost working directory, and Mininet take that for its commands'
+output: so it is /.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,23 +22,27 @@ import pytest
 from tests.lib.lab import Lab
 from tests.lib.leaks import Traces
 from tests.lib.site import Site
+from tests.lib.systemd_box import REPO
 from vethd.clients import ip
 from vethd.clients.ip.install import install
 
 pytestmark = pytest.mark.heavy
 
 RUN_S = 100.0
+VETHD_RUN, VETHCTL = (str(Path(sys.executable).with_name(name)) for name in ("vethd-run", "vethctl"))
 # silently: what the daemon says when it has gone to the background, Mininet would take for the next command's output
 LISTEN = "iperf -s -D >/dev/null 2>&1; until ss -Hltn sport = :5001 | grep -q .; do :; done"
 CUSTOM = Path(ip.__file__).parents[1] / "mininet.py"
 BRIDGES = ("--switch", "lxbr", "--controller", "none")
 _BOX = """
-dir=$1
-shift
+dir=$1 repo=$2
+shift 2
 mount --bind "$dir" /mnt
+mount --bind "$repo" /media
 mount -t tmpfs tmpfs /tmp
-mkdir -p "$dir"
+mkdir -p "$dir" "$repo"
 mount --move /mnt "$dir"
+mount --move /media "$repo"
 for file in /proc/sys/net/bridge/bridge-nf-call-*; do
   [ ! -e "$file" ] || echo 0 >"$file"
 done
@@ -57,12 +62,14 @@ class Room:
         self.custom = site.directory / "vethd_links.py"
         shutil.copy(CUSTOM, self.custom)
 
-    def mn(self, *args: str, vethd_ip: bool = False, commands: str = "", socket: Path | None = None) -> str:
-        """Run mn to its end, commands of its CLI after its tests, and return what it said."""
+    def mn(
+        self, *args: str, vethd_ip: bool = False, door: str = "", commands: str = "", socket: Path | None = None
+    ) -> str:
+        """Run mn to its end, below a door's program, commands of its CLI after its tests, and return what it said."""
         script = self.site.directory / "commands"
         script.write_text(commands)
         post = ["--post", str(script)] if commands else []
-        return self.run("mn", *BRIDGES, *args, *post, vethd_ip=vethd_ip, socket=socket)
+        return self.run(*([door] if door else []), "mn", *BRIDGES, *args, *post, vethd_ip=vethd_ip, socket=socket)
 
     def run(self, *args: str, vethd_ip: bool = False, socket: Path | None = None) -> str:
         """Run a program to its end and return what it said."""
@@ -71,7 +78,7 @@ class Room:
             install(self.bin)
             path = f"{self.bin}:{path}"
         unshare = ["unshare", "--mount", "--propagation", "private", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        argv = [*unshare, "sh", "-euc", _BOX, "box", str(self.site.directory), *args]
+        argv = [*unshare, "sh", "-euc", _BOX, "box", str(self.site.directory), str(REPO), *args]
         child = self.site.home.run(
             subprocess.Popen[str],
             argv,
@@ -125,6 +132,15 @@ def test_an_unmodified_mn_with_vethd_ip_first_on_path(room: Room) -> None:
     said = room.mn("--test", "pingall", vethd_ip=True, commands="s1 ethtool -i s1-eth1\n")
     assert "0% dropped (2/2 received)" in said, said
     assert "driver: tun" in said, "these were no links of vethd's"
+    assert errors(said) == []
+
+
+def test_an_unmodified_mn_under_vethd_run(room: Room) -> None:
+    commands = f"s1 ethtool -i s1-eth1\ns1 {VETHCTL} show\n"
+    said = room.mn("--topo", "linear,4", "--test", "pingall", door=VETHD_RUN, commands=commands)
+    assert "0% dropped (12/12 received)" in said, said
+    assert "driver: veth" in said, said
+    assert re.search(r"^LINK +s1-eth1$", said, re.MULTILINE), f"these were no links of vethd's: {said}"
     assert errors(said) == []
 
 
