@@ -143,7 +143,7 @@ clean: ## remove what the other targets made
 	rm -rf .venv build dist *.egg-info vethd.datapath._native.c vethd/datapath/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-UNPACKED := build/unpacked/linux-image-cloud-amd64 build/unpacked/docker.io
+UNPACKED := $(addprefix build/unpacked/,linux-image-cloud-amd64 docker.io aardvark-dns)
 packages-heavy: $(UNPACKED)
 
 $(UNPACKED):

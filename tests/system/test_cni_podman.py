@@ -1,13 +1,9 @@
-"""vethd-cni under real podman, by its standard conflist: only `type` is changed.
-
-podman gets a host of its own: a network namespace, and a mount namespace with a cgroup2 that is nobody else's.
-"""
+"""vethd-cni under real podman, by its standard conflist: only `type` is changed."""
 
 from __future__ import annotations
 
 import errno
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,109 +13,30 @@ from typing import Any
 import pytest
 
 from tests.lib.cni import REFERENCE
-from tests.lib.daemon import UnixConnection
-from tests.lib.leaks import PREFIX
-from tests.lib.netns import Netns
+from tests.lib.podman import LIMITS, Podman
 from tests.lib.wait import wait_until
 from vethd.clients.cni.install import install
 
 pytestmark = pytest.mark.heavy
 
 CONFLIST = Path("/etc/cni/net.d/87-podman-bridge.conflist")
-BUSYBOX = Path("/bin/busybox")
-LIMITS = ("--cgroups", "disabled", "--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
-PATIENCE_S = 600.0
 MANY = 50
-MOUNTS = """
-mount --make-rprivate /
-mount -t cgroup2 none /sys/fs/cgroup
-for directory in /run /var/lib/cni; do mkdir -p $directory; mount -t tmpfs none $directory; done
-mkdir /run/netns
-ip link set lo up
-echo ready
-exec cat
-"""
 
 
-class Podman:
-    """A host with podman, vethd and vethd-cni; a process holds its namespaces."""
+class Host(Podman):
+    """A host whose podman uses vethd-cni."""
 
     def __init__(self, directory: Path) -> None:
-        """Set it up; close() ends it."""
-        self.netns = Netns.create(f"{PREFIX}podman", ipv6=True)
-        self.directory = directory
-        for name in (
-            "bin",
-            "net.d",
-            "rootfs/bin",
-            "rootfs/etc",
-            "rootfs/proc",
-            "rootfs/sys",
-            "rootfs/dev",
-            "rootfs/tmp",
-        ):
-            (directory / name).mkdir(parents=True)
+        """Set it up."""
+        for name in ("bin", "net.d"):
+            (directory / name).mkdir()
         install(directory / "bin")
         conflist = json.loads(CONFLIST.read_text())
         assert conflist["plugins"][0]["type"] == "bridge"
         conflist["plugins"][0]["type"] = "vethd-cni"
         (directory / "net.d" / CONFLIST.name).write_text(json.dumps(conflist))
-        busybox = directory / "rootfs" / "bin" / "busybox"
-        busybox.write_bytes(BUSYBOX.read_bytes())
-        busybox.chmod(0o755)
-        for applet in ("sh", "sleep", "ping", "httpd", "wget"):
-            (busybox.parent / applet).symlink_to("busybox")
-        (directory / "rootfs" / "etc" / "page").write_text("hello")
-        (directory / "containers.conf").write_text(
-            f'[network]\nnetwork_backend = "cni"\ncni_plugin_dirs = ["{directory}/bin", "{REFERENCE}"]\n'
-            f'network_config_dir = "{directory}/net.d"\n'
-        )
-        argv = ["unshare", "--mount", "sh", "-ec", MOUNTS]
-        self.holder = self.netns.run(subprocess.Popen, argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        assert self.holder.stdout is not None
-        assert self.holder.stdout.readline() == "ready\n"
-        with (directory / "vethd.log").open("wb") as log:
-            argv = [*self._inside(), sys.executable, "-m", "vethd.daemon.main", "--socket", "/run/vethd/vethd.sock"]
-            self.daemon = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        wait_until(lambda: self._path("/run/vethd/vethd.sock.fd").exists(), what="vethd")
-
-    def close(self) -> None:
-        """Remove the containers, end the daemon, let the namespaces go."""
-        self.run("rm", "--force", "--all", "--time=0", check=False)
-        self.daemon.terminate()
-        self.daemon.wait()
-        self.holder.communicate()
-        self.netns.delete()
-
-    def run(self, *words: str, check: bool = True) -> str:
-        """Run podman and return its output. Raises AssertionError where it fails."""
-        where = ("--root", f"{self.directory}/root", "--runroot", "/run/podman")
-        argv = ["podman", *where, "--cgroup-manager", "cgroupfs", "--events-backend", "file", *words]
-        environ = f"CONTAINERS_CONF={self.directory}/containers.conf"
-        return self.command("env", environ, *argv, check=check)
-
-    def start(self, name: str, *command: str, options: tuple[str, ...] = ()) -> str:
-        """Start a container in the background and return its address."""
-        rootfs = f"{self.directory}/rootfs:O"
-        self.run("run", "--detach", *LIMITS, "--name", name, *options, "--rootfs", rootfs, *command)
-        return self.address(name)
-
-    def address(self, name: str) -> str:
-        """Return a container's address."""
-        return self.run("inspect", name, "--format", "{{.NetworkSettings.IPAddress}}").strip()
-
-    def command(self, *argv: str, check: bool = True) -> str:
-        """Run a program on this host and return its output. Raises AssertionError where it fails."""
-        done = subprocess.run(
-            [*self._inside(), *argv],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_S,
-        )
-        assert not check or done.returncode == 0, f"{argv}: {done.stderr}\n{(self.directory / 'vethd.log').read_text()}"
-        return done.stdout
+        plugins = f'cni_plugin_dirs = ["{directory}/bin", "{REFERENCE}"]\n'
+        super().__init__(directory, f'network_backend = "cni"\n{plugins}network_config_dir = "{directory}/net.d"\n')
 
     def gc(self, conf: dict[str, Any]) -> None:
         """Call the plugin's GC."""
@@ -129,12 +46,7 @@ class Podman:
 
     def attachments(self) -> list[Any]:
         """Return what the daemon says is attached."""
-        connection = UnixConnection(self._path("/run/vethd/vethd.sock"))
-        try:
-            connection.request("GET", "/v1/attachments")
-            return list(json.loads(connection.getresponse().read()))
-        finally:
-            connection.close()
+        return list(self.get("/v1/attachments"))
 
     def ports(self) -> set[str]:
         """Return the names of the bridge's ports."""
@@ -143,24 +55,18 @@ class Podman:
 
     def leased(self) -> set[str]:
         """Return the addresses that host-local holds."""
-        return {path.name for path in self._path("/var/lib/cni/networks/podman").iterdir() if path.name[0].isdigit()}
-
-    def _inside(self) -> list[str]:
-        return ["nsenter", f"--target={self.holder.pid}", "--mount", "--net"]
-
-    def _path(self, path: str) -> Path:
-        return Path(f"/proc/{self.holder.pid}/root{path}")
+        return {path.name for path in self.path("/var/lib/cni/networks/podman").iterdir() if path.name[0].isdigit()}
 
 
 @pytest.fixture(scope="module")
-def podman(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:  # noqa: ARG001 - see conftest.py
+def podman(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:  # noqa: ARG001 - see conftest.py
     """Yield the module's own host."""
-    host = Podman(tmp_path_factory.mktemp("podman"))
+    host = Host(tmp_path_factory.mktemp("podman"))
     yield host
     host.close()
 
 
-def test_run(podman: Podman) -> None:
+def test_run(podman: Host) -> None:
     """A container in the foreground; nothing of it is left."""
     words = ("run", "--rm", *LIMITS, "--rootfs", f"{podman.directory}/rootfs:O")
     out = podman.run(*words, "sh", "-c", "busybox ip route; ping -c 1 -W 10 10.88.0.1")
@@ -169,7 +75,7 @@ def test_run(podman: Podman) -> None:
     assert (podman.ports(), podman.leased()) == (set(), set())
 
 
-def test_two_containers(podman: Podman) -> None:
+def test_two_containers(podman: Host) -> None:
     """They reach each other, by address and by name, and from outside by a published port; a killed one is gone."""
     first = podman.start("first", "httpd", "-f", "-p", "80", "-h", "/etc", options=("--publish", "8080:80"))
     second = podman.start("second", "sleep", "1000", options=("--add-host", f"first:{first}"))
@@ -188,7 +94,7 @@ def test_two_containers(podman: Podman) -> None:
     assert (podman.ports(), podman.leased()) == (set(), set())
 
 
-def test_podman_itself_killed(podman: Podman) -> None:
+def test_podman_itself_killed(podman: Host) -> None:
     """What it left is taken away by the next `podman rm`; the address is free again."""
     address = podman.start("orphan", "sleep", "1000")
     podman.run("kill", "--signal", "KILL", "orphan")
@@ -199,7 +105,7 @@ def test_podman_itself_killed(podman: Podman) -> None:
     assert address not in podman.leased()
 
 
-def test_fifty_at_once(podman: Podman) -> None:
+def test_fifty_at_once(podman: Host) -> None:
     """Each has an address of its own and reaches its neighbour; all are gone at once, too."""
     names = [f"n{number}" for number in range(MANY)]
     with ThreadPoolExecutor(MANY) as pool:
@@ -212,7 +118,7 @@ def test_fifty_at_once(podman: Podman) -> None:
     assert podman.attachments() == []
 
 
-def test_native_engine_under_the_default_seccomp_profile(podman: Podman) -> None:
+def test_native_engine_under_the_default_seccomp_profile(podman: Host) -> None:
     """In a container that may make TAPs, and may not use io_uring."""
     here = Path(__file__).parents[2]
     host = ("/usr", "/lib", "/lib64", sys.base_prefix, sys.prefix, here)
@@ -223,7 +129,7 @@ def test_native_engine_under_the_default_seccomp_profile(podman: Podman) -> None
     assert said == {"engine": "native", "arrived": True, "seccomp": 2, "io_uring": errno.ENOSYS}
 
 
-def test_gc(podman: Podman) -> None:
+def test_gc(podman: Host) -> None:
     """podman 4.3 never asks for it, its conflist being of 0.4.0: it is asked for as a runtime of 1.1 would."""
     podman.start("kept", "sleep", "1000")
     podman.start("lost", "sleep", "1000")

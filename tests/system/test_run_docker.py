@@ -53,10 +53,12 @@ start
 mkdir -p "$memory/image/bin"
 cp /bin/busybox "$memory/image/bin"
 for applet in sh ping httpd echo mkdir sleep; do ln -s busybox "$memory/image/bin/$applet"; done
+mkdir "$memory/image/www"
+echo hello >"$memory/image/www/index.html"
 tar -C "$memory/image" -c . | docker import - box >/dev/null
 
 docker run --rm box ping -c 1 -W 5 172.17.0.1 | grep "1 packets received"
-docker run -d --name web -p 8080:80 box sh -c 'mkdir /w; echo hello >/w/index.html; exec httpd -f -p 80 -h /w' >/dev/null
+docker run -d --name web -p 8080:80 box httpd -f -p 80 -h /www >/dev/null
 until curl --silent --max-time 5 http://127.0.0.1:8080/; do sleep 0.1; done
 echo "links of a published container: $(links)"
 docker network create net >/dev/null
