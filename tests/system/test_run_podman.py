@@ -14,9 +14,7 @@ from tests.lib.wait import wait_until
 
 pytestmark = pytest.mark.heavy
 
-HELPERS = REPO / "build" / "unpacked" / "aardvark-dns" / "usr" / "lib" / "podman"  # the package depends on netavark
-    REPO / "build" / "unpacked" / name / "usr" / "lib" / "podman" / name for name in ("netavark", "aardvark-dns")
-)
+HELPERS = REPO / "build" / "unpacked" / "aardvark-dns" / "usr" / "lib" / "podman"  # it depends on netavark
 VETHD_RUN = Path(sys.executable).with_name("vethd-run")
 
 
