@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import h11
 import msgspec
@@ -35,6 +35,18 @@ class BodyError(Exception):
         self.status = status
         self.body = ErrorBody(code=errno.errorcode[code], errno=code, message=message)
         super().__init__(message)
+
+
+@contextmanager
+def hung_up() -> Iterator[None]:
+    """Suppress OSError, so TimeoutError, too.
+
+    asyncio's streams keep the error of a connection. Its traceback would keep the connection's objects in a circle.
+    """
+    try:
+        yield
+    except OSError as error:
+        error.__traceback__ = None
 
 
 class Conversation:
@@ -62,6 +74,7 @@ class Conversation:
             async with asyncio.timeout(KEEP_ALIVE_S):
                 event = None if self._ending else await self._event()
         except h11.RemoteProtocolError as error:
+            error.__traceback__ = None  # as in hung_up(): h11's frame holds the error
             self.idle = False
             text = f"not a valid HTTP request: {error}"
             await self.reply(error.error_status_hint, ErrorBody(code="EINVAL", errno=errno.EINVAL, message=text))
@@ -82,6 +95,7 @@ class Conversation:
                 if len(body) > BODY_MAX:
                     raise BodyError(413, errno.E2BIG, f"the body is longer than {BODY_MAX} bytes")
         except h11.RemoteProtocolError as error:
+            error.__traceback__ = None
             raise BodyError(400, errno.EINVAL, f"body: {error}") from error
         return bytes(body)
 
@@ -106,14 +120,13 @@ class Conversation:
             if not self._ending:
                 await asyncio.wait((self._stream, silence), return_when=asyncio.FIRST_COMPLETED)
         finally:
-            failed = self._stream.done() and not self._stream.cancelled() and self._stream.exception() is not None
-            hung_up = silence.done()
-            for task in (self._stream, silence):
+            tasks, self._stream = (self._stream, silence), None
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(self._stream, silence, return_exceptions=True)
-        if failed or hung_up:
+            await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._ending:
             raise ConnectionResetError
-        with suppress(TimeoutError):
+        with hung_up():
             async with asyncio.timeout(STREAM_END_S):
                 await self._send(h11.EndOfMessage())
 
@@ -134,13 +147,13 @@ class Conversation:
 
     async def close(self) -> None:
         """Close the connection, after the caller has received the last reply or hung up."""
-        with suppress(OSError, TimeoutError):
+        with hung_up():
             if self._http.their_state in _UNREAD and not self._ending:
                 async with asyncio.timeout(LINGER_S):  # a close with data unread would take the reply from the caller
                     self._writer.write_eof()
                     await self._hung_up()
         self._writer.close()
-        with suppress(OSError):
+        with hung_up():
             await self._writer.wait_closed()
 
     def abort(self) -> None:
@@ -159,12 +172,13 @@ class Conversation:
         await self._writer.drain()
 
     async def _pump(self, lines: AsyncIterator[bytes]) -> None:
-        async for line in lines:
-            async with asyncio.timeout(STREAM_STALL_S):
-                await self._send(h11.Data(line))
+        with hung_up():
+            async for line in lines:
+                async with asyncio.timeout(STREAM_STALL_S):
+                    await self._send(h11.Data(line))
 
     async def _hung_up(self) -> None:
         """Wait until the caller hangs up; what it sends is discarded."""
-        with suppress(OSError):
+        with hung_up():
             while await self._reader.read(_READ):
                 pass

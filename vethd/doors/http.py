@@ -14,7 +14,7 @@ import structlog
 
 from vethd.doors import rights
 from vethd.doors.callers import Caller
-from vethd.doors.conversation import BodyError, Conversation
+from vethd.doors.conversation import BodyError, Conversation, hung_up
 from vethd.doors.entrance import FULL, Entrance
 from vethd.doors.openapi import schema
 from vethd.doors.operations import dispatch
@@ -66,13 +66,14 @@ class HttpDoor:
         if task is not None:
             self._talks[talk] = task
         try:
-            while (request := await talk.request()) is not None:
-                if self._entrance is not None:
-                    self._entrance.heard(connection)
-                await self._answer(talk, caller, request.method.decode(), request.target.decode())
-                if not talk.next():
-                    break
-            await talk.close()
+            with hung_up():
+                while (request := await talk.request()) is not None:
+                    if self._entrance is not None:
+                        self._entrance.heard(connection)
+                    await self._answer(talk, caller, request.method.decode(), request.target.decode())
+                    if not talk.next():
+                        break
+                await talk.close()
         finally:
             self._talks.pop(talk, None)
             talk.abort()
