@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 from vethd.kernel.linkstate import LinkState, parse_link, peek
-from vethd.kernel.rtnl import split
+from vethd.kernel.message import split
 from vethd.kernel.uapi import RTM_DELLINK, RTM_NEWLINK
-
-logging.getLogger("pyroute2").setLevel(logging.CRITICAL)  # the codec tells of every bad attribute, with a traceback
 
 
 def one_input(data: bytes) -> None:

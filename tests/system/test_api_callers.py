@@ -102,7 +102,7 @@ def test_caller_that_hangs_up_is_served_no_half(site: Site, lab: Lab) -> None:
     wait_until(settled)
 
 
-PARTS, PART = 5, 1000  # events: what a socket holds, what aiohttp holds, a listener's backlog, and more
+PARTS, PART = 5, 1000  # events: what a socket holds, what the connection holds, a listener's backlog, and more
 
 
 class Events:

@@ -4,11 +4,11 @@ Theory of operation. After a warm-up, every way of tests/soak/lives.py takes its
 objects are counted before and after. The numbers of objects of its own classes, descriptors, mapped filters and
 namespace ids must not have grown by a single one, without the garbage collector's help (tests/lib/peek.py).
 
-The interpreter keeps some other objects: 100 compiled formats of struct, the last 128 URLs of yarl, free lists. Such a
-cache is full at some time. So all objects are counted over two turns, one after the other, and the number of a type, or
-of the members of all containers, must not grow in both turns by one per round of one way: a leak grows so, in whichever
-way it is. Blocks of the interpreter's allocator include strings and numbers that have no other count, and their noise
-is some 60 per turn: their limit is one per pair.
+The interpreter keeps some other objects: 100 compiled formats of struct, the last 128 URLs of urllib, free lists. Such
+a cache is full at some time. So all objects are counted over two turns, one after the other, and the number of a type,
+or of the members of all containers, must not grow in both turns by one per round of one way: a leak grows so, in
+whichever way it is. Blocks of the interpreter's allocator include strings and numbers that have no other count, and
+their noise is some 60 per turn: their limit is one per pair.
 
 `python -m tests.soak.lifetimes` measures memory that is in neither count.
 """

@@ -334,15 +334,11 @@ class TestAttachment:
     def test_vlan_request(self, said: dict[str, Any], entries: list[tuple[int, int]]) -> None:
         """What `bridge vlan add` sends: struct ifinfomsg, then IFLA_AF_SPEC. The VLAN of untagged frames comes last."""
         message = vlan_message(5, vlan_entries(BridgeSpec(name="br", **said)))
-        message.encode()
-        family, ifindex = (
-            struct.unpack_from("=BxHi", message.data, 16)[0],
-            struct.unpack_from("=4xi", message.data, 16)[0],
-        )
+        family, ifindex = struct.unpack_from("=BxHi", message)[0], struct.unpack_from("=4xi", message)[0]
         assert (family, ifindex) == (7, 5)
-        length, kind = struct.unpack_from("=2H", message.data, 32)
+        length, kind = struct.unpack_from("=2H", message, 16)
         assert (length, kind & 0x7FFF) == (4 + 8 * len(entries), 26)
-        sent = [struct.unpack_from("=4H", message.data, 36 + 8 * number) for number in range(len(entries))]
+        sent = [struct.unpack_from("=4H", message, 20 + 8 * number) for number in range(len(entries))]
         assert sent == [(8, 2, flags, vid) for flags, vid in entries]
 
 

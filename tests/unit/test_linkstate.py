@@ -12,7 +12,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from tests.lib.wait import DEADLINE_S
 from vethd.kernel.linkstate import LinkCounters, LinkState, parse_link
-from vethd.kernel.rtnl import split
+from vethd.kernel.message import split
 from vethd.kernel.uapi import (
     ADDR_GEN_MODES,
     IFLA_ALT_IFNAME,

@@ -214,7 +214,7 @@ class TestTheChecker:
             ("spec", "def now():\n    import time"),
             ("spec", "import socket as s"),
             ("spec", "import fcntl"),
-            ("spec", "import aiohttp"),
+            ("spec", "import h11"),
             ("spec", "from pyroute2.netlink import nlmsg"),
             ("spec", "open('/proc/self/stat')"),
             ("spec", "print('so')"),

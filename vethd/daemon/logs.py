@@ -28,7 +28,7 @@ def set_up(level: int, log_format: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    # asyncio and aiohttp log through logging: show only their warnings and errors
+    # asyncio logs through logging: show only its warnings and errors
     logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stderr, format="%(message)s")
 
 

@@ -17,11 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from socket import AF_INET, AF_INET6
 
-from pyroute2.netlink.rtnl.ndmsg import ndmsg
-
 from vethd.kernel.linkstate import LinkState
-from vethd.kernel.rtnl import RECV, Rtnl, split
+from vethd.kernel.message import NDMSG, attr, read, split
+from vethd.kernel.rtnl import RECV, Rtnl
 from vethd.kernel.uapi import (
+    NDA_DST,
+    NDA_LLADDR,
     NETLINK_ADD_MEMBERSHIP,
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -47,7 +48,7 @@ class Announcer(Rtnl):
             return
         with Rtnl() as listener:
             listener.sock.setsockopt(SOL_NETLINK, NETLINK_ADD_MEMBERSHIP, RTNLGRP_NEIGH)
-            told = self._request(ndmsg(), RTM_GETNEIGH, NLM_F_DUMP, "getneigh", "")
+            told = self._request(NDMSG.pack(0, 0, 0, 0, 0), RTM_GETNEIGH, NLM_F_DUMP, "getneigh", "")
             self.set_link(link.ifindex, LinkSpec(address=link.address))
             told += _received(listener)
         for entry in _permanent(told, link.ifindex):
@@ -64,17 +65,14 @@ def _received(listener: Rtnl) -> list[bytes]:
     return found
 
 
-def _permanent(told: list[bytes], ifindex: int) -> list[ndmsg]:
+def _permanent(told: list[bytes], ifindex: int) -> list[bytes]:
     """Return a link's permanent neighbour entries, each as a message that adds it again; the last of a key counts."""
-    found: dict[object, ndmsg] = {}
+    found: dict[object, bytes] = {}
     for data in told:
-        seen = ndmsg(data)
-        seen.decode()
-        if seen["family"] in _FAMILIES and seen["ifindex"] == ifindex and seen["state"] & NUD_PERMANENT:
-            entry = ndmsg()
-            entry.update({key: seen[key] for key in ("family", "ifindex", "state", "flags")})
-            entry["attrs"] = [(key, seen.get_attr(key)) for key in ("NDA_DST", "NDA_LLADDR") if seen.get_attr(key)]
-            found[seen["family"], seen["flags"], seen.get_attr("NDA_DST")] = entry
+        (family, index, state, flags, _), attrs = read(NDMSG, data)
+        if family in _FAMILIES and index == ifindex and state & NUD_PERMANENT:
+            same = b"".join(attr(kind, attrs[kind]) for kind in (NDA_DST, NDA_LLADDR) if kind in attrs)
+            found[family, flags, attrs.get(NDA_DST)] = NDMSG.pack(family, index, state, flags, 0) + same
     return list(found.values())
 
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import errno
 import os
-from typing import Any
-
-from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from pyroute2.netlink.rtnl.ndmsg import ndmsg
+import struct
 
 from vethd.kernel.l3 import L3
+from vethd.kernel.message import (
+    IFINFOMSG,
+    NDMSG,
+    attr,
+    attributes,
+    ip,
+    link_body,
+    nest,
+    number,
+    read,
+    text,
+    u8,
+    u16,
+    u32,
+)
 from vethd.kernel.uapi import (
     AF_BRIDGE,
     BRIDGE_FLAGS_SELF,
@@ -17,6 +29,24 @@ from vethd.kernel.uapi import (
     BRIDGE_VLAN_INFO_RANGE_BEGIN,
     BRIDGE_VLAN_INFO_RANGE_END,
     BRIDGE_VLAN_INFO_UNTAGGED,
+    IFLA_ADDRESS,
+    IFLA_AF_SPEC,
+    IFLA_BR_VLAN_DEFAULT_PVID,
+    IFLA_BR_VLAN_FILTERING,
+    IFLA_BRIDGE_FLAGS,
+    IFLA_BRIDGE_VLAN_INFO,
+    IFLA_BRPORT_ISOLATED,
+    IFLA_BRPORT_MODE,
+    IFLA_IFNAME,
+    IFLA_INFO_DATA,
+    IFLA_INFO_KIND,
+    IFLA_INFO_SLAVE_DATA,
+    IFLA_INFO_SLAVE_KIND,
+    IFLA_LINK,
+    IFLA_LINKINFO,
+    IFLA_MTU,
+    IFLA_VLAN_ID,
+    NDA_DST,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_EXCL,
@@ -41,13 +71,13 @@ class Bridges(L3):
         VethError EEXIST (another kind of link has the name, or the bridge must filter VLANs and does not), EOPNOTSUPP
         (the kernel has no bridge, or none that filters VLANs).
         """
-        data: list[tuple[str, Any]] = [("IFLA_BR_VLAN_FILTERING", 1)] if bridge.filters else []
-        message = ifinfmsg()
-        mac = bytearray(os.urandom(6))
-        mac[0] = mac[0] & 0xFE | 0x02
-        info = {"attrs": [("IFLA_INFO_KIND", "bridge"), ("IFLA_INFO_DATA", {"attrs": data})]}
-        attrs = [("IFLA_IFNAME", bridge.name), ("IFLA_ADDRESS", mac.hex(":")), ("IFLA_LINKINFO", info)]
-        message["attrs"] = attrs + ([("IFLA_MTU", bridge.mtu)] if bridge.mtu is not None else [])
+        data = [u8(IFLA_BR_VLAN_FILTERING, 1)] if bridge.filters else []
+        address = bytearray(os.urandom(6))
+        address[0] = address[0] & 0xFE | 0x02
+        info = nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, "bridge"), nest(IFLA_INFO_DATA, *data))
+        message = link_body(text(IFLA_IFNAME, bridge.name), attr(IFLA_ADDRESS, bytes(address)), info)
+        if bridge.mtu is not None:
+            message += u32(IFLA_MTU, bridge.mtu)
         try:
             self._request(message, RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, "newlink", bridge.name)
         except VethError as error:
@@ -64,20 +94,16 @@ class Bridges(L3):
 
     def _check(self, ifindex: int, bridge: BridgeSpec) -> None:
         """Check that a link is a bridge, and filters VLANs if required. Raises VethError EEXIST."""
-        if not self._own(ifindex, "IFLA_BR_VLAN_FILTERING", bridge) and bridge.filters:
+        if not self._own(ifindex, IFLA_BR_VLAN_FILTERING, bridge) and bridge.filters:
             reason = f"the bridge {bridge.name!r} exists and does not filter VLANs"
             raise VethError(errno.EEXIST, "newlink", bridge.name, reason)
 
-    def _own(self, ifindex: int, attribute: str, bridge: BridgeSpec) -> int:
+    def _own(self, ifindex: int, attribute: int, bridge: BridgeSpec) -> int:
         """Return an attribute of a bridge, 0 if it has none. Raises VethError EEXIST if the link is no bridge."""
-        message = ifinfmsg()
-        message["index"] = ifindex
-        for reply in self._request(message, RTM_GETLINK, 0, "getlink", bridge.name):
-            link = ifinfmsg(reply)
-            link.decode()
-            info = link.get_attr("IFLA_LINKINFO")
-            if info is not None and info.get_attr("IFLA_INFO_KIND") == "bridge":
-                return int(info.get_nested("IFLA_INFO_DATA", attribute) or 0)
+        for reply in self._request(link_body(ifindex=ifindex), RTM_GETLINK, 0, "getlink", bridge.name):
+            info = dict(attributes(read(IFINFOMSG, reply)[1].get(IFLA_LINKINFO, b"")))
+            if info.get(IFLA_INFO_KIND, b"").rstrip(b"\0") == b"bridge":
+                return number(dict(attributes(info.get(IFLA_INFO_DATA, b""))).get(attribute))
         raise VethError(errno.EEXIST, "newlink", bridge.name, f"{bridge.name!r} exists and is not a bridge")
 
     def ensure_vlan_device(self, ifindex: int, name: str, vlan: int) -> int:
@@ -85,10 +111,8 @@ class Bridges(L3):
 
         Returns the device's ifindex. Raises VethError.
         """
-        message = ifinfmsg()
-        data = {"attrs": [("IFLA_VLAN_ID", vlan)]}
-        info = {"attrs": [("IFLA_INFO_KIND", "vlan"), ("IFLA_INFO_DATA", data)]}
-        message["attrs"] = [("IFLA_IFNAME", name), ("IFLA_LINK", ifindex), ("IFLA_LINKINFO", info)]
+        info = nest(IFLA_LINKINFO, text(IFLA_INFO_KIND, "vlan"), nest(IFLA_INFO_DATA, u16(IFLA_VLAN_ID, vlan)))
+        message = link_body(text(IFLA_IFNAME, name), u32(IFLA_LINK, ifindex), info)
         try:
             self._request(message, RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, "newlink", name)
         except VethError as error:
@@ -118,18 +142,15 @@ class Bridges(L3):
 
     def set_port(self, ifindex: int, bridge: BridgeSpec) -> None:
         """Set the attributes of the port: hairpin, isolation and VLANs. Raises VethError."""
-        message = ifinfmsg()
-        message["index"] = ifindex
-        own = [("IFLA_BRPORT_MODE", int(bridge.hairpin)), ("IFLA_BRPORT_ISOLATED", int(bridge.isolated))]
-        info = {"attrs": [("IFLA_INFO_SLAVE_KIND", "bridge"), ("IFLA_INFO_SLAVE_DATA", {"attrs": own})]}
-        message["attrs"] = [("IFLA_LINKINFO", info)]
-        self._request(message, RTM_NEWLINK, NLM_F_ACK, "setport", bridge.name)
+        own = u8(IFLA_BRPORT_MODE, bridge.hairpin), u8(IFLA_BRPORT_ISOLATED, bridge.isolated)
+        info = nest(IFLA_LINKINFO, text(IFLA_INFO_SLAVE_KIND, "bridge"), nest(IFLA_INFO_SLAVE_DATA, *own))
+        self._request(link_body(info, ifindex=ifindex), RTM_NEWLINK, NLM_F_ACK, "setport", bridge.name)
         if bridge.filters:
             self._set_vlans(ifindex, bridge)
 
     def _set_vlans(self, ifindex: int, bridge: BridgeSpec) -> None:
         entries = vlan_entries(bridge)
-        default = self._own(self.ifindex(bridge.name), "IFLA_BR_VLAN_DEFAULT_PVID", bridge)
+        default = self._own(self.ifindex(bridge.name), IFLA_BR_VLAN_DEFAULT_PVID, bridge)
         wanted = [(bridge.vlan or 1,) * 2, *bridge.trunk]
         if default and not bridge.default_vlan and not any(first <= default <= last for first, last in wanted):
             leave = vlan_message(ifindex, [{"flags": 0, "vid": default}])
@@ -142,10 +163,7 @@ class Bridges(L3):
 
     def forget_neighbour(self, ifindex: int, address: IPAddress) -> None:
         """Delete the neighbour entry of a reassigned address. A missing entry is no error. Raises VethError."""
-        message = ndmsg()
-        message["family"] = 2 if address.version == 4 else 10
-        message["ifindex"] = ifindex
-        message["attrs"] = [("NDA_DST", str(address))]
+        message = NDMSG.pack(2 if address.version == 4 else 10, ifindex, 0, 0, 0) + ip(NDA_DST, address)
         try:
             self._request(message, RTM_DELNEIGH, NLM_F_ACK, "delneigh", str(address))
         except VethError as error:
@@ -169,12 +187,8 @@ def vlan_entries(bridge: BridgeSpec) -> list[dict[str, int]]:
     return [*entries, native]
 
 
-def vlan_message(ifindex: int, entries: list[dict[str, int]], *, of_bridge: bool = False) -> ifinfmsg:
-    """Return the request that adds VLANs to a port (of_bridge: to the bridge itself) or removes them from it."""
-    message = ifinfmsg()
-    message["family"] = AF_BRIDGE
-    message["index"] = ifindex
-    attrs: list[tuple[str, Any]] = [("IFLA_BRIDGE_FLAGS", BRIDGE_FLAGS_SELF)] if of_bridge else []
-    attrs += [("IFLA_BRIDGE_VLAN_INFO", entry) for entry in entries]
-    message["attrs"] = [("IFLA_AF_SPEC", {"attrs": attrs})]
-    return message
+def vlan_message(ifindex: int, entries: list[dict[str, int]], *, of_bridge: bool = False) -> bytes:
+    """Return the body of the request that adds VLANs to a port (of_bridge: to the bridge) or removes them from it."""
+    attrs = [u16(IFLA_BRIDGE_FLAGS, BRIDGE_FLAGS_SELF)] if of_bridge else []
+    attrs += [attr(IFLA_BRIDGE_VLAN_INFO, struct.pack("=HH", entry["flags"], entry["vid"])) for entry in entries]
+    return link_body(nest(IFLA_AF_SPEC, *attrs), ifindex=ifindex, family=AF_BRIDGE)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import ipaddress
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from pyroute2.netlink.rtnl.ifaddrmsg import ifaddrmsg
-from pyroute2.netlink.rtnl.rtmsg import rtmsg
-
+from vethd.kernel.message import IFADDRMSG, RTMSG, ip, nest, number, read, u32
 from vethd.kernel.rtnl import Rtnl
 from vethd.kernel.uapi import (
     AF_UNSPEC,
+    IFA_ADDRESS,
+    IFA_BROADCAST,
     IFA_F_NODAD,
     IFA_F_NOPREFIXROUTE,
+    IFA_FLAGS,
+    IFA_LOCAL,
     NLM_F_ACK,
     NLM_F_CREATE,
     NLM_F_DUMP,
@@ -22,6 +24,13 @@ from vethd.kernel.uapi import (
     RT_SCOPE_LINK,
     RT_SCOPE_UNIVERSE,
     RT_TABLE_MAIN,
+    RTA_DST,
+    RTA_GATEWAY,
+    RTA_METRICS,
+    RTA_OIF,
+    RTA_PREFSRC,
+    RTA_PRIORITY,
+    RTA_TABLE,
     RTM_DELADDR,
     RTM_GETADDR,
     RTM_GETROUTE,
@@ -38,7 +47,7 @@ _BROADCAST_PREFIX_MAX = 30  # a /31 has no broadcast address
 
 
 class Route(NamedTuple):
-    """A unicast route through one link. gw None: the destination is on the link. metrics: RTAX_* names and values."""
+    """A unicast route through one link. gw None: the destination is on the link. metrics: RTAX_* and values."""
 
     dst: Network
     gw: IPAddress | None = None
@@ -46,7 +55,7 @@ class Route(NamedTuple):
     scope: int | None = None
     priority: int | None = None
     table: int | None = None
-    metrics: tuple[tuple[str, int], ...] = ()
+    metrics: tuple[tuple[int, int], ...] = ()
 
 
 class L3(Rtnl):
@@ -59,9 +68,9 @@ class L3(Rtnl):
         """
         message = _address(ifindex, address)
         flags = (0 if prefix_route else IFA_F_NOPREFIXROUTE) | (IFA_F_NODAD if address.version == 6 and not dad else 0)
-        message["attrs"].append(("IFA_FLAGS", flags))
+        message += u32(IFA_FLAGS, flags)
         if address.version == 4 and address.network.prefixlen <= _BROADCAST_PREFIX_MAX:
-            message["attrs"].append(("IFA_BROADCAST", str(address.network.broadcast_address)))
+            message += ip(IFA_BROADCAST, address.network.broadcast_address)
         try:
             self._request(message, RTM_NEWADDR, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, "newaddr", str(address))
         except VethError as error:
@@ -74,14 +83,12 @@ class L3(Rtnl):
 
     def addresses(self, ifindex: int) -> Iterator[tuple[Interface, int]]:
         """Yield the link's addresses, each with its flags (IFA_F_*)."""
-        message = ifaddrmsg()
-        message["family"] = AF_UNSPEC
+        message = IFADDRMSG.pack(AF_UNSPEC, 0, 0, 0, 0)
         for data in self._request(message, RTM_GETADDR, NLM_F_DUMP, "getaddr", ""):
-            found = ifaddrmsg(data)
-            found.decode()
-            if found["index"] == ifindex:
-                text = found.get_attr("IFA_LOCAL") or found.get_attr("IFA_ADDRESS")
-                yield ipaddress.ip_interface(f"{text}/{found['prefixlen']}"), found.get_attr("IFA_FLAGS")
+            (_, prefixlen, _, _, index), attrs = read(IFADDRMSG, data)
+            if index == ifindex:
+                packed = attrs.get(IFA_LOCAL) or attrs[IFA_ADDRESS]
+                yield ipaddress.ip_interface((packed, prefixlen)), number(attrs.get(IFA_FLAGS))
 
     def add_route(self, ifindex: int, route: Route) -> None:
         """Add a route through the link; an identical route is no error. Raises VethError.
@@ -89,24 +96,19 @@ class L3(Rtnl):
         A route to the same destination through another link stays: of two default routes, the last one added takes
         precedence.
         """
-        message = rtmsg()
-        message["family"] = _FAMILY[route.dst.version]
-        message["dst_len"] = route.dst.prefixlen
-        message["proto"] = RTPROT_BOOT
-        message["type"] = RTN_UNICAST
         scope = route.scope if route.scope is not None else RT_SCOPE_UNIVERSE if route.gw else RT_SCOPE_LINK
-        message["scope"] = scope
-        attrs: list[tuple[str, Any]] = [("RTA_OIF", ifindex), ("RTA_TABLE", route.table or RT_TABLE_MAIN)]
+        family = _FAMILY[route.dst.version]
+        message = RTMSG.pack(family, route.dst.prefixlen, 0, 0, 0, RTPROT_BOOT, scope, RTN_UNICAST, 0)
+        message += u32(RTA_OIF, ifindex) + u32(RTA_TABLE, route.table or RT_TABLE_MAIN)
         if route.dst.prefixlen:
-            attrs.append(("RTA_DST", str(route.dst.network_address)))
-        for name, value in (("RTA_GATEWAY", route.gw), ("RTA_PREFSRC", route.src)):
+            message += ip(RTA_DST, route.dst.network_address)
+        for kind, value in ((RTA_GATEWAY, route.gw), (RTA_PREFSRC, route.src)):
             if value is not None:
-                attrs.append((name, str(value)))
+                message += ip(kind, value)
         if route.priority is not None:
-            attrs.append(("RTA_PRIORITY", route.priority))
+            message += u32(RTA_PRIORITY, route.priority)
         if route.metrics:
-            attrs.append(("RTA_METRICS", {"attrs": list(route.metrics)}))
-        message["attrs"] = attrs
+            message += nest(RTA_METRICS, *(u32(*metric) for metric in route.metrics))
         try:
             self._request(message, RTM_NEWROUTE, NLM_F_ACK | NLM_F_CREATE, "newroute", str(route.dst))
         except VethError as error:
@@ -115,20 +117,19 @@ class L3(Rtnl):
 
     def routes(self, ifindex: int) -> Iterator[tuple[str, str | None]]:
         """Yield the unicast routes through the link, in any table: (destination, gateway or None)."""
-        message = rtmsg()
-        message["family"] = AF_UNSPEC
+        message = RTMSG.pack(AF_UNSPEC, 0, 0, 0, 0, 0, 0, 0, 0)
         for data in self._request(message, RTM_GETROUTE, NLM_F_DUMP, "getroute", ""):
-            found = rtmsg(data)
-            found.decode()
-            if found.get_attr("RTA_OIF") == ifindex and found["type"] == RTN_UNICAST:
-                nowhere = "::" if found["family"] == _FAMILY[6] else "0.0.0.0"
-                yield f"{found.get_attr('RTA_DST') or nowhere}/{found['dst_len']}", found.get_attr("RTA_GATEWAY")
+            (family, dst_len, *_, kind, _), attrs = read(RTMSG, data)
+            if number(attrs.get(RTA_OIF)) == ifindex and kind == RTN_UNICAST:
+                nowhere = "::" if family == _FAMILY[6] else "0.0.0.0"
+                dst, gateway = (_shown(attrs.get(which)) for which in (RTA_DST, RTA_GATEWAY))
+                yield f"{dst or nowhere}/{dst_len}", gateway
 
 
-def _address(ifindex: int, address: Interface) -> ifaddrmsg:
-    message = ifaddrmsg()
-    message["family"] = _FAMILY[address.version]
-    message["index"] = ifindex
-    message["prefixlen"] = address.network.prefixlen
-    message["attrs"] = [("IFA_LOCAL", str(address.ip)), ("IFA_ADDRESS", str(address.ip))]
-    return message
+def _shown(packed: bytes | None) -> str | None:
+    return None if packed is None else str(ipaddress.ip_address(packed))
+
+
+def _address(ifindex: int, address: Interface) -> bytes:
+    message = IFADDRMSG.pack(_FAMILY[address.version], address.network.prefixlen, 0, 0, ifindex)
+    return message + ip(IFA_LOCAL, address.ip) + ip(IFA_ADDRESS, address.ip)

@@ -1,16 +1,16 @@
 """Decodes rtnetlink's RTM_NEWLINK and RTM_DELLINK messages into values.
 
-pyroute2 is not used for this. It decodes all sixty attributes of a message, which takes 1 ms or more on the loop that
-forwards frames, between the moment when an end comes up and its carrier. A test checks that both give the same result.
+Only the attributes in use are decoded: the loop that forwards frames does it, between the moment when an end comes up
+and its carrier. A test checks that pyroute2, which decodes all sixty, gives the same result.
 """
 
 from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
 from typing import NamedTuple
 
+from vethd.kernel.message import attributes
 from vethd.kernel.uapi import (
     ADDR_GEN_MODES,
     IFF_ALLMULTI,
@@ -37,7 +37,6 @@ from vethd.kernel.uapi import (
     IFLA_PROP_LIST,
     IFLA_STATS64,
     IFLA_TXQLEN,
-    NLA_TYPE_MASK,
     OPERSTATES,
     RTM_DELLINK,
     RTM_NEWLINK,
@@ -131,33 +130,21 @@ def parse_link(data: bytes) -> LinkState | None:
         return None
     length, *_, flags, _ = _HEAD.unpack_from(data)
     try:
-        attrs = dict(_attributes(data[_HEAD.size : length]))
+        attrs = dict(attributes(data[_HEAD.size : length]))
         return _state(kind == RTM_DELLINK, ifindex, flags, attrs)
     except (struct.error, ValueError, IndexError):  # the kernel sends no such message
         return None
 
 
-_HEAD_ATTR = struct.Struct("=HH")  # struct nlattr: length with this header, type
 _STATS64 = struct.Struct("=4Q16x2Q")  # struct rtnl_link_stats64 without rx_errors and tx_errors (the 16 bytes)
-
-
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield type and value of each attribute. Raises ValueError if an attribute has an impossible length."""
-    at = 0
-    while at + _HEAD_ATTR.size <= len(data):
-        size, kind = _HEAD_ATTR.unpack_from(data, at)
-        if not _HEAD_ATTR.size <= size <= len(data) - at:
-            raise ValueError(size)
-        yield kind & NLA_TYPE_MASK, data[at + _HEAD_ATTR.size : at + size]
-        at += (size + 3) & ~3
 
 
 def _state(deleted: bool, ifindex: int, flags: int, attrs: dict[int, bytes]) -> LinkState:  # noqa: FBT001
     def number(kind: int, form: str = "=I") -> int:
         return int(struct.unpack(form, attrs[kind])[0]) if kind in attrs else 0
 
-    properties = _attributes(attrs.get(IFLA_PROP_LIST, b""))
-    families = dict(_attributes(attrs.get(IFLA_AF_SPEC, b"")))
+    properties = attributes(attrs.get(IFLA_PROP_LIST, b""))
+    families = dict(attributes(attrs.get(IFLA_AF_SPEC, b"")))
     return LinkState(
         deleted=deleted,
         ifindex=ifindex,
@@ -189,5 +176,5 @@ def _text(value: bytes) -> str:
 
 def _addrgenmode(inet6: bytes) -> str | None:
     """Return how IPv6 makes the link-local address; None if the link has no IPv6 (MTU below 1280)."""
-    mode = dict(_attributes(inet6)).get(IFLA_INET6_ADDR_GEN_MODE)
+    mode = dict(attributes(inet6)).get(IFLA_INET6_ADDR_GEN_MODE)
     return next((name for name, value in ADDR_GEN_MODES.items() if mode == bytes([value])), None)

@@ -24,7 +24,8 @@ from collections.abc import Callable
 
 from vethd.kernel import netns
 from vethd.kernel.linkstate import LinkState, parse_link, peek
-from vethd.kernel.rtnl import Rtnl, split
+from vethd.kernel.message import split
+from vethd.kernel.rtnl import Rtnl
 from vethd.kernel.uapi import (
     NETLINK_ADD_MEMBERSHIP,
     NETLINK_LISTEN_ALL_NSID,

@@ -16,7 +16,7 @@ from vethd.kernel import netns
 from vethd.kernel.bridge import Bridges
 from vethd.kernel.l3 import L3, Route
 from vethd.kernel.sysctl import Sysctl, Sysctls, sysctls
-from vethd.kernel.uapi import IFA_F_DADFAILED, IFA_F_TENTATIVE, RT_SCOPE_HOST
+from vethd.kernel.uapi import IFA_F_DADFAILED, IFA_F_TENTATIVE, RT_SCOPE_HOST, RTAX_ADVMSS, RTAX_MTU
 from vethd.model.attachment import (
     Attachment,
     BridgeSpec,
@@ -32,7 +32,7 @@ from vethd.model.spec import LinkSpec
 
 T = TypeVar("T")
 
-_METRICS = (("mtu", "RTAX_MTU"), ("advmss", "RTAX_ADVMSS"))
+_METRICS = (("mtu", RTAX_MTU), ("advmss", RTAX_ADVMSS))
 _ALL_BITS = {4: "32", 6: "128"}
 _FORWARDING = {4: "ipv4/ip_forward", 6: "ipv6/conf/all/forwarding"}
 
@@ -187,7 +187,7 @@ def _add_routes(asked: Attachment, ifindex: int, here: L3) -> None:
     for route in asked.routes:
         dst = network(route.dst)
         gw = same_family(dst, route.gw) if route.gw is not None else _first_gateway(asked.ips, dst.version)
-        metrics = tuple((name, value) for key, name in _METRICS if (value := getattr(route, key)) is not None)
+        metrics = tuple((metric, value) for key, metric in _METRICS if (value := getattr(route, key)) is not None)
         here.add_route(ifindex, Route(dst, gw, None, route.scope, route.priority, route.table, metrics))
 
 
