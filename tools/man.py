@@ -1,7 +1,8 @@
 """Generate the man pages from the commands' help texts: `tools/man.py DIR`, with the environment's python.
 
-vethctl.1 describes vethctl as a whole, vethctl-add.1 and the like its commands, vethd.8 the daemon. vethd-ip.8 and
-vethd-cni.8 describe how to install these programs. The pages contain no date: the same source gives the same pages.
+vethctl.1 describes vethctl as a whole, vethctl-add.1 and the like its commands, vethd.8 the daemon. vethd-run.8,
+vethd-ip.8 and vethd-cni.8 describe the programs that stand between other programs and vethd. The pages contain no date:
+the same source gives the same pages.
 """
 
 from __future__ import annotations
@@ -23,6 +24,17 @@ DAEMON_PROG = "vethd"
 DAEMON_SUMMARY = "veth in userspace: pairs of TAP devices that behave like the kernel's veth"
 
 CLIENTS = {
+    "vethd-run": (
+        "run a program with its veth links made by vethd",
+        ("[--log FILE] [--] PROGRAM [ARGS...]",),
+        (
+            "Runs PROGRAM in its own place. A running vethd makes the veth links that the program and its children ask"
+            " the kernel for, and they see these links as veths.\n\n"
+            "--log appends to FILE what was not as usual. The exit status is the program's; 127 if there is no such"
+            " program, 126 if it cannot be executed, 2 for a wrong option."
+        ),
+        "seccomp_unotify(2)",
+    ),
     "vethd-ip": (
         "replacement for ip(8) that makes veth links with vethd",
         ("install [--real IP] DIR", "IP-ARGUMENTS..."),

@@ -1,4 +1,4 @@
-"""Libraries and plugins that make veths by themselves under vethd-run: pyroute2, and the reference CNI plugin bridge."""
+"""Libraries and plugins that make veths by themselves, under vethd-run: pyroute2 and the reference CNI bridge."""
 
 from __future__ import annotations
 

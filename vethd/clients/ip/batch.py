@@ -10,9 +10,9 @@ import posix
 
 from vethd.clients.ip import real as real_ip
 from vethd.clients.ip.line import Line, verb
-from vethd.clients.ip.process import become, say
 from vethd.clients.ip.roads import ElsewhereError, MistakeError, carry_out
 from vethd.clients.paths import socket_path, there
+from vethd.clients.process import become, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ returns the errno.
 import sys
 
 from vethd.clients.ip.line import split, verb
-from vethd.clients.ip.process import become, restore_signals, say
 from vethd.clients.paths import socket_path, there
+from vethd.clients.process import become, restore_signals, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

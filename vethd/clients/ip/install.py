@@ -24,7 +24,7 @@ from vethd.clients.ip import dispatch
 from vethd.clients.single import InstallError, head_of, interpreter, put
 
 MARK = "Made by `vethd-ip install`"
-HEAD = ("paths", "ip.line", "ip.process", "ip.dispatch")
+HEAD = ("paths", "ip.line", "process", "ip.dispatch")
 """The modules that every call runs, each after those that it imports."""
 REST = (
     *("door", "veth"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import posix
 
-from vethd.clients.ip.process import become, environment, restore_signals, say
+from vethd.clients.process import become, environment, restore_signals, say
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

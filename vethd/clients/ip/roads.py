@@ -10,10 +10,10 @@ from vethd.clients.ip import real as real_ip
 from vethd.clients.ip.grammar import End, NotOursError, UnsupportedError, read_add, read_delete
 from vethd.clients.ip.line import Line, verb
 from vethd.clients.ip.netns import own_netns
-from vethd.clients.ip.process import become, say
 from vethd.clients.ip.show import show
 from vethd.clients.ip.values import UsageError
 from vethd.clients.paths import socket_path
+from vethd.clients.process import become, say
 
 REFUSED = 2
 CREATED = 201

@@ -10,7 +10,7 @@ import _socket
 import posix
 import sys
 
-from vethd.clients.ip.process import environment, restore_signals, say
+from vethd.clients.process import environment, restore_signals, say
 
 _USAGE = """\
 Usage: vethd-run [OPTIONS] [--] PROGRAM [ARGS...]
@@ -23,7 +23,10 @@ Options:
   --help      Show this message and exit.
 """
 _USAGE_ERROR, _NOT_EXECUTABLE, _NOT_FOUND = 2, 126, 127
-_EBUSY, _ENOENT, _ENOTDIR = 16, 2, 20
+_EBUSY, _ENOENT, _ENOTDIR, _ENOSYS = 16, 2, 20, 38
+_ADDFD = (5, 9)  # SECCOMP_IOCTL_NOTIF_ADDFD
+_CAP_SYS_PTRACE = 19
+_NOBODY = 3  # YAMA_SCOPE_NO_ATTACH
 _AF_NETLINK = 16
 
 
@@ -80,8 +83,9 @@ def _watch(options: Options) -> None:
     from vethd.clients.run.calls import ARCHES  # noqa: PLC0415 - takes 8 ms, and a mistake does not need it
     from vethd.clients.run.filter import install  # noqa: PLC0415
 
-    if not ARCHES:
-        raise OSError(38, f"vethd-run does not know the system calls of {posix.uname().machine}")
+    obstacle = _obstacle() if ARCHES else f"the system calls of {posix.uname().machine} are not known"
+    if obstacle:
+        raise OSError(_ENOSYS, obstacle)
     if options.log is not None:
         posix.close(posix.open(options.log, posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC, 0o644))
     mine, its = _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
@@ -105,6 +109,23 @@ def _watch(options: Options) -> None:
     mine.close()
     if confined:
         say("vethd-run: without CAP_SYS_ADMIN: setuid programs, such as sudo, get no rights below this program\n")
+
+
+def _obstacle() -> str:
+    """Return why no supervisor could watch the program on this machine, "" if it can."""
+    release = posix.uname().release
+    if tuple(int(word) for word in release.split("-")[0].split(".")[:2]) < _ADDFD:
+        return f"vethd-run needs Linux 5.9 or newer, and this is {release}"
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope") as file:  # noqa: PTH123 - pathlib costs 5 ms
+            scope = int(file.read())
+        with open("/proc/self/status") as file:  # noqa: PTH123
+            able = int(file.read().partition("CapEff:")[2].split()[0], 16) >> _CAP_SYS_PTRACE & 1
+    except (OSError, ValueError):  # no Yama
+        return ""
+    if scope == _NOBODY or (scope and not able):
+        return f"kernel.yama.ptrace_scope = {scope} forbids to look at the program"
+    return ""
 
 
 def _be_keeper(its: _socket.socket, mine: _socket.socket, options: Options) -> None:

@@ -20,13 +20,13 @@ import _socket
 import posix
 import select
 import struct
-import zlib
 from collections.abc import Callable
 
 from vethd.clients.run import jobs, replies, rtnl, showing
 from vethd.clients.run.acting import become, enter
 from vethd.clients.run.caller import Caller
 from vethd.clients.run.calls import Socket
+from vethd.clients.run.children import Children
 from vethd.clients.run.filter import F_DUPFD_CLOEXEC
 from vethd.clients.run.listener import Call, Listener
 from vethd.clients.run.memory import MSG_PEEK, pieces, room, unwrap
@@ -38,8 +38,6 @@ _SOCK_CLOEXEC, _SOCK_TYPES = posix.O_CLOEXEC, 0xF
 _MSG_ERRQUEUE = 0x2000
 _LOOKED_AT = frozenset({rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK, rtnl.RTM_GETLINK})
 
-Job = Callable[[], "int | None"]
-
 
 class Supervisor:
     """The worker: receives trapped calls and answers them, until nobody is left who could make one."""
@@ -49,8 +47,9 @@ class Supervisor:
         self._listener = listener
         self._table = table
         self._log = log
+        self._poller = select.epoll()
+        self._children = Children(listener, table, log, self._poller)
         self._home = posix.open("/proc/self/ns/net", posix.O_RDONLY | posix.O_CLOEXEC)
-        self._children: dict[int, tuple[int, int, int]] = {}  # pidfd -> pid, the caller's process, its new descriptor
         self._news = News()
         self._told = -1  # the process that the log told of last
         self._handlers = {
@@ -64,24 +63,21 @@ class Supervisor:
 
     def run(self) -> None:
         """Answer calls until the last process under the filter has ended."""
-        poller = select.epoll()
-        poller.register(self._listener.fd, select.EPOLLIN)
+        self._poller.register(self._listener.fd, select.EPOLLIN)
         while True:
-            for fd, events in poller.poll():
+            for fd, events in self._poller.poll():
                 if fd != self._listener.fd:
-                    poller.unregister(fd)
-                    self._bury(fd)
+                    self._children.bury(fd)
                 elif events & select.EPOLLIN:
-                    self._one(poller)
+                    self._one()
                 elif events & select.EPOLLHUP:
                     return
 
-    def _one(self, poller: select.epoll) -> None:
+    def _one(self) -> None:
         call = self._listener.receive()
         if call is None:
             return
         self._news.read()
-        before = set(self._children)
         try:
             with Caller(call.thread) as caller:
                 self._handle(call, caller)
@@ -89,8 +85,6 @@ class Supervisor:
             self._log(f"{call.name} of {call.thread}: {error}")
             self._listener.go_on(call.id)
         self._table.done()
-        for fd in self._children.keys() - before:
-            poller.register(fd, select.EPOLLIN)
 
     def _handle(self, call: Call, caller: Caller) -> None:
         if not call.name:
@@ -121,15 +115,15 @@ class Supervisor:
                 become(caller)
                 return self._given_there(call, caller, kind, number)
 
-            self._start(call, caller, made, number)
+            self._children.start(call, caller, made, number)
         elif caller.same("net"):
-            self._answer(call.id, self._given(call, kind, number))
+            self._children.answer(call.id, self._given(call, kind, number))
         else:
             try:
                 result = self._given_there(call, caller, kind, number)
             finally:
                 enter(self._home)
-            self._answer(call.id, result)
+            self._children.answer(call.id, result)
 
     def _given_there(self, call: Call, caller: Caller, kind: int, number: int) -> int:
         """Move this process to the caller's network namespace, and make the socket there."""
@@ -161,11 +155,10 @@ class Supervisor:
         closes = call.name == "fcntl" and call.args[1] == F_DUPFD_CLOEXEC
         with sock:
             self._listener.give(call.id, sock.fileno(), number, _SOCK_CLOEXEC if closes else 0)
-        self._answer(call.id, number)
+        self._children.answer(call.id, number)
 
     def _number(self, caller: Caller, least: int = 0) -> int | None:
-        pending = {number for _, process, number in self._children.values() if process == caller.pid and number >= 0}
-        return choose(caller.descriptors() | pending, caller.limit(), least)
+        return choose(caller.descriptors() | self._children.pending(caller.pid), caller.limit(), least)
 
     # --- messages
 
@@ -196,7 +189,7 @@ class Supervisor:
             def sent() -> int | None:
                 return jobs.Sender(sock, caller, lambda refusal: self._news.tell(inode, refusal)).send(data)
 
-            self._start(call, caller, sent, key=_key(call.thread, data))
+            self._children.start(call, caller, sent, message=data)
 
     def _filter(self, call: Call, sock: Socket, message: rtnl.Message, size: int) -> None:
         """Ask the kernel for TAPs where the caller asks for veths; the replies are sifted."""
@@ -204,9 +197,9 @@ class Supervisor:
         try:
             sock.sendto(replies.of_taps(message), (0, 0))
         except OSError as error:
-            self._answer(call.id, -(error.errno or 22))
+            self._children.answer(call.id, -(error.errno or 22))
         else:
-            self._answer(call.id, size)
+            self._children.answer(call.id, size)
 
     def _receive(self, call: Call, caller: Caller) -> None:
         """Look at what waits to be received."""
@@ -225,10 +218,10 @@ class Supervisor:
             key = (posix.fstat(sock.fileno()).st_ino, messages[0].sequence) if messages else (0, 0)
             refusal = self._news.take_refusal(key) if messages and messages[0].kind == rtnl.NLMSG_ERROR else None
             if refusal is not None:
-                self._answer(call.id, showing.receive_refusal(call, sock, caller, refusal))
+                self._children.answer(call.id, showing.receive_refusal(call, sock, caller, refusal))
             elif taps:
                 only = self._news.wants_veths(key)
-                self._start(call, caller, lambda: showing.receive(call, sock, caller, flags, only_veths=only))
+                self._children.start(call, caller, lambda: showing.receive(call, sock, caller, flags, only_veths=only))
             else:
                 self._listener.go_on(call.id)
 
@@ -241,64 +234,9 @@ class Supervisor:
             return
         sock = Socket(fileno=caller.take(call.args[0]))
         with sock:
-            self._start(call, caller, lambda: showing.ethtool(call, sock, caller))
-
-    # --- answers and children
-
-    def _answer(self, call_id: int, result: int | None) -> bool:
-        return self._listener.go_on(call_id) if result is None else self._listener.answer(call_id, result)
-
-    def _start(self, call: Call, caller: Caller, job: Job, number: int = -1, key: int = 0) -> None:
-        """Have a child process do a job and answer the call; number is the descriptor that the caller will get."""
-        if key:
-            repeated, answer = self._table.repeated(call.id, key)
-            if repeated:
-                if answer is not None:
-                    self._answer(call.id, answer)
-                return
-        slot = self._table.begin(call.id, key)
-        process = caller.pid
-        pid = posix.fork()
-        if pid == 0:
-            self._work(call, job, slot)
-        self._children[posix.pidfd_open(pid)] = (pid, process, number)
-
-    def _work(self, call: Call, job: Job, slot: int) -> None:
-        """Do a job in a child process, answer, and end."""
-        try:
-            if slot >= 0:
-                self._table.take(slot, posix.getpid())
-            try:
-                result = job()
-            except OSError as error:
-                self._log(f"{call.name} of {call.thread}: {error}")
-                result = None
-            waiting = self._table.call(slot) if slot >= 0 else call.id
-            if not self._answer(waiting, result) and slot >= 0 and result is not None:
-                self._table.keep(slot, result)
-            elif slot >= 0:
-                self._table.free(slot)
-        except BaseException as error:  # noqa: BLE001 - the caller must not wait for ever
-            self._log(f"{call.name} of {call.thread}: {error!r}")
-            self._listener.go_on(call.id)
-        finally:
-            posix._exit(0)  # noqa: SLF001 - its public name is in os, whose import takes 4 ms
-
-    def _bury(self, fd: int) -> None:
-        pid, _, _ = self._children.pop(fd)
-        posix.close(fd)
-        posix.waitpid(pid, 0)
-        waiting = self._table.bury(pid)
-        if waiting:
-            self._log(f"a process of the supervisor died; the kernel carries out call {waiting:#x}")
-            self._listener.go_on(waiting)
+            self._children.start(call, caller, lambda: showing.ethtool(call, sock, caller))
 
 
 def _alone(head: bytes, spans: list[tuple[int, int]]) -> bool:
     """Return whether a message is all that is sent."""
     return len(spans) == 1 and rtnl.aligned(rtnl.HEAD.unpack(head)[0]) >= spans[0][1]
-
-
-def _key(thread: int, data: bytes) -> int:
-    """Return what tells a repeated request: its thread and its message."""
-    return thread << 32 | zlib.crc32(data)
