@@ -11,8 +11,12 @@ SOAK_S ?= 3600
 PAIRS ?= 2000
 FUZZ_S ?= 60
 FUZZERS ?= config requests rtnetlink record frames
+KERNELS ?= bullseye bookworm trixie sid
 
 NEWEST := build/newest
+# The kernel of the tests' virtual machines. `make test-kernels` unpacks those of other suites of Debian once; remove
+# build/unpacked to have newer ones.
+IMAGE := linux-image-cloud-amd64
 # Tests that need big packages (podman, QEMU, ...) or minutes run in CI and in `make test-all`.
 ifeq ($(CI),true)
 SUITE := --durations=30
@@ -49,13 +53,13 @@ WHEELS := build/install$(subst /,-,$(OUR_PYTHON))
 MANIFEST = $(venvdir)/manifest
 
 .NOTPARALLEL:
-.PHONY: help setup demo test test-all test-newest lock lint unit bench bench-quick bench-page soak lifetimes fuzz
+.PHONY: help setup demo test test-all test-newest test-kernels lock lint unit bench bench-quick bench-page soak lifetimes fuzz
 .PHONY: man clean
 .PHONY: stage install uninstall deb
 .PHONY: packages-demo packages-test packages-heavy packages-bench packages-python packages-deb
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 setup: packages-demo $(BUILT) ## make .venv with vethd, vethctl and the development tools in it
 
@@ -81,6 +85,9 @@ test-newest: ## as test, with the newest release of every Python package, in a c
 	@mkdir -p $(NEWEST)
 	@tar -c --exclude=./.git --exclude=./.venv --exclude=./build --exclude='*.so' --exclude=_native.c . | tar -x -C $(NEWEST)
 	@$(MAKE) --no-print-directory -C $(NEWEST) LOCK= test
+
+test-kernels: packages-heavy $(BUILT) $(KERNELS:%=build/unpacked/%/$(IMAGE)) ## use vethd in virtual machines without veth, by the kernels of Debian's suites (KERNELS='trixie sid')
+	@exec env VETHD_KERNELS='$(KERNELS)' $(BIN)/python -m pytest -rA tests/system/test_without_veth.py $(PYTEST)
 
 lock: ## write requirements.lock anew, with the newest release of every Python package
 	@$(VENV) .venv build lock
@@ -143,11 +150,14 @@ clean: ## remove what the other targets made
 	rm -rf .venv build dist *.egg-info vethd.datapath._native.c vethd/datapath/*.so .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-UNPACKED := $(addprefix build/unpacked/,linux-image-cloud-amd64 docker.io aardvark-dns)
+UNPACKED := $(addprefix build/unpacked/,$(IMAGE) docker.io aardvark-dns)
 packages-heavy: $(UNPACKED)
 
 $(UNPACKED):
 	@tools/unpack $(@F)
+
+build/unpacked/%/$(IMAGE):
+	@tools/unpack $(IMAGE) $*
 
 packages-demo packages-test packages-heavy packages-bench packages-python packages-deb: packages-%:
 	@tools/packages $*

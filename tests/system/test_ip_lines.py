@@ -29,33 +29,28 @@ T = TypeVar("T")
 Links = list[list[dict[str, Any]]]
 
 
-@pytest.fixture(scope="module", params=["vethd-ip", "vethd-run"])
-def door(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 @pytest.fixture(scope="module")
-def programs(site: Site, tmp_path_factory: pytest.TempPathFactory, door: str) -> Iterator[tuple[Ip, Ip]]:
-    """Yield the real ip, and vethd-ip as installed or the real ip under vethd-run, each with namespaces of its own."""
+def programs(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Ip]]:
+    """Yield the real ip, vethd-ip as installed, and the real ip under vethd-run, each with namespaces of its own."""
     real = Path(find_real())
     directory = tmp_path_factory.mktemp("bin")
-    ours = install(directory, str(real)) if door == "vethd-ip" else under_run(directory / "ip", real)
+    (directory / "run").mkdir()
     lab = Lab(site)
     with ExitStack() as stack:
         stack.callback(lab.clear)
         made = []
-        for program in (real, ours):
+        for program in (real, install(directory, str(real)), under_run(directory / "run" / "ip", real)):
             a, b = lab.netns("a"), lab.netns("b")
             pid = stack.enter_context(b.process())
             made.append(Ip(program, a, b, pid, {"VETHD_SOCKET": str(site.socket)}))
-        yield made[0], made[1]
+        yield made
 
 
 @pytest.fixture
-def both(programs: tuple[Ip, Ip], site: Site) -> Iterator[tuple[Ip, Ip]]:
-    """Yield both programs, and clear away what they made."""
+def all_three(programs: list[Ip], site: Site) -> Iterator[list[Ip]]:
+    """Yield the programs, and clear away what they made."""
     yield programs
-    of_both(programs, Ip.clear)
+    of_each(programs, Ip.clear)
     wait_until(lambda: not site.daemon.pairs(), what="no pair left")
 
 
@@ -66,16 +61,15 @@ def under_run(script: Path, real: Path) -> Path:
     return script
 
 
-def of_both(programs: tuple[Ip, Ip], function: Callable[[Ip], T]) -> tuple[T, T]:
-    """Call function with each of both programs, at once: they mostly wait."""
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(function, programs)
-    return first, second
+def of_each(programs: list[Ip], function: Callable[[Ip], T]) -> list[T]:
+    """Call function with each of the programs, at once: they mostly wait."""
+    with ThreadPoolExecutor(len(programs)) as pool:
+        return list(pool.map(function, programs))
 
 
 MTU = "Error: vethd: newlink {}: mtu {} is outside 68..65521 (the kernel's veth allows 65535, a TAP does not).\n"
 QUEUES = "Error: vethd: newlink va: queues 300 is outside 1..256.\n"
-# what vethd-ip says in places where docs/ip.md lists a difference
+# what both doors say in places where docs/ip.md lists a difference
 DIFFERENCES = {
     "link add va mtu 65535 type veth": Step(2, "", MTU.format("va", 65535)),
     "link add va type veth peer name vb mtu 65522": Step(2, "", MTU.format("vb", 65522)),
@@ -85,27 +79,25 @@ DIFFERENCES = {
 
 @pytest.mark.heavy
 @pytest.mark.parametrize("line", LINES)
-def test_line(both: tuple[Ip, Ip], line: str) -> None:
+def test_line(all_three: list[Ip], line: str) -> None:
     """Run a line, and compare."""
-    expected, found = of_both(both, lambda program: program.line(line))
+    expected, *found = of_each(all_three, lambda program: program.line(line))
     if line in DIFFERENCES:
-        assert found == [DIFFERENCES[line]]
-        assert not site_names(both[1])
-    else:
-        assert found == expected
-        made: tuple[Links, Links] = ([], [])
+        assert found == [[DIFFERENCES[line]]] * len(found)
+        assert not any(site_names(program) for program in all_three[1:])
+        return
+    assert found == [expected] * len(found)
+    made: list[Links] = []
 
-        def agree() -> bool:
-            nonlocal made
-            veth, ours = of_both(both, lambda program: program.made(line))
-            for link in (link for links in veth for link in links):
-                link["txqlen"] = max(link.get("txqlen", 0), RING)  # docs/ip.md: a device's ring gets no shorter
-            made = veth, ours
-            return made[0] == made[1]
+    def agree() -> bool:
+        made[:] = of_each(all_three, lambda program: program.made(line))
+        for link in (link for links in made[0] for link in links):
+            link["txqlen"] = max(link.get("txqlen", 0), RING)  # docs/ip.md: a device's ring gets no shorter
+        return all(ours == made[0] for ours in made[1:])
 
-        with suppress(AssertionError):  # operstate follows the carrier in its own time, with either
-            wait_until(agree, what="the same links")
-        assert made[1] == made[0]
+    with suppress(AssertionError):  # operstate follows the carrier in its own time, with either
+        wait_until(agree, what="the same links")
+    assert made[1:] == [made[0]] * (len(made) - 1)
 
 
 def test_every_difference_is_a_line() -> None:

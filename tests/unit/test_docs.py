@@ -43,7 +43,7 @@ def test_the_picture_is_what_its_tool_draws(tmp_path: Path) -> None:
 
 def test_the_kernels_page_has_the_tables_of_the_code() -> None:
     page = (REPO / "docs" / "kernels.md").read_text(encoding="utf-8")
-    tables = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)
+    tables = [table for table in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE) if table.startswith("| option")]
     assert "\n".join(tables) == command([sys.executable, str(REPO / "tools" / "needs.py")])
 
 

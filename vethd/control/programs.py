@@ -68,7 +68,7 @@ def ip() -> Check:
     if IP_MARK not in head:
         ours = Path(sys.prefix, "ip")
         advice = f"PATH={ours}:$PATH" if (ours / "ip").exists() else "`vethd-ip install DIR`, and PATH=DIR:$PATH"
-        return _note(name, f"ip is {first}, the real ip: `ip link add type veth` uses the kernel's veth", advice)
+        return _note(name, f"ip is {first}, the real ip: `ip link add type veth` asks the kernel, not vethd", advice)
     interpreter = _interpreter(head)
     if not os.access(interpreter, os.X_OK):
         return _note(
