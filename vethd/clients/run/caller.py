@@ -8,12 +8,14 @@ from __future__ import annotations
 import _socket
 import ctypes
 import posix
+import resource
 
 from vethd.clients.run.calls import PIDFD_GETFD, PROCESS_VM_READV, PROCESS_VM_WRITEV, Socket, syscall
 
 CAP_NET_ADMIN = 12
 _CLOEXEC = posix.O_RDONLY | posix.O_CLOEXEC
 _MEMORY_MAX = 1 << 20  # of one message
+_NO_LIMIT = 1 << 30
 
 
 class _Span(ctypes.Structure):
@@ -60,18 +62,20 @@ class Caller:
     def take(self, number: int) -> int:
         """Return a duplicate of one of its descriptors, which is the caller's to close. Raises OSError."""
         if self._pidfd < 0:
-            self._pidfd = posix.pidfd_open(self.pid)
+            try:
+                self._pidfd = posix.pidfd_open(self.thread)
+            except OSError:  # not the process's first thread
+                self._pidfd = posix.pidfd_open(self.pid)
         return syscall(PIDFD_GETFD, self._pidfd, number)
 
     def descriptors(self) -> set[int]:
         """Return the numbers of its descriptors. Raises OSError."""
-        return {int(name) for name in posix.listdir(f"/proc/{self.pid}/fd")}
+        return {int(name) for name in posix.listdir(f"/proc/{self.thread}/fd")}
 
     def limit(self) -> int:
         """Return its soft limit of descriptors. Raises OSError."""
-        text = _read(f"/proc/{self.thread}/limits").decode()
-        word = text.partition("Max open files")[2].split(None, 1)[0]
-        return int(word) if word.isdigit() else 1 << 30
+        soft, _ = resource.prlimit(self.thread, resource.RLIMIT_NOFILE)
+        return soft if soft != resource.RLIM_INFINITY else _NO_LIMIT
 
     def socket(self, number: int) -> Socket | None:
         """Return a duplicate of one of its descriptors if it is an rtnetlink socket, else None. Raises OSError."""

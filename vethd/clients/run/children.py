@@ -52,9 +52,10 @@ class Children:
         self._living[fd] = (pid, process, number)
         self._poller.register(fd, select.EPOLLIN)
 
-    def pending(self, process: int) -> set[int]:
-        """Return the numbers of the descriptors that children are about to give to a process."""
-        return {number for _, its, number in self._living.values() if its == process and number >= 0}
+    def pending(self, caller: Caller) -> set[int]:
+        """Return the numbers of the descriptors that children are about to give to a caller's process."""
+        given = [(process, number) for _, process, number in self._living.values() if number >= 0]
+        return {number for process, number in given if process == caller.pid} if given else set()
 
     def bury(self, fd: int) -> None:
         """Take note of a child's end."""

@@ -158,7 +158,7 @@ class Supervisor:
         self._children.answer(call.id, number)
 
     def _number(self, caller: Caller, least: int = 0) -> int | None:
-        return choose(caller.descriptors() | self._children.pending(caller.pid), caller.limit(), least)
+        return choose(caller.descriptors() | self._children.pending(caller), caller.limit(), least)
 
     # --- messages
 
