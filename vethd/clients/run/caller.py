@@ -10,7 +10,7 @@ import ctypes
 import posix
 import resource
 
-from vethd.clients.run.calls import PIDFD_GETFD, PROCESS_VM_READV, PROCESS_VM_WRITEV, Socket, syscall
+from vethd.clients.run.calls import PIDFD_GETFD, Socket, failed, libc, syscall
 
 CAP_NET_ADMIN = 12
 _CLOEXEC = posix.O_RDONLY | posix.O_CLOEXEC
@@ -20,6 +20,12 @@ _NO_LIMIT = 1 << 30
 
 class _Span(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("len", ctypes.c_size_t))
+
+
+# made once: a supervisor has one thread, and reads memory in every trapped call
+_BUFFER = ctypes.create_string_buffer(1 << 16)
+_MINE, _THEIRS = _Span(), _Span()
+_SPANS = ctypes.byref(_MINE), 1, ctypes.byref(_THEIRS), 1, 0
 
 
 class Caller:
@@ -44,18 +50,20 @@ class Caller:
         """Copy bytes out of its memory. Raises OSError."""
         if not 0 < size <= _MEMORY_MAX:
             return b""
-        data = ctypes.create_string_buffer(size)
-        mine, theirs = _Span(ctypes.addressof(data), size), _Span(address, size)
-        spans = ctypes.addressof(mine), ctypes.addressof(theirs)
-        done = syscall(PROCESS_VM_READV, self.thread, spans[0], 1, spans[1], 1)
-        return data.raw[:done]
+        buffer = _BUFFER if size <= len(_BUFFER) else ctypes.create_string_buffer(size)
+        _MINE.base, _MINE.len = ctypes.addressof(buffer), size
+        _THEIRS.base, _THEIRS.len = address, size
+        done = libc.process_vm_readv(self.thread, *_SPANS)
+        if done < 0:
+            raise failed()
+        return ctypes.string_at(buffer, done)
 
     def write(self, address: int, data: bytes) -> None:
         """Copy bytes into its memory. Raises OSError."""
-        mine = _Span(ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value, len(data))
-        theirs = _Span(address, len(data))
-        if data:
-            syscall(PROCESS_VM_WRITEV, self.thread, ctypes.addressof(mine), 1, ctypes.addressof(theirs), 1)
+        _MINE.base, _MINE.len = ctypes.cast(ctypes.c_char_p(data), ctypes.c_void_p).value, len(data)
+        _THEIRS.base, _THEIRS.len = address, len(data)
+        if data and libc.process_vm_writev(self.thread, *_SPANS) < 0:
+            raise failed()
 
     # --- descriptors
 
@@ -118,8 +126,7 @@ class Caller:
 
     def same(self, kind: str) -> bool:
         """Return whether this process is in the same namespace of that kind."""
-        ours, theirs = posix.stat(f"/proc/self/ns/{kind}"), posix.stat(f"/proc/{self.thread}/ns/{kind}")
-        return ours[1:3] == theirs[1:3]
+        return _identity("self", kind) == _identity(str(self.thread), kind)
 
     def netns_of(self, pid: int) -> int:
         """Open the network namespace of a process that it knows by that id. Raises OSError (ENOENT: there is none)."""
@@ -135,6 +142,12 @@ class Caller:
             except OSError:
                 continue
         raise FileNotFoundError(2, "no such process")
+
+
+def _identity(process: str, kind: str) -> tuple[int, int]:
+    """Return what tells a process's namespace from others."""
+    status = posix.stat(f"/proc/{process}/ns/{kind}")
+    return status.st_ino, status.st_dev
 
 
 def _read(path: str) -> bytes:

@@ -37,21 +37,30 @@ WIDE = frozenset({X86_64, _AARCH64, _RISCV64, _LOONGARCH64})
 """The architectures with 64-bit pointers."""
 
 _MACHINES = {
-    "x86_64": ((X86_64, I386), 317, 310),
-    "aarch64": ((_AARCH64, _ARM_EABI), 277, 270),
-    "riscv64": ((_RISCV64,), 277, 270),
-    "loongarch64": ((_LOONGARCH64,), 277, 270),
+    "x86_64": ((X86_64, I386), 317),
+    "aarch64": ((_AARCH64, _ARM_EABI), 277),
+    "riscv64": ((_RISCV64,), 277),
+    "loongarch64": ((_LOONGARCH64,), 277),
 }
-"""Machine -> the architectures that its programs can have, and the numbers of seccomp(2) and process_vm_readv(2)."""
+"""Machine -> the architectures that its programs can have, and the number of seccomp(2)."""
 _MACHINE = _MACHINES.get(posix.uname().machine)
 
 ARCHES = _MACHINE[0] if _MACHINE else ()
 SECCOMP = _MACHINE[1] if _MACHINE else -1
-PROCESS_VM_READV = _MACHINE[2] if _MACHINE else -1
-PROCESS_VM_WRITEV = PROCESS_VM_READV + 1
 PIDFD_OPEN, PIDFD_GETFD = 434, 438  # on every architecture but alpha
 
 libc = ctypes.CDLL(None, use_errno=True)
+for _name in ("process_vm_readv", "process_vm_writev"):
+    _function = getattr(libc, _name)
+    _function.argtypes = [
+        ctypes.c_int,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_void_p,
+        ctypes.c_ulong,
+        ctypes.c_ulong,
+    ]
+    _function.restype = ctypes.c_ssize_t
 _syscall = libc.syscall
 _syscall.restype = ctypes.c_long
 _syscall.argtypes = [ctypes.c_long] * 7

@@ -8,10 +8,8 @@ the program: it ends when the worker ends by itself, which is when nobody is lef
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import _socket
 import ctypes
 import posix
-import struct
 import time
 from collections.abc import Callable
 
@@ -26,18 +24,12 @@ _TAKEN_TRIES, _TAKEN_POLL_S = 20, 0.01
 _IGNORED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGQUIT, _signal.SIGPIPE)
 
 
-def keep(sock: _socket.socket, log_file: str | None) -> None:
-    """Serve as the keeper; sock is where the listener comes from. Returns when nobody is left under the filter."""
+def keep(fd: int, log_file: str | None) -> None:
+    """Serve as the keeper of the listener fd. Returns when nobody is left under the filter."""
     log = logger(log_file)
-    _detach(sock.fileno(), log_file)
+    _detach(fd, log_file)
     libc.prctl(*map(ctypes.c_ulong, (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)))
     libc.prctl(_PR_SET_NAME, b"vethd-run")
-    _, ancillary, _, _ = sock.recvmsg(1, 64)
-    if not ancillary:  # the launcher could not install the filter
-        return
-    (fd,) = struct.unpack("=i", ancillary[0][2][:4])
-    sock.send(b"x")
-    sock.close()
     table = Table()
     listener = Listener(fd, table.in_hand)
     while not _serve(listener, table, log):

@@ -129,11 +129,18 @@ def _obstacle() -> str:
 
 
 def _be_keeper(its: _socket.socket, mine: _socket.socket, options: Options) -> None:
+    """Take the listener, let the program go, and only then import what a keeper needs."""
     mine.close()
     try:
+        _, ancillary, _, _ = its.recvmsg(1, 64)
+        if not ancillary:  # the launcher could not install the filter
+            return
+        listener = int.from_bytes(ancillary[0][2][:4], sys.byteorder)
+        its.send(b"x")
+        its.close()
         from vethd.clients.run.keeper import keep  # noqa: PLC0415 - the program does not wait for it
 
-        keep(its, options.log)
+        keep(listener, options.log)
     finally:
         posix._exit(0)  # noqa: SLF001
 

@@ -7,7 +7,8 @@ import struct
 
 from vethd.clients.run.calls import NAMES, failed, libc
 
-_RECV, _SEND, _ADDFD = 0xC0502100, 0xC0182101, 0x40182103  # SECCOMP_IOCTL_NOTIF_*
+_RECV, _SEND, _ADDFD, _SET_FLAGS = 0xC0502100, 0xC0182101, 0x40182103, 0x40082104  # SECCOMP_IOCTL_NOTIF_*
+_SYNC_WAKE_UP = 1  # SECCOMP_USER_NOTIF_FD_SYNC_WAKE_UP
 _NOTIF = struct.Struct("=QIIiIQ6Q")
 NOTIF_SIZE = _NOTIF.size
 _RESPONSE = struct.Struct("=QqiI")
@@ -36,6 +37,8 @@ class Listener:
         """Take the descriptor, which stays the caller's, and NOTIF_SIZE bytes of memory to receive into."""
         self.fd = fd
         self._memory = memory
+        # caller and supervisor take turns on one CPU: to wake another one costs more (Linux 6.6, else EINVAL)
+        _ioctl(fd, _SET_FLAGS, _SYNC_WAKE_UP)
 
     def receive(self) -> Call | None:
         """Return the next call; None if its caller was killed or interrupted meanwhile."""

@@ -36,7 +36,7 @@ from vethd.clients.run.table import Table
 
 _SOCK_CLOEXEC, _SOCK_TYPES = posix.O_CLOEXEC, 0xF
 _MSG_ERRQUEUE = 0x2000
-_LOOKED_AT = frozenset({rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK, rtnl.RTM_GETLINK})
+_CHANGES = (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK)
 
 
 class Supervisor:
@@ -164,12 +164,10 @@ class Supervisor:
 
     def _send(self, call: Call, caller: Caller) -> None:
         """Look at what is sent."""
-        spans = pieces(call, caller)
-        head = caller.read(spans[0][0], min(spans[0][1], rtnl.HEAD.size)) if spans and spans[0][1] else b""
-        if len(head) == rtnl.HEAD.size and rtnl.HEAD.unpack(head)[1] not in _LOOKED_AT and _alone(head, spans):
+        data = b"".join(caller.read(*span) for span in pieces(call, caller) if span[1])
+        if len(data) >= rtnl.HEAD.size and not _looked_at(data):
             self._listener.go_on(call.id)
             return
-        data = b"".join(caller.read(*span) for span in spans if span[1])
         try:
             messages = rtnl.split(data)
             filtered = len(messages) == 1 and replies.filtered_by_kind(messages[0])
@@ -237,6 +235,9 @@ class Supervisor:
             self._children.start(call, caller, lambda: showing.ethtool(call, sock, caller))
 
 
-def _alone(head: bytes, spans: list[tuple[int, int]]) -> bool:
-    """Return whether a message is all that is sent."""
-    return len(spans) == 1 and rtnl.aligned(rtnl.HEAD.unpack(head)[0]) >= spans[0][1]
+def _looked_at(data: bytes) -> bool:
+    """Return whether what is sent may be for vethd, by its first header: most of it is not, and needs no parsing."""
+    size, kind, flags, _, _ = rtnl.HEAD.unpack_from(data)
+    if rtnl.aligned(size) < len(data):  # more messages follow
+        return True
+    return kind in _CHANGES or (kind == rtnl.RTM_GETLINK and flags & rtnl.NLM_F_DUMP == rtnl.NLM_F_DUMP)
