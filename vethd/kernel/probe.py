@@ -52,7 +52,7 @@ def probe() -> list[Check]:
     """Run all checks, in the order in which a user should read them. Blocks for about 100 ms."""
     device = _dev_net_tun()
     checks = [device, *capabilities(), *_in_scratch(opens=device.ok)]
-    return [*checks, _fd_limit(), _run_netns(), _kernel_veth()]
+    return [*checks, _notification(), _fd_limit(), _run_netns(), _kernel_veth()]
 
 
 def _dev_net_tun() -> Check:
@@ -147,6 +147,18 @@ def _features(tap: Tap) -> list[Check]:
     advice = "rtnetlink must be allowed"
     found.append(_try("link events", listen, "received from all namespaces by one socket", advice, required=True))
     return found
+
+
+def _notification() -> Check:
+    """Check for what vethd-run needs: the line is there since the same release, if there are filters."""
+
+    def find() -> None:
+        if "\nSeccomp_filters:" not in Path("/proc/self/status").read_text():
+            raise VethError(errno.ENOSYS, "seccomp", reason=f"needs Linux {need.since} and {need.option}")
+
+    need = needs.NOTIFICATION
+    good = "this kernel lets it stand between a program and rtnetlink"
+    return _try("vethd-run", find, good, need.loss, required=False)
 
 
 def _fd_limit() -> Check:

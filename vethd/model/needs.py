@@ -65,6 +65,13 @@ INDEX = Need(
     "5.13",
     "`index` is refused (EOPNOTSUPP) for an end in another namespace",
 )
+NOTIFICATION = Need(
+    "CONFIG_SECCOMP_FILTER",
+    "descriptors added by a seccomp supervisor (SECCOMP_IOCTL_NOTIF_ADDFD)",
+    "5.9",
+    "`vethd-run` runs programs without vethd",
+    "run",
+)
 USO = Need("", "UDP segmentation offload on TAPs", "6.2", "UDP datagrams are not coalesced")
 TUNNEL = Need("", "UDP tunnel offload on TAPs", "6.17", "super-frames in UDP tunnels are segmented by the sender")
 
@@ -81,6 +88,7 @@ OPTIONAL = (
     ),
     Need("", "`gso_size` for BPF socket filters", "5.7", "no difference: the filter reads `gso_segs`"),
     Need("", "alternative names of links", "5.5", "`altname` is refused (EOPNOTSUPP)"),
+    NOTIFICATION,
     INDEX,
     Need("", "SO_NETNS_COOKIE", "5.14", "a namespace is identified by its inode alone"),
     Need("", "IFLA_GRO_MAX_SIZE", "5.19", "`gro_max_size` has no effect"),

@@ -24,7 +24,6 @@ Options:
 """
 _USAGE_ERROR, _NOT_EXECUTABLE, _NOT_FOUND = 2, 126, 127
 _EBUSY, _ENOENT, _ENOTDIR, _ENOSYS = 16, 2, 20, 38
-_ADDFD = (5, 9)  # SECCOMP_IOCTL_NOTIF_ADDFD
 _CAP_SYS_PTRACE = 19
 _NOBODY = 3  # YAMA_SCOPE_NO_ATTACH
 _AF_NETLINK = 16
@@ -113,16 +112,19 @@ def _watch(options: Options) -> None:
 
 def _obstacle() -> str:
     """Return why no supervisor could watch the program on this machine, "" if it can."""
-    release = posix.uname().release
-    if tuple(int(word) for word in release.split("-")[0].split(".")[:2]) < _ADDFD:
-        return f"vethd-run needs Linux 5.9 or newer, and this is {release}"
     try:
-        with open("/proc/sys/kernel/yama/ptrace_scope") as file:  # noqa: PTH123 - pathlib costs 5 ms
+        with open("/proc/self/status") as file:  # noqa: PTH123 - pathlib costs 5 ms
+            status = file.read()
+    except OSError:
+        return "/proc is not mounted"
+    if "\nSeccomp_filters:" not in status:  # of the same release as SECCOMP_IOCTL_NOTIF_ADDFD
+        return "this kernel is older than Linux 5.9, or has no CONFIG_SECCOMP_FILTER"
+    try:
+        with open("/proc/sys/kernel/yama/ptrace_scope") as file:  # noqa: PTH123
             scope = int(file.read())
-        with open("/proc/self/status") as file:  # noqa: PTH123
-            able = int(file.read().partition("CapEff:")[2].split()[0], 16) >> _CAP_SYS_PTRACE & 1
-    except (OSError, ValueError):  # no Yama
+    except OSError:  # no Yama
         return ""
+    able = int(status.partition("CapEff:")[2].split()[0], 16) >> _CAP_SYS_PTRACE & 1
     if scope == _NOBODY or (scope and not able):
         return f"kernel.yama.ptrace_scope = {scope} forbids to look at the program"
     return ""
