@@ -109,6 +109,16 @@ def sending() -> list[Any]:
     def by_sendto(data: bytes, size: int) -> int:
         return int(libc.sendto(sock.fileno(), data, len(data), 0, raw.ljust(128, b"\0"), size))
 
+    def by_sendmmsg(data: bytes) -> int:
+        """Send it by sendmmsg(2)."""
+        buffer = ctypes.create_string_buffer(data, len(data))
+        iov = ctypes.create_string_buffer(struct.pack("=QQ", ctypes.addressof(buffer), len(data)))
+        header = struct.pack("=QIxxxxQQQQIxxxxI4x", 0, 0, ctypes.addressof(iov), 1, 0, 0, 0, 0)
+        vector = ctypes.create_string_buffer(header, len(header))
+        if libc.sendmmsg(sock.fileno(), vector, 1, 0) != 1:
+            return -1
+        return int(struct.unpack_from("=I", vector, 56)[0])
+
     def connected(data: bytes) -> int:
         sock.connect(kernel)
         return sock.send(data)
@@ -121,6 +131,7 @@ def sending() -> list[Any]:
         lambda data: sock.sendmsg([data[:20], data[20:]], [], 0, kernel),
         lambda data: os.write(sock.fileno(), data),
         lambda data: os.writev(sock.fileno(), [data[:40], data[40:]]),
+        by_sendmmsg,
         connected,
     ]
     result: list[Any] = []

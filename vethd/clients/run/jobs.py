@@ -51,16 +51,15 @@ class Sender:
         self._home = netns_of(sock, caller)
         become(caller)
 
-    def send(self, data: bytes) -> int | None:
-        """Send it, or what stands for it; return the call's result, None to have the kernel send it as it is."""
-        messages = rtnl.split(data)
+    def send(self, messages: list[Message]) -> bool:
+        """Send what stands for the messages; return False if the kernel is to send the caller's only one as it is."""
         substitutes = [self._substitute(message) for message in messages]
-        if len(messages) == 1 and substitutes[0] is None:
-            return None
+        if substitutes == [None]:
+            return False
         # several messages keep their order; this process has the caller's rights
         for message, substitute in zip(messages, substitutes, strict=True):
             self._sock.sendto(message.data if substitute is None else substitute, (0, 0))
-        return len(data)
+        return True
 
     def _substitute(self, message: Message) -> bytes | None:
         """Carry out a message that is for vethd, and return what to send in its place; None: itself."""

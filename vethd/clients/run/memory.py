@@ -46,6 +46,17 @@ def sent(call: Call, caller: Caller) -> bytes:
     return b"".join(caller.read(address, size) for address, size in pieces(call, caller) if size)
 
 
+def taken(call: Call, caller: Caller, size: int) -> int:
+    """Return the result of a send call that sent so many bytes. Raises OSError.
+
+    sendmmsg sends its first message alone, as it may: the caller sends the others by its next call.
+    """
+    if call.name != "sendmmsg":
+        return size
+    caller.write(call.args[1] + layout(call).msghdr.size, struct.pack("=I", size))  # struct mmsghdr
+    return 1
+
+
 def pieces(call: Call, caller: Caller) -> list[Piece]:
     """Return where the data of a send or receive call are. Raises OSError."""
     if call.name in ("sendto", "write", "recvfrom", "read"):

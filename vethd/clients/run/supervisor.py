@@ -17,6 +17,7 @@ again if it dies. What either does is done once, even if a signal interrupts the
 from __future__ import annotations
 
 import _socket
+import errno
 import posix
 import select
 import struct
@@ -25,11 +26,11 @@ from collections.abc import Callable
 from vethd.clients.run import jobs, replies, rtnl, showing
 from vethd.clients.run.acting import become, enter
 from vethd.clients.run.caller import Caller
-from vethd.clients.run.calls import Socket
+from vethd.clients.run.calls import WIDE, Socket
 from vethd.clients.run.children import Children
 from vethd.clients.run.filter import F_DUPFD_CLOEXEC
 from vethd.clients.run.listener import Call, Listener
-from vethd.clients.run.memory import MSG_PEEK, pieces, room, unwrap
+from vethd.clients.run.memory import MSG_PEEK, room, sent, taken, unwrap
 from vethd.clients.run.news import News
 from vethd.clients.run.numbers import choose
 from vethd.clients.run.table import Table
@@ -81,7 +82,7 @@ class Supervisor:
         try:
             with Caller(call.thread) as caller:
                 self._handle(call, caller)
-        except OSError as error:  # the caller is gone, or not ours to look at
+        except (OSError, struct.error) as error:  # the caller is gone, not ours to look at, or has passed nonsense
             self._log(f"{call.name} of {call.thread}: {error}")
             self._listener.go_on(call.id)
         self._table.done()
@@ -139,7 +140,7 @@ class Supervisor:
         try:
             sock = Socket(_socket.AF_NETLINK, kind & 0xFFFFFFFF | _SOCK_CLOEXEC, 0)
         except OSError as error:
-            return -(error.errno or 22)
+            return -(error.errno or errno.EIO)
         with sock:
             self._listener.give(call.id, sock.fileno(), number, kind & _SOCK_CLOEXEC)
         return number
@@ -164,7 +165,7 @@ class Supervisor:
 
     def _send(self, call: Call, caller: Caller) -> None:
         """Look at what is sent."""
-        data = b"".join(caller.read(*span) for span in pieces(call, caller) if span[1])
+        data = sent(call, caller)
         if len(data) >= rtnl.HEAD.size and not _looked_at(data):
             self._listener.go_on(call.id)
             return
@@ -180,29 +181,30 @@ class Supervisor:
             return
         with sock:
             if filtered:
-                self._filter(call, sock, messages[0], len(data))
+                self._children.answer(call.id, self._filter(call, caller, sock, messages[0]))
                 return
             inode = posix.fstat(sock.fileno()).st_ino
 
-            def sent() -> int | None:
-                return jobs.Sender(sock, caller, lambda refusal: self._news.tell(inode, refusal)).send(data)
+            def job() -> int | None:
+                sender = jobs.Sender(sock, caller, lambda refusal: self._news.tell(inode, refusal))
+                return taken(call, caller, len(data)) if sender.send(messages) else None
 
-            self._children.start(call, caller, sent, message=data)
+            self._children.start(call, caller, job, message=data)
 
-    def _filter(self, call: Call, sock: Socket, message: rtnl.Message, size: int) -> None:
+    def _filter(self, call: Call, caller: Caller, sock: Socket, message: rtnl.Message) -> int:
         """Ask the kernel for TAPs where the caller asks for veths; the replies are sifted."""
         self._news.dumps_veths((posix.fstat(sock.fileno()).st_ino, message.sequence))
         try:
             sock.sendto(replies.of_taps(message), (0, 0))
         except OSError as error:
-            self._children.answer(call.id, -(error.errno or 22))
-        else:
-            self._children.answer(call.id, size)
+            return -(error.errno or errno.EIO)
+        return taken(call, caller, len(message.data))
 
     def _receive(self, call: Call, caller: Caller) -> None:
         """Look at what waits to be received."""
         flags = {"recvfrom": call.args[3], "recvmsg": call.args[2]}.get(call.name, 0)
-        sock = None if flags & (MSG_PEEK | _MSG_ERRQUEUE) else caller.socket(call.args[0])
+        unchanged = call.arch not in WIDE or flags & (MSG_PEEK | _MSG_ERRQUEUE)
+        sock = None if unchanged else caller.socket(call.args[0])
         if sock is None:
             self._listener.go_on(call.id)
             return
@@ -225,6 +227,9 @@ class Supervisor:
 
     def _ioctl(self, call: Call, caller: Caller) -> None:
         """Look at an ethtool request."""
+        if call.arch not in WIDE:
+            self._listener.go_on(call.id)
+            return
         _, address = struct.unpack("=16sQ", caller.read(call.args[2], 24))
         (command,) = struct.unpack("=I", caller.read(address, 4))
         if command not in showing.SHOWN:
