@@ -26,10 +26,12 @@ DAEMON_SUMMARY = "veth in userspace: pairs of TAP devices that behave like the k
 CLIENTS = {
     "vethd-run": (
         "run a program with its veth links made by vethd",
-        ("[--log FILE] [--] PROGRAM [ARGS...]",),
+        ("[--log FILE] [--] PROGRAM [ARGS...]", "[--dry-run] --install|--uninstall docker|podman|lxc|nspawn"),
         (
             "Runs PROGRAM in its own place. A running vethd makes the veth links that the program and its children ask"
             " the kernel for, and they see these links as veths.\n\n"
+            "--install puts vethd-run in front of a service, by a drop-in or a wrapper; --uninstall removes it again,"
+            " and --dry-run shows the files.\n\n"
             "--log appends to FILE what was not as usual. The exit status is the program's; 127 if there is no such"
             " program, 126 if it cannot be executed, 2 for a wrong option."
         ),

@@ -33,8 +33,8 @@ def interpreter() -> str:
     return python
 
 
-def put(target: Path, contents: Callable[[], bytes]) -> None:
-    """Write an executable file atomically, over an existing one. Raises InstallError.
+def put(target: Path, contents: Callable[[], bytes], mode: int = _EXECUTABLE) -> None:
+    """Write a file atomically, over an existing one; it is executable if not told otherwise. Raises InstallError.
 
     contents is called after a temporary file was made in the directory.
     """
@@ -42,7 +42,7 @@ def put(target: Path, contents: Callable[[], bytes]) -> None:
         with tempfile.NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}-", delete=False) as file:
             try:
                 file.write(contents())
-                os.fchmod(file.fileno(), _EXECUTABLE)
+                os.fchmod(file.fileno(), mode)
                 Path(file.name).rename(target)
             except BaseException:
                 Path(file.name).unlink(missing_ok=True)

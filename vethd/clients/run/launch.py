@@ -19,6 +19,9 @@ Usage: vethd-run [OPTIONS] [--] PROGRAM [ARGS...]
 
 Options:
   --log FILE  Append to FILE what was not as usual.
+  --install NAME, --uninstall NAME
+              Put vethd-run in front of a service: docker, podman, lxc or
+              nspawn. --dry-run shows the files and changes nothing.
   --version   Show the version and exit.
   --help      Show this message and exit.
 """
@@ -51,6 +54,10 @@ def main() -> int:
             options.log = args.pop(0)
         elif word.startswith("--log="):
             options.log = word[6:]
+        elif word in ("--install", "--uninstall", "--dry-run"):
+            from vethd.clients.run.install import main as install_main  # noqa: PLC0415 - asked for seldom
+
+            return install_main([word, *args])
         elif word in ("--help", "-h"):
             posix.write(1, _USAGE.encode())
             return 0
