@@ -45,7 +45,11 @@ class Children:
                 return
         slot = self._table.begin(call.id, key)
         process = caller.pid
-        pid = posix.fork()
+        try:
+            pid = posix.fork()
+        except OSError:
+            self._table.free(slot)
+            raise
         if pid == 0:
             self._work(call, job, slot)
         fd = posix.pidfd_open(pid)
@@ -81,7 +85,7 @@ class Children:
             waiting = self._table.call(slot) if slot >= 0 else call.id
             if not self.answer(waiting, result) and slot >= 0 and result is not None:
                 self._table.keep(slot, result)
-            elif slot >= 0:
+            else:
                 self._table.free(slot)
         except BaseException as error:  # noqa: BLE001 - the caller must not wait for ever
             self._log(f"{call.name} of {call.thread}: {error!r}")

@@ -21,6 +21,7 @@ from vethd.clients.run.table import Table
 _PR_SET_CHILD_SUBREAPER, _PR_SET_NAME = 36, 15
 _LOG_FLAGS = posix.O_WRONLY | posix.O_CREAT | posix.O_APPEND | posix.O_CLOEXEC
 _TAKEN_TRIES, _TAKEN_POLL_S = 20, 0.01
+_AGAIN_S = 0.02  # one that dies at once must not take the machine
 _IGNORED = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM, _signal.SIGQUIT, _signal.SIGPIPE)
 
 
@@ -34,6 +35,7 @@ def keep(fd: int, log_file: str | None) -> None:
     listener = Listener(fd, table.in_hand)
     while not _serve(listener, table, log):
         log("the supervisor died and is started again")
+        time.sleep(_AGAIN_S)
 
 
 def logger(log_file: str | None) -> Callable[[str], None]:

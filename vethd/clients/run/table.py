@@ -76,8 +76,9 @@ class Table:
         return self._get(number).call
 
     def free(self, number: int) -> None:
-        """Give a slot back."""
-        self._put(number, _Slot())
+        """Give a slot back; -1 is none."""
+        if number >= 0:
+            self._put(number, _Slot())
 
     def keep(self, number: int, answer: int) -> None:
         """Keep an answer for the call's repetition."""
