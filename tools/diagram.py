@@ -12,9 +12,9 @@ from xml.sax.saxutils import escape
 FILE = Path(__file__).parents[1] / "docs" / "img" / "overview.svg"
 WIDTH, HEIGHT = 880, 400
 DOORS = (
+    ("Docker, LXC", "vethd-run"),
     ("scripts", "vethd-ip"),
-    ("podman, CRI-O", "vethd-cni"),
-    ("Mininet", "vethd-ip"),
+    ("CRI-O, podman", "vethd-cni"),
     ("you", "vethctl"),
     ("services", "config file"),
     ("programs", "HTTP API"),
