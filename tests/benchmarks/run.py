@@ -22,7 +22,7 @@ from tests.lib.site import site as make_site
 ROUNDS = 5
 STARTS = 40
 PAIRS = 20
-SOURCE = Path(__file__).with_name("traffic") / "calls.c"
+SOURCE = Path(__file__).with_name("calls.c")
 
 
 def calls(netns: Netns, argv: list[str], env: dict[str, str]) -> dict[str, float]:
