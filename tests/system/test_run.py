@@ -187,6 +187,16 @@ def test_it_ends_with_the_last_process(door: Door, place: Netns) -> None:
     door.wait_over()
 
 
+def test_a_namespace_that_is_not_the_callers(door: Door, place: Netns) -> None:
+    """By the id of a root's process, from a plain user's own namespace: as the kernel says it of a veth."""
+    user = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "unshare", "-Urn")
+    words = (*user, *PAIR, "netns", "1")
+    kernel = place.run(subprocess.run, words, capture_output=True, text=True, check=False)
+    assert kernel.returncode == 2
+    assert door.run(place, *words) == (2, kernel.stderr)
+    assert door.run(place, *words[:-2])[0] == 0, "in his own he may"
+
+
 def test_capabilities_that_the_caller_lacks(door: Door, place: Netns) -> None:
     """Root without CAP_NET_ADMIN gets what the kernel would say."""
     status, said = door.run(place, "setpriv", "--bounding-set", "-net_admin", *PAIR)

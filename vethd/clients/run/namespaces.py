@@ -32,7 +32,7 @@ class NamespaceError(Exception):
 def named(attribute: int, value: int, caller: Caller, home: int) -> int:
     """Open the namespace that an attribute names; home is the one of the caller's socket.
 
-    Raises NamespaceError EBADF, ESRCH or EINVAL.
+    Raises NamespaceError EBADF, EPERM, ESRCH or EINVAL.
     """
     if attribute == rtnl.IFLA_NET_NS_FD:
         try:
@@ -45,6 +45,8 @@ def named(attribute: int, value: int, caller: Caller, home: int) -> int:
     if attribute == rtnl.IFLA_NET_NS_PID:
         try:
             return caller.netns_of(value)
+        except PermissionError:  # another user's
+            raise NamespaceError(errno.EPERM) from None
         except OSError:
             raise NamespaceError(errno.ESRCH) from None
     return with_id(value, home)
