@@ -12,6 +12,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from pyroute2.netlink.rtnl.tcmsg import tcmsg
 
+from vethd.kernel import message
 from vethd.kernel.bridge import Bridges
 from vethd.kernel.l3 import Route
 from vethd.kernel.rtnl import Rtnl
@@ -126,3 +127,9 @@ def test_token_bucket() -> None:
     assert (message["index"], message["parent"], message["handle"]) == (5, 0xFFFFFFFF, 1 << 16)
     parms = message.get_nested("TCA_OPTIONS", "TCA_TBF_PARMS")
     assert (parms["rate"], parms["limit"], parms["peak"]) == (1_000_000, 45_000, 0)
+
+
+@pytest.mark.parametrize("address", ["02:00:00:00:00:0c", "2:0:0:0:0:c", "02:0:00:0:00:0C"])
+def test_a_mac_address_with_short_parts(address: str) -> None:
+    """As ip(8), model.spec and a .netdev file take it."""
+    assert list(message.attributes(message.mac(1, address))) == [(1, bytes([2, 0, 0, 0, 0, 12]))]

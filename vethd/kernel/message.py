@@ -55,8 +55,8 @@ def text(kind: int, value: str) -> bytes:
 
 
 def mac(kind: int, value: str) -> bytes:
-    """Return an attribute that holds a MAC address; value has the form xx:xx:xx:xx:xx:xx."""
-    return attr(kind, bytes.fromhex(value.replace(":", "")))
+    """Return an attribute that holds a MAC address; value has the form xx:xx:xx:xx:xx:xx, or x for 0x."""
+    return attr(kind, bytes(int(part, 16) for part in value.split(":")))
 
 
 def ip(kind: int, value: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
