@@ -135,9 +135,8 @@ class Caller:
         place = posix.stat(f"/proc/{self.thread}/ns/pid")[1:3]
         for name in filter(str.isdigit, posix.listdir("/proc")):
             try:
-                if posix.stat(f"/proc/{name}/ns/pid")[1:3] == place and Caller(int(name)).status("NSpid").split()[
-                    -1
-                ] == str(pid):
+                inside = posix.stat(f"/proc/{name}/ns/pid")[1:3] == place
+                if inside and Caller(int(name)).status("NSpid").split()[-1] == str(pid):
                     return posix.open(f"/proc/{name}/ns/net", _CLOEXEC)
             except OSError:
                 continue

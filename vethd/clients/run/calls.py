@@ -10,7 +10,7 @@ TRAPPED = (
     *("socket", "sendto", "sendmsg", "sendmmsg", "write", "writev", "recvfrom", "recvmsg", "read"),
     *("dup", "fcntl", "ioctl"),
 )
-"""The calls that the filter may ask about. An architecture without one of them has None."""
+"""The calls that the filter may ask about."""
 
 _X86_64 = (41, 44, 46, 307, 1, 20, 45, 47, 0, 32, 72, 16)
 _I386 = (359, 369, 370, 345, 4, 146, 371, 372, 3, 41, 221, 54)  # fcntl64
@@ -47,7 +47,7 @@ _MACHINE = _MACHINES.get(posix.uname().machine)
 
 ARCHES = _MACHINE[0] if _MACHINE else ()
 SECCOMP = _MACHINE[1] if _MACHINE else -1
-PIDFD_OPEN, PIDFD_GETFD = 434, 438  # on every architecture but alpha
+PIDFD_GETFD = 438  # on every architecture but alpha
 
 libc = ctypes.CDLL(None, use_errno=True)
 for _name in ("process_vm_readv", "process_vm_writev"):

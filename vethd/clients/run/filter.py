@@ -40,10 +40,10 @@ Block = list[tuple[int, int, int, int]]
 
 
 def install(born: frozenset[int] = frozenset()) -> tuple[int, bool]:
-    """Put the filter before this process's system calls, for good, and return the listener and whether it is told all.
+    """Put the filter before this process's system calls, for good; return the listener, and a flag.
 
-    born are the numbers of rtnetlink sockets that the program inherits. The second value is whether no_new_privs had to
-    be set, so that setuid programs have no effect. Raises OSError: EBUSY if another supervisor listens already.
+    born are the numbers of rtnetlink sockets that the program inherits. The flag is whether no_new_privs had to be set,
+    so that setuid programs have no effect. Raises OSError: EBUSY if another supervisor listens already.
     """
     words = program(born)
     text = ctypes.create_string_buffer(words, len(words))

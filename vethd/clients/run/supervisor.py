@@ -35,7 +35,7 @@ from vethd.clients.run.news import News
 from vethd.clients.run.numbers import choose
 from vethd.clients.run.table import Table
 
-_SOCK_CLOEXEC, _SOCK_TYPES = posix.O_CLOEXEC, 0xF
+_SOCK_CLOEXEC = posix.O_CLOEXEC
 _MSG_ERRQUEUE = 0x2000
 _CHANGES = (rtnl.RTM_NEWLINK, rtnl.RTM_DELLINK)
 
