@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.lib.engines import ENGINES, need
+from tests.lib.leaks import Traces
 
 # the machine may be busy: no example is judged by how long it, or its making, took
 settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -28,10 +30,15 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def root() -> None:
-    """Refuse to run what needs root and /dev/net/tun without them: a skip would look like a pass."""
+def root() -> Iterator[None]:
+    """Refuse to run what needs root and /dev/net/tun without them: a skip would look like a pass.
+
+    No name of a namespace is left when the last test has ended: `ip` complains of one that leads nowhere.
+    """
     if os.geteuid() != 0 or not Path("/dev/net/tun").exists():
         pytest.fail("this test makes namespaces and TAP devices: run pytest as root, with /dev/net/tun", pytrace=False)
+    yield
+    assert not Traces.now().namespaces
 
 
 @pytest.fixture(scope="session", params=ENGINES)

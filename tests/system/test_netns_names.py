@@ -38,11 +38,11 @@ AGAIN = f"{PREFIX}again"
 def eyes_of(uid: int) -> Iterator[None]:
     """Open files as that user, in this thread: setfsuid(2)."""
     libc = ctypes.CDLL(None)
-    libc.setfsuid(uid)
+    before = libc.setfsuid(uid)
     try:
         yield
     finally:
-        libc.setfsuid(0)
+        libc.setfsuid(before)
 
 
 @pytest.mark.usefixtures("root")
@@ -74,12 +74,14 @@ def test_so_it_is_if_ip_unlinks_it_meanwhile(monkeypatch: pytest.MonkeyPatch) ->
         try:
             return posix.open(name, flags)
         finally:
-            path.unlink()
+            with eyes_of(0):
+                path.unlink()
 
     monkeypatch.setattr(os, "open", opened)
     with eyes_of(NOBODY), pytest.raises(VethError) as refusal:
         open_ref(NAME)
     assert refusal.value.errno == errno.ENOENT
+    assert not path.exists()
 
 
 def identity(name: str) -> tuple[int, int]:
