@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from tests.lib.judged import LIMITS, frames
 from tests.lib.sockwire import Bench, bench, frame
-from vethd.datapath.engine import Counters
+from vethd.datapath.engine import DROPPED_HEAD, DROPPED_MAX, Counters
 from vethd.model.drops import DROPS, Drop
 from vethd.model.verdict import Road, verdict
 
@@ -74,6 +74,7 @@ class Oracle:
         self.out: list[bytes] = []
         self.read = self.read_bytes = self.forwarded_bytes = 0
         self.drops = [0] * DROPS
+        self.dropped: list[tuple[int, int, int, bytes, bytes]] = []
 
     def run(self, gate: Drop | None) -> None:
         """Judge all that waits."""
@@ -87,6 +88,9 @@ class Oracle:
                 self.forwarded_bytes += size
             else:
                 self.drops[drop] += 1
+                start, limit = self.road.vnet_hdr_len, self.road.limit
+                head = (data[:start], data[start : start + DROPPED_HEAD])
+                self.dropped.append((drop, max(0, size), limit, *head))
         self.waiting.clear()
 
     def expect(self) -> Counters:
@@ -138,6 +142,10 @@ def test_engine_is_the_model(shared: Bench, engine: str, vnet_hdr_len: int, data
                 it.wire.set_trust(trust=trust)
     for side, oracle in enumerate(oracles):
         assert it.received(1 - side) == oracle.out
+        kept = it.wire.dropped(side)
+        assert [(one.reason, one.length, one.limit, one.vnet, one.data) for one in kept] == oracle.dropped[
+            -DROPPED_MAX:
+        ]
         assert it.counters(side) == oracle.expect()
     assert it.died == []
 

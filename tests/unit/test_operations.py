@@ -14,11 +14,13 @@ import msgspec
 import pytest
 
 from tests.lib.fake_daemon import link_info, link_stats, pair_info
+from vethd.datapath.engine import Counters, Dropped
 from vethd.datapath.engines import Picked
 from vethd.doors.callers import Caller
 from vethd.doors.operations import ROUTES, dispatch
 from vethd.doors.routing import STATUS, Api, Call, Reply
 from vethd.model.api import EngineChange, EngineInfo, ErrorBody, PairChange, Saved
+from vethd.model.drops import Drop
 from vethd.model.errors import ConfigError, VethError
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
@@ -28,12 +30,29 @@ ROOT = Caller(0, admin=True)
 RELOADED = {"created": 1, "changed": 2, "deleted": 3, "waiting": 4}
 
 
+class StubPair:
+    """va in no namespace and vb in "blue"; va has dropped three frames, two of them oversize."""
+
+    id = "p1"
+    links = tuple(
+        SimpleNamespace(state=SimpleNamespace(name=name), label=label) for name, label in (("va", ""), ("vb", "blue"))
+    )
+
+    def counters(self, side: Side) -> Counters:  # noqa: ARG002 - the same for both
+        return Counters(drops=tuple(2 * (drop is Drop.OVERSIZE) + (drop is Drop.RUNT) for drop in Drop))
+
+    def dropped(self, side: Side) -> list[Dropped]:
+        found = [Dropped(n, n, Drop.OVERSIZE, 0, 1, 1600, 1518, b"v" * 10, b"d" * 128) for n in (1, 3)]
+        runt = Dropped(2, 2, Drop.RUNT, errno.EIO, 1, 13, 1518, b"v" * 10, b"d" * 13)
+        return [found[0], runt, found[1]] if side is Side.NEAR else []
+
+
 class StubManager:
     """Knows one pair, p1: va in no namespace, vb in "blue". Remembers what it was asked; refuses if told so."""
 
     def __init__(self) -> None:
         self.entry = SimpleNamespace(
-            id="p1", spec=PairSpec(name="va"), live=object(), fds=None, source="runtime", owner=0
+            id="p1", spec=PairSpec(name="va"), live=StubPair(), fds=None, source="runtime", owner=0
         )
         self.entries = {"p1": self.entry}
         self.reconciled = None
@@ -121,6 +140,33 @@ def refused(reply: Reply) -> tuple[int, str, int]:
 # an attachment is nothing without a kernel: tests/system/test_cni.py
 SHOWN = [route for route in ROUTES if not route.path.startswith("/v1/attachments")]
 CONCRETE = {route: (route.method, route.path.format(id="p1", name="va")) for route in SHOWN}
+
+
+@pytest.mark.parametrize("path", ["/v1/drops", "/v1/links/va/drops", "/v1/pairs/p1/drops"])
+def test_dropped_frames(manager: StubManager, path: str) -> None:
+    def found(**query: str) -> tuple[list[int], int, int]:
+        body = ask(manager, "GET", path, query=query).body
+        return [frame.seq for frame in body.frames], body.total, body.seq
+
+    ends = 1 if path == "/v1/links/va/drops" else 2
+    assert found() == ([1, 2, 3], 3 * ends, 3)
+    assert found(n="2") == ([2, 3], 3 * ends, 3)
+    assert found(after="2") == ([3], 3 * ends, 3)
+    assert found(reason="oversize") == ([1, 3], 2 * ends, 3)
+    assert found(reason="stale") == ([], 0, 3)
+    assert found(after=str((1 << 64) - 1)) == ([], 3 * ends, 3)
+    frame = ask(manager, "GET", path).body.frames[1]
+    assert (frame.link, frame.peer_name, frame.peer_netns) == ("va", "vb", "blue")
+    assert (frame.reason, frame.errno, frame.length, frame.data) == ("runt", "EIO", 13, b"d" * 13)
+
+
+@pytest.mark.parametrize(
+    "query", [{"n": "-1"}, {"n": "1001"}, {"n": "x"}, {"n": ""}, {"n": "٣"}, {"after": "1" * 30}, {"reason": "bored"}]
+)
+def test_dropped_frames_by_a_bad_query(manager: StubManager, query: dict[str, str]) -> None:
+    reply = ask(manager, "GET", "/v1/drops", query=query)
+    assert refused(reply) == (400, "EINVAL", errno.EINVAL)
+    assert next(iter(query)) in reply.body.message
 
 
 @pytest.mark.parametrize("route", SHOWN, ids=lambda route: f"{route.method} {route.path}")

@@ -35,6 +35,7 @@ from vethd.model.api import (
     Saved,
 )
 from vethd.model.errors import VethError
+from vethd.model.insight import DROPS_SHOWN, DroppedFrames
 from vethd.model.spec import LinkSpec, PairSpec
 
 DEFAULT_SOCKET = "/run/vethd/vethd.sock"
@@ -137,6 +138,18 @@ class Client:
     def link_stats(self, name: str, netns: str | None = None) -> LinkStats:
         """Return the counters of one link, found as by link(). Raises VethError ENODEV, ENOTUNIQ."""
         return self._decode(LinkStats, self._on_link("GET", name, "/stats", netns=netns))
+
+    def drops(
+        self, pair: str | None = None, *, most: int = DROPS_SHOWN, reason: str | None = None, after: int = 0
+    ) -> DroppedFrames:
+        """Return the newest dropped frames of one pair, by its id, or of all pairs of the caller, at most `most`.
+
+        reason is a name as in LinkStats.drops; after leaves out the frames up to that seq. Raises VethError ENOENT,
+        EPERM, EINVAL.
+        """
+        path = "/v1/drops" if pair is None else f"/v1/pairs/{segment(pair)}/drops"
+        query = {"n": str(most), "after": str(after)} | ({} if reason is None else {"reason": reason})
+        return self._ask(DroppedFrames, Request("GET", path, query))
 
     def save(self) -> Saved:
         """Save the run-time pairs to the state directory; the daemon makes them again at boot."""

@@ -13,8 +13,10 @@ from vethd.control.cli import EXIT_INTERRUPTED, EXIT_STATUS, Vethctl
 from vethd.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE, Client
 from vethd.control.commands import add, delete, engine, reload, save, set_
 from vethd.control.doctor import doctor
+from vethd.control.drops import drops
 from vethd.control.live import monitor, top
 from vethd.control.show import show, stats
+from vethd.control.why import why
 
 PROG = "vethctl"
 COMPLETE_VARIABLE = "_VETHCTL_COMPLETE"
@@ -57,7 +59,7 @@ def completion(shell: str) -> None:
     click.echo(ShellComplete.source(complete(cli, {}, PROG, COMPLETE_VARIABLE)))
 
 
-for _command in (add, delete, set_, show, stats, monitor, top, apply, engine, save, reload, doctor):
+for _command in (add, delete, set_, show, stats, why, drops, monitor, top, apply, engine, save, reload, doctor):
     cli.add_command(_command)
 
 

@@ -12,6 +12,7 @@ from libc.errno cimport EBADF, EFAULT, EINVAL, EIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.unistd cimport read, write
 
+from vethd.datapath._dropped cimport Ring, remember
 from vethd.datapath._frame cimport (
     BAD_VNET_HEADER, DROPS, FORWARD, NO_PEER, PEER_DOWN, WRITE_ERROR, verdict,
 )
@@ -67,6 +68,7 @@ cdef struct Lane:
     uint64_t frames, forwarded
     int64_t frame_bytes, forwarded_bytes  # a read shorter than the vnet header adds a negative number
     uint64_t drops[DROPS]
+    Ring dropped
     int error_codes[ERRNOS]
     uint64_t error_frames[ERRNOS]
 
@@ -188,6 +190,7 @@ cdef inline bint admit(Lane *lane, Buffer *buffer, uint32_t got) noexcept nogil:
         drop = verdict(buffer.data, got, lane.vnet_hdr_len, lane.limit, lane.trust)
     if drop != FORWARD:
         lane.drops[drop] += 1
+        remember(&lane.dropped, drop, 0, 1, buffer.data, got, lane.limit)
         return False
     buffer.length = got
     buffer.frames = 1
@@ -197,18 +200,22 @@ cdef inline bint admit(Lane *lane, Buffer *buffer, uint32_t got) noexcept nogil:
 
 cdef inline void settle(Lane *lane, Buffer *buffer, int64_t written) noexcept nogil:
     """Count the frames of a write: all forwarded, or all dropped for the reason that its errno means."""
-    cdef int i
+    cdef int drop, i
     if written >= 0:
         lane.forwarded += buffer.frames
         lane.forwarded_bytes += buffer.frame_bytes
-    elif written == -EIO:
-        lane.drops[PEER_DOWN] += buffer.frames  # tun_get_user(): the device is not IFF_UP
+        return
+    if written == -EIO:
+        drop = PEER_DOWN  # tun_get_user(): the device is not IFF_UP
     elif written == -EINVAL:
-        lane.drops[BAD_VNET_HEADER] += buffer.frames  # the kernel refuses the header
+        drop = BAD_VNET_HEADER  # the kernel refuses the header
     elif fatal(written):
-        lane.drops[NO_PEER] += buffer.frames
+        drop = NO_PEER
     else:
-        lane.drops[WRITE_ERROR] += buffer.frames
+        drop = WRITE_ERROR
+    lane.drops[drop] += buffer.frames
+    remember(&lane.dropped, drop, <int>-written, buffer.frames, buffer.data, buffer.length, lane.limit)
+    if drop == WRITE_ERROR:
         for i in range(ERRNOS):
             if lane.error_codes[i] in (0, -written) or i == ERRNOS - 1:
                 lane.error_codes[i] = <int>-written

@@ -15,6 +15,7 @@ from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_getres, timespec
 from posix.unistd cimport close, read
 
+from vethd.datapath._dropped cimport DROPPED_HEAD, DROPPED_MAX, Dropped
 from vethd.datapath._frame cimport DROPS, FORWARD, STALE
 from vethd.datapath._frame cimport verdict as frame_verdict
 from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
@@ -183,6 +184,7 @@ cdef class Lane:
         take_turn(self.worker.it)
         shut(self.worker.it, self.it)
         give_turn(self.worker.it)
+        free(self.it.dropped.records)
         free(self.it)
 
     def start(self):
@@ -264,6 +266,29 @@ cdef class Lane:
         drops = tuple([now.drops[i] for i in range(DROPS)])
         errors = {now.error_codes[i]: now.error_frames[i] for i in range(ERRNOS) if now.error_codes[i]}
         return now.frames, now.frame_bytes, now.forwarded, now.forwarded_bytes, 0, drops, errors
+
+    def dropped(self):
+        """Return the last dropped frames, oldest first: the values of engine.Dropped but the queue, as tuples."""
+        cdef Dropped[DROPPED_MAX] records
+        cdef uint64_t first
+        cdef uint32_t kept, i
+        cdef int64_t vnet = self.it.vnet_hdr_len
+        with nogil:
+            take_turn(self.worker.it)
+            kept = <uint32_t>min(self.it.dropped.count, <uint64_t>self.it.dropped.room)
+            first = self.it.dropped.count - kept
+            for i in range(kept):
+                records[i] = self.it.dropped.records[(first + i) % self.it.dropped.room]
+            give_turn(self.worker.it)
+        return [
+            (
+                records[i].number, records[i].time_ns, records[i].reason, records[i].error, records[i].frames,
+                max(<int64_t>0, records[i].length - vnet), records[i].limit,
+                bytes(records[i].head[:min(<int64_t>records[i].head_length, vnet)]),
+                bytes(records[i].head[vnet:max(vnet, min(<int64_t>records[i].head_length, vnet + DROPPED_HEAD))]),
+            )
+            for i in range(kept)
+        ]
 
 
 def clock_resolution_ns():

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from io import FileIO
 
 from vethd.datapath.aio_direction import Buffers, Channel, Direction, channel
-from vethd.datapath.engine import STALE_FRAMES, Counters, nobody
+from vethd.datapath.engine import STALE_FRAMES, Counters, Dropped, nobody
 from vethd.model.drops import Drop
 
 _DRAIN_BATCHES = 16  # the most that dry() reads: a default ring of 1,000 frames
@@ -74,6 +74,10 @@ class AsyncioWire:
         d = self._directions[side]
         return Counters(d.read, d.read_bytes, d.forwarded, d.forwarded_bytes, 0, tuple(d.drops), dict(d.write_errors))
 
+    def dropped(self, side: int) -> list[Dropped]:
+        """See Wire."""
+        return self._directions[side].dropped()
+
     def dry(self, side: int) -> bool:
         """See Wire."""
         dry = True
@@ -110,7 +114,7 @@ class AsyncioWire:
 
 def _channels(sources: Sequence[FileIO], sinks: Sequence[FileIO]) -> list[Channel]:
     """Pair every queue of one end with one of the other, so that a flow stays on one, for any numbers of queues."""
-    return [channel(source, sinks[index % len(sinks)]) for index, source in enumerate(sources)]
+    return [channel(source, sinks[index % len(sinks)], index) for index, source in enumerate(sources)]
 
 
 class AsyncioEngine:

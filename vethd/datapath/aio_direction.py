@@ -20,10 +20,14 @@ from __future__ import annotations
 
 import errno
 import select
+import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from io import FileIO
+from itertools import count
 
 from vethd.datapath.aio_gro import Coalescer, strangers
+from vethd.datapath.engine import DROPPED_HEAD, DROPPED_MAX, Dropped
 from vethd.model.drops import DROPS, Drop
 from vethd.model.verdict import ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN
 from vethd.model.vnet import F_DATA_VALID, FIELDS, GSO_NONE, acceptable
@@ -43,14 +47,18 @@ _DEAD = (errno.EBADFD, errno.EBADF, errno.EFAULT)  # EFAULT: tun_ring_recv(), du
 Readinto = Callable[[bytearray], int | None]  # None: nothing to read
 Write = Callable[[bytes | memoryview], int | None]  # None: no room
 Poll = Callable[[float], list[tuple[int, int]]]  # polls one descriptor; [] or [(descriptor, POLLERR or POLLHUP)]
-Channel = tuple[Readinto, Write, Poll]
+Channel = tuple[Readinto, Write, Poll, int]
+
+# number, time, reason, errno, frames, length with the vnet header, limit, first bytes: see engine.Dropped
+_Kept = tuple[int, int, int, int, int, int, int, bytes]
+_numbers = count(1)  # of the dropped frames of all directions
 
 
-def channel(source: FileIO, sink: FileIO) -> Channel:
-    """Return the arguments of pump() for one queue to read and one to write to."""
+def channel(source: FileIO, sink: FileIO, queue: int) -> Channel:
+    """Return the arguments of pump() for one queue to read, of that number, and one to write to."""
     poller = select.poll()
     poller.register(source, 0)
-    return source.readinto, sink.write, poller.poll
+    return source.readinto, sink.write, poller.poll, queue
 
 
 class Buffers:
@@ -80,12 +88,14 @@ class Direction:
         self.read = self.read_bytes = self.forwarded = self.forwarded_bytes = 0
         self.drops = [0] * DROPS
         self.write_errors: dict[int, int] = {}
+        self.queue = 0  # of the present batch
+        self._kept: dict[int, deque[_Kept]] = {}  # by queue
 
     def set_gro(self, *, gro: bool, udp: bool) -> None:
         """See Wire."""
         self.gro = Coalescer(self.buffers.whole, self.buffers.views, self.vnet_hdr_len, udp=udp) if gro else None
 
-    def pump(self, readinto: Readinto, write: Write, poll: Poll) -> bool:
+    def pump(self, readinto: Readinto, write: Write, poll: Poll, queue: int = 0) -> bool:
         """Read and write one batch; return whether its source was dry. The loop's callback: must not raise."""
         lengths: list[int] = []
         budget = BATCH_BYTES
@@ -105,6 +115,7 @@ class Direction:
             if error.errno in _DEAD:
                 self.dead(self.side)
         if lengths:
+            self.queue = queue
             self._judge(lengths, write)
         if dry and (events := poll(0)) and events[0][1] & select.POLLERR:
             self.dead(self.side)
@@ -115,7 +126,8 @@ class Direction:
         self.read += len(lengths)
         self.read_bytes += sum(lengths) - self.vnet_hdr_len * len(lengths)
         if self.gate is not None:
-            self.drops[self.gate] += len(lengths)
+            for buffer, length in zip(self.buffers.whole, lengths, strict=False):
+                self._drop(self.gate, buffer, length)
             return
         forwarded = forwarded_bytes = 0
         gro = None if strangers(lengths) else self.gro
@@ -123,10 +135,10 @@ class Direction:
             try:
                 written = write(data)
             except OSError as error:
-                self._failed(error.errno or errno.EIO, frames)
+                self._failed(error.errno or errno.EIO, data, frames)
                 continue
             if written is None:
-                self._failed(errno.EAGAIN, frames)
+                self._failed(errno.EAGAIN, data, frames)
                 continue
             forwarded += frames
             forwarded_bytes += size
@@ -151,20 +163,20 @@ class Direction:
         return gro.written()
 
     def _refused(self, buffer: bytearray, length: int) -> bool:
-        """Return whether model.verdict, without the gate, drops a frame; count the frame if so."""
+        """Return whether model.verdict, without the gate, drops a frame; drop the frame if so."""
         vnet_hdr_len = self.vnet_hdr_len
         if length < ETH_HLEN + vnet_hdr_len:
-            self.drops[_RUNT if length >= vnet_hdr_len else _BAD_VNET_HEADER] += 1
+            self._drop(_RUNT if length >= vnet_hdr_len else _BAD_VNET_HEADER, buffer, length)
             return True
         flags, gso_type, hdr_len, _, csum_start, csum_offset = FIELDS.unpack_from(buffer)
         # almost no header needs the full check
         odd = gso_type or hdr_len or (flags and csum_start + csum_offset + 2 > length - vnet_hdr_len)
         if odd and not acceptable(buffer, length - vnet_hdr_len):
-            self.drops[_BAD_VNET_HEADER] += 1
+            self._drop(_BAD_VNET_HEADER, buffer, length)
             return True
         over = length - vnet_hdr_len > self.limit
         if over and gso_type == GSO_NONE and not self._forgiven(buffer, length):
-            self.drops[_OVERSIZE] += 1
+            self._drop(_OVERSIZE, buffer, length)
             return True
         if self.trust and not flags:
             buffer[0] = F_DATA_VALID
@@ -176,14 +188,35 @@ class Direction:
         tagged = buffer[at : at + 2] in (ETH_P_8021Q, ETH_P_8021AD)
         return tagged and length <= self.limit + self.vnet_hdr_len + VLAN_HLEN
 
-    def _failed(self, code: int, frames: int) -> None:
-        """Count the frames of a failed write, under the drop reason that the errno means."""
+    def _failed(self, code: int, data: bytes | memoryview, frames: int) -> None:
+        """Drop the frames of a failed write, for the reason that the errno means."""
         if code == errno.EIO:
-            self.drops[_PEER_DOWN] += frames  # tun_get_user(): the device is not IFF_UP
+            reason = _PEER_DOWN  # tun_get_user(): the device is not IFF_UP
         elif code == errno.EINVAL:
-            self.drops[_BAD_VNET_HEADER] += frames  # the kernel refused the header
+            reason = _BAD_VNET_HEADER  # the kernel refused the header
         elif code in _DEAD:
-            self.drops[_NO_PEER] += frames
+            reason = _NO_PEER
         else:
-            self.drops[_WRITE_ERROR] += frames
+            reason = _WRITE_ERROR
             self.write_errors[code] = self.write_errors.get(code, 0) + frames
+        self._drop(reason, data, len(data), code, frames)
+
+    def _drop(
+        self, reason: int, data: bytes | bytearray | memoryview, length: int, code: int = 0, frames: int = 1
+    ) -> None:
+        """Count frames that are not forwarded, and keep the first bytes of data, whose length is given."""
+        self.drops[reason] += frames
+        kept = self._kept.get(self.queue)
+        if kept is None:
+            kept = self._kept[self.queue] = deque(maxlen=DROPPED_MAX)
+        head = bytes(data[: min(length, self.vnet_hdr_len + DROPPED_HEAD)])
+        kept.append((next(_numbers), time.time_ns(), reason, code, frames, length, self.limit, head))
+
+    def dropped(self) -> list[Dropped]:
+        """See Wire."""
+        start = self.vnet_hdr_len
+        return sorted(
+            Dropped(number, ns, reason, code, n, max(0, length - start), limit, head[:start], head[start:], queue)
+            for queue, kept in self._kept.items()
+            for number, ns, reason, code, n, length, limit, head in kept
+        )

@@ -20,7 +20,13 @@ if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
 
 STALE_FRAMES = 1 << 16
-"""The most frames of a queue that an opening gate drops: a sender can make the loop wait for 30 ms, not longer."""
+"""The most frames of a queue that an opening gate drops: a sender can make the loop wait for 0.1 s, not longer."""
+
+DROPPED_MAX = 64
+"""The number of dropped frames that an engine keeps, for each queue and direction."""
+
+DROPPED_HEAD = 128
+"""The bytes of a dropped frame that an engine keeps, without the vnet header."""
 
 
 class Counters(NamedTuple):
@@ -37,6 +43,27 @@ class Counters(NamedTuple):
     in_flight: int = 0
     drops: tuple[int, ...] = (0,) * DROPS
     write_errors: dict[int, int] = {}  # noqa: RUF012 - a NamedTuple's default, never written to
+
+
+class Dropped(NamedTuple):
+    """A frame that was dropped after it was read.
+
+    number increases by at least one with each dropped frame of the engine. time_ns is in nanoseconds since the epoch.
+    error is the errno of a write, 0 if the frame was not written. frames is the number of frames that were coalesced to
+    this one. length and limit are in bytes, as in Counters. vnet and data are the frame's vnet header and first
+    DROPPED_HEAD bytes.
+    """
+
+    number: int
+    time_ns: int
+    reason: int
+    error: int
+    frames: int
+    length: int
+    limit: int
+    vnet: bytes
+    data: bytes
+    queue: int = 0
 
 
 def nobody(_side: int) -> None:
@@ -81,6 +108,9 @@ class Wire(Protocol):
 
     def counters(self, side: int) -> Counters:
         """Return the counters of the frames that side sent."""
+
+    def dropped(self, side: int) -> list[Dropped]:
+        """Return the last frames of side that were dropped, the oldest first: DROPPED_MAX of each queue."""
 
     def dry(self, side: int) -> bool:
         """Read the frames that side has queued, up to a budget; return whether none is left."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
-from vethd.datapath.engine import Counters, nobody, plus
+from vethd.datapath.engine import Counters, Dropped, nobody, plus
 from vethd.model.drops import Drop
 from vethd.model.errors import VethError
 
@@ -121,6 +121,11 @@ class NativeWire:
             one = Counters(*lane.counters())
             total = plus(total, one)._replace(in_flight=total.in_flight + one.in_flight)
         return total
+
+    def dropped(self, side: int) -> list[Dropped]:
+        """See Wire."""
+        lanes = enumerate(self.lanes[side].values())
+        return sorted(Dropped(*values, queue=queue) for queue, lane in lanes for values in lane.dropped())
 
     def dry(self, side: int) -> bool:
         """See Wire."""

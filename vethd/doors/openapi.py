@@ -36,9 +36,12 @@ def schema() -> dict[str, Any]:
 
 def _operation(route: Route) -> dict[str, Any]:
     names = re.findall(r"{(\w+)}", route.path)
-    parameters = [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
-    if "name" in names:
-        parameters.append({"name": "netns", "in": "query", "required": False, "schema": {"type": "string"}})
+    queried = (*(("netns",) if "name" in names else ()), *route.query)
+    parameters = [
+        {"name": name, "in": where, "required": where == "path", "schema": {"type": "string"}}
+        for where, some in (("path", names), ("query", queried))
+        for name in some
+    ]
     answer: dict[str, Any] = {"description": "Done."}
     if route.reply is not None:
         answer |= _content(route.reply)

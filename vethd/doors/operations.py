@@ -16,9 +16,9 @@ import msgspec
 import structlog
 
 from vethd import __version__
-from vethd.doors import cni, rights
+from vethd.doors import cni, insight, rights
+from vethd.doors.lookup import find_link, find_pair
 from vethd.doors.routing import STATUS, Call, NotFoundError, Reply, Route, find_route
-from vethd.kernel import netns
 from vethd.model.api import (
     EngineChange,
     EngineInfo,
@@ -89,12 +89,12 @@ async def _newlink(call: Call) -> PairInfo:
 
 async def _pair(call: Call) -> PairInfo:
     """Show a pair."""
-    return rights.pair_shown(call.caller, call.api.manager.info(_entry(call)))
+    return rights.pair_shown(call.caller, call.api.manager.info(find_pair(call)))
 
 
 async def _changepair(call: Call) -> PairInfo:
     """Change the given attributes of a pair's ends, all or none."""
-    entry = _entry(call)
+    entry = find_pair(call)
     await rights.check_change(call, entry, (call.body, call.body.peer or LinkSpec()))
     await call.api.manager.changelink(entry, call.body, call.fds)
     return call.api.manager.info(entry)
@@ -102,7 +102,7 @@ async def _changepair(call: Call) -> PairInfo:
 
 async def _delpair(call: Call) -> None:
     """Delete a pair."""
-    await _delete(call, _entry(call))
+    await _delete(call, find_pair(call))
 
 
 async def _links(call: Call) -> list[LinkInfo]:
@@ -112,13 +112,13 @@ async def _links(call: Call) -> list[LinkInfo]:
 
 async def _link(call: Call) -> LinkInfo:
     """Show a link."""
-    entry, side = await _find(call)
+    entry, side = await find_link(call)
     return rights.links_shown(call.api, call.caller, [call.api.manager.info(entry).links[side]])[0]
 
 
 async def _changelink(call: Call) -> LinkInfo:
     """Change the given attributes of a link, all or none."""
-    entry, side = await _find(call)
+    entry, side = await find_link(call)
     await rights.check_change(call, entry, (call.body,))
     change = PairChange(peer=call.body) if side is Side.FAR else PairChange(**call.body.attributes())
     await call.api.manager.changelink(entry, change, call.fds)
@@ -127,7 +127,7 @@ async def _changelink(call: Call) -> LinkInfo:
 
 async def _dellink(call: Call) -> None:
     """Delete a link and its peer."""
-    entry, _ = await _find(call)
+    entry, _ = await find_link(call)
     await _delete(call, entry)
 
 
@@ -139,7 +139,7 @@ async def _stats(call: Call) -> list[LinkStats]:
 
 async def _linkstats(call: Call) -> LinkStats:
     """Show the counters of a link."""
-    entry, side = await _find(call)
+    entry, side = await find_link(call)
     rights.need_owned(call.caller, entry, "stats", call.path["name"])
     for stats in await call.api.manager.stats([(entry, side)]):
         return stats
@@ -203,43 +203,12 @@ ROUTES = (
     Route("POST", "/v1/save", _save, None, Saved, admin=True),
     Route("POST", "/v1/reload", _reload, None, dict[str, int], admin=True),
     Route("GET", "/v1/health", _health, None, Health),
+    *insight.ROUTES,
     *cni.ROUTES,
 )
 
 
 # --- shared helpers
-
-
-def _entry(call: Call) -> Entry:
-    entry = call.api.manager.entries.get(call.path["id"])
-    if entry is None:
-        raise VethError(errno.ENOENT, "getpair", call.path["id"], "no such pair")
-    return entry
-
-
-async def _find(call: Call) -> tuple[Entry, Side]:
-    """Find the link that path and query name; the caller's own links come first.
-
-    A netns that cannot be opened may still be the label of a namespace. For a caller that is not an administrator only
-    passed fds are used: a name or path would be opened with the daemon's rights.
-    """
-    ref = call.query.get("netns")
-    label = ref
-    if ref and (call.caller.admin or ref.startswith(rights.FD_PREFIX)):
-        try:
-            label = await call.api.manager.workers.chore(_label, ref, call)
-        except VethError:
-            if ref.startswith("fd:"):
-                raise
-    return call.api.manager.find(call.path["name"], label, call.caller.owner)
-
-
-def _label(ref: str, call: Call) -> str:
-    fd = netns.open_ref(ref, call.fds)
-    try:
-        return netns.label(netns.inode(fd), call.api.manager.workers.nursery.own_inode)
-    finally:
-        os.close(fd)
 
 
 async def _delete(call: Call, entry: Entry) -> None:

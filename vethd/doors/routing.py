@@ -78,7 +78,7 @@ Handler = Callable[[Call], Awaitable[Any]]
 class Route(NamedTuple):
     """One operation: its method and path, its body and reply types, and whether only administrators may use it.
 
-    {name} in the path is a variable.
+    {name} in the path is a variable. query has the names of the parameters in the query; a link's netns is not listed.
     """
 
     method: str
@@ -88,6 +88,7 @@ class Route(NamedTuple):
     reply: Any
     status: int = 200
     admin: bool = False
+    query: tuple[str, ...] = ()
 
 
 class NotFoundError(Exception):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from vethd.datapath.engine import Counters, Wire, plus
+from vethd.datapath.engine import Counters, Dropped, Wire, plus
 from vethd.kernel.glance import Glance
 from vethd.kernel.linkstate import LinkState
 from vethd.memory.resume import caught_up, resumed_counters
@@ -115,6 +115,10 @@ class LivePair:
     def counters(self, side: Side) -> Counters:
         """Return the engine's counters of the frames that the end at side sent, those of predecessors included."""
         return plus(self._base[side], self.wire.counters(side)) if self.wire is not None else self._base[side]
+
+    def dropped(self, side: Side) -> list[Dropped]:
+        """Return the last frames of the end at side that the engine dropped, the oldest first."""
+        return self.wire.dropped(side) if self.wire is not None else []
 
     def dry(self, side: Side) -> bool:
         """Forward the frames that the end at side has queued; return whether its queue is empty."""
