@@ -212,6 +212,7 @@ def test_follow(lesser: Net) -> None:
         it.site.home.run(subprocess.Popen, argv, stdout=subprocess.PIPE, text=True) as follower,
         it.wire.a.packet() as sock,
     ):
+        assert follower.stdout is not None
         sock.send(sized(1600))
         assert "ethertype 0x88b5" in follower.stdout.readline()
         for number in range(10 * KEPT):
