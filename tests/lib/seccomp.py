@@ -9,6 +9,7 @@ import ctypes
 import os
 import platform
 import struct
+import sys
 from collections.abc import Iterable, Sequence
 
 PR_SET_NO_NEW_PRIVS = 38
@@ -21,6 +22,18 @@ LD_W_ABS, JEQ_K, RET_K = 0x20, 0x15, 0x06  # classic BPF
 IO_URING_SETUP = 425  # on every architecture but alpha
 
 Rule = tuple[int, int, int, int]
+
+WITHOUT = """
+import os, sys
+from tests.lib.seccomp import forbid
+forbid(int(sys.argv[1]), int(sys.argv[2]))
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+
+
+def without(number: int, code: int) -> list[str]:
+    """Return the beginning of a command line whose program gets the errno code from system call number."""
+    return [sys.executable, "-c", WITHOUT, str(number), str(code)]
 
 
 def forbid(number: int, code: int) -> None:

@@ -23,6 +23,7 @@ from tests.lib.daemon import PROGRAM
 from tests.lib.frames import ETH_P_IP, ether, tcp_partial, udp
 from tests.lib.lab import End, Lab, Wire
 from tests.lib.queued import queued
+from tests.lib.seccomp import WITHOUT
 from tests.lib.site import Place, Site, alive, toml_pair
 from tests.lib.site import site as make_site
 from tests.lib.sockets import tcp_transfers, udp_pair
@@ -34,12 +35,6 @@ PROTOCOL = 14 + 9  # in a frame of IPv4
 FLOWS, ROUNDS, EACH = 8, 10, 6
 STREAMS, STREAM_BYTES = 4, 1 << 20
 BIG = 3000  # bytes of a datagram of two fragments and more
-FORBID = """
-import os, sys
-from tests.lib.seccomp import forbid
-forbid(int(sys.argv[1]), int(sys.argv[2]))
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
 NO_BPF = "no BPF, pair made without its latency queue"
 
 
@@ -212,7 +207,7 @@ def test_a_pair_waits_for_a_program_that_cannot_be_loaded_now(whichever: Place) 
 
 def forbidden(code: int) -> list[str]:
     """Return the command line of a vethd for which bpf(2) fails with code."""
-    python = ["env", f"PYTHONPATH={REPO}", sys.executable, "-P", "-c", FORBID]
+    python = ["env", f"PYTHONPATH={REPO}", sys.executable, "-P", "-c", WITHOUT]
     return [*python, str(bpf_number()), str(code), *PROGRAM]
 
 

@@ -6,6 +6,7 @@ red [va] ==== vethd ==== [vb] blue
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import re
 import shlex
@@ -21,19 +22,13 @@ from tests.lib.daemon import PROGRAM
 from tests.lib.frames import ETH_P_IP, ether, sized, udp
 from tests.lib.lab import Lab, Wire
 from tests.lib.packet import PacketSocket
+from tests.lib.seccomp import without
 from tests.lib.site import Place, Site
 from tests.lib.site import site as make_site
 from tests.lib.wait import wait_until
 from vethd.kernel.abi import bpf_number
 
 VETHCTL = (sys.executable, "-m", "vethd.control.main")
-FORBID = """
-import os, sys
-from tests.lib.seccomp import forbid
-forbid(int(sys.argv[1]), int(sys.argv[2]))
-os.execvp(sys.argv[3], sys.argv[3:])
-"""
-EPERM = 1
 RING = 64
 BURST = 3 * RING
 KEPT = 64
@@ -93,7 +88,7 @@ def place(root: None, engine: str, tmp_path: Path) -> Iterator[Place]:  # noqa: 
 def lesser(root: None, engine: str, tmp_path: Path) -> Iterator[Net]:  # noqa: ARG001 - the check that we may
     """Yield a pair, up, of a daemon without BPF: the engine itself drops what is oversize."""
     with make_site(tmp_path, engine) as (site, lab):
-        site.program = (sys.executable, "-c", FORBID, str(bpf_number()), str(EPERM), *PROGRAM)
+        site.program = (*without(bpf_number() or 0, errno.EPERM), *PROGRAM)
         site.start()
         it = net(site, lab)
         it.wire.up()

@@ -3,46 +3,12 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.lib.pcapng import PACKET, blocks
 from vethd.model import pcapng
-
-SECTION, INTERFACE, STATISTICS, PACKET = 0x0A0D0D0A, 1, 5, 6
-HEAD = {SECTION: 16, INTERFACE: 8, STATISTICS: 12}
-
-
-class Block(NamedTuple):
-    kind: int
-    head: bytes
-    data: bytes
-    options: dict[int, bytes]
-
-
-def blocks(file: bytes) -> Iterator[Block]:
-    """Read a file; every length is checked at both ends of its block."""
-    while file:
-        kind, length = struct.unpack_from("=II", file)
-        assert length % 4 == 0
-        assert struct.unpack_from("=I", file, length - 4) == (length,)
-        body, file = file[8 : length - 4], file[length:]
-        size = 0
-        if kind == PACKET:
-            size = struct.unpack_from("=I", body, 12)[0]
-        start = HEAD.get(kind, 20)
-        data, rest = body[start : start + size], body[start + (size + 3) // 4 * 4 :]
-        options = {}
-        while True:
-            code, length = struct.unpack_from("=HH", rest)
-            if code == 0:
-                assert rest == bytes(4)
-                break
-            options[code] = rest[4 : 4 + length]
-            rest = rest[4 + (length + 3) // 4 * 4 :]
-        yield Block(kind, body[:start], data, options)
 
 
 def test_section_and_interface() -> None:

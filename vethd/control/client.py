@@ -22,6 +22,7 @@ import msgspec
 
 from vethd.control.errors import DaemonDown
 from vethd.control.netns import NetnsFds, own_inode
+from vethd.control.rings import Capture
 from vethd.control.transport import Method, Request, Transport, not_ours, segment
 from vethd.model.api import (
     EngineChange,
@@ -35,7 +36,7 @@ from vethd.model.api import (
     Saved,
 )
 from vethd.model.errors import VethError
-from vethd.model.insight import DROPS_SHOWN, DroppedFrames
+from vethd.model.insight import DROPS_SHOWN, CaptureInfo, CaptureSpec, DroppedFrames
 from vethd.model.spec import LinkSpec, PairSpec
 
 DEFAULT_SOCKET = "/run/vethd/vethd.sock"
@@ -150,6 +151,15 @@ class Client:
         path = "/v1/drops" if pair is None else f"/v1/pairs/{segment(pair)}/drops"
         query = {"n": str(most), "after": str(after)} | ({} if reason is None else {"reason": reason})
         return self._ask(DroppedFrames, Request("GET", path, query))
+
+    def capture(self, pair: str, spec: CaptureSpec) -> Capture:
+        """Begin to capture a pair's frames, by its id, into memory shared with the daemon; close() the result.
+
+        Raises VethError ENOENT, EPERM, EDQUOT (the buffer), EINVAL (the filter), ENODEV (the pair waits).
+        """
+        request = Request("POST", f"/v1/pairs/{segment(pair)}/capture", body=spec)
+        body, fds, sock = self._transport.session(request)
+        return Capture(self._decode(CaptureInfo, body), fds, sock)
 
     def save(self) -> Saved:
         """Save the run-time pairs to the state directory; the daemon makes them again at boot."""

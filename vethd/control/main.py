@@ -9,6 +9,7 @@ from click.shell_completion import ShellComplete, get_completion_class
 
 from vethd import __version__
 from vethd.control.apply import apply
+from vethd.control.capture import capture
 from vethd.control.cli import EXIT_INTERRUPTED, EXIT_STATUS, Vethctl
 from vethd.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE, Client
 from vethd.control.commands import add, delete, engine, reload, save, set_
@@ -59,7 +60,23 @@ def completion(shell: str) -> None:
     click.echo(ShellComplete.source(complete(cli, {}, PROG, COMPLETE_VARIABLE)))
 
 
-for _command in (add, delete, set_, show, stats, why, drops, monitor, top, apply, engine, save, reload, doctor):
+for _command in (
+    add,
+    delete,
+    set_,
+    show,
+    stats,
+    why,
+    drops,
+    capture,
+    monitor,
+    top,
+    apply,
+    engine,
+    save,
+    reload,
+    doctor,
+):
     cli.add_command(_command)
 
 

@@ -107,6 +107,23 @@ class Transport:
             except http.client.HTTPException as error:
                 raise DaemonDown(self.socket, f"no valid HTTP reply ({error!r})", "is it vethd's socket?") from error
 
+    def session(self, request: Request) -> tuple[bytes, list[int], sockets.socket]:
+        """Send a request that begins a session; return the reply's body, its fds, and the connection, which is held.
+
+        The caller closes all of them. Raises VethError, DaemonDown as send().
+        """
+        message = {"method": request.method, "path": request.target, "body": request.body}
+        with contextlib.ExitStack() as held, self._mapped():
+            sock = held.enter_context(self._connect(self.socket + FD_SUFFIX, sockets.SOCK_SEQPACKET))
+            with contextlib.suppress(BrokenPipeError):  # as above
+                sock.send(msgspec.json.encode(message))
+            raw, fds, flags, _address = sockets.recv_fds(sock, REPLY_MAX_BYTES, FDS_MAX)
+            reply = self._fd_reply(raw, flags)
+            if reply.status >= _BAD_REQUEST:
+                self._refuse(request, bytes(reply.body))
+            held.pop_all()
+        return bytes(reply.body), fds, sock
+
     def _send_fds(self, request: Request) -> bytes:
         if len(request.fds) > FDS_MAX:
             raise VethError(errno.E2BIG, "sendmsg", "", f"more than {FDS_MAX} file descriptors")
@@ -117,12 +134,15 @@ class Transport:
             with contextlib.suppress(BrokenPipeError):  # as above
                 sockets.send_fds(sock, [msgspec.json.encode(message)], list(request.fds))
             raw, _ancillary, flags, _address = sock.recvmsg(REPLY_MAX_BYTES)
-            if not raw or flags & sockets.MSG_TRUNC:
-                raise DaemonDown(self.socket + FD_SUFFIX, "incomplete reply", "is vethd restarting?")
-            reply = msgspec.json.decode(raw, type=_FdReply)
+            reply = self._fd_reply(raw, flags)
         if reply.status >= _BAD_REQUEST:
             self._refuse(request, bytes(reply.body))
         return bytes(reply.body)
+
+    def _fd_reply(self, raw: bytes, flags: int) -> _FdReply:
+        if not raw or flags & sockets.MSG_TRUNC:
+            raise DaemonDown(self.socket + FD_SUFFIX, "incomplete reply", "is vethd restarting?")
+        return msgspec.json.decode(raw, type=_FdReply)
 
     def _connect(self, path: str, kind: sockets.SocketKind) -> sockets.socket:
         sock = sockets.socket(sockets.AF_UNIX, kind)

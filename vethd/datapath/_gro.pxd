@@ -7,7 +7,7 @@ the headers of the super-frames that grew. Until then, lengths and checksums in 
 frame.
 """
 
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 
 from vethd.datapath._frame cimport (
@@ -32,6 +32,7 @@ cdef struct Buffer:  # one frame, or the super-frame that it has become
     uint8_t *data
     uint32_t length  # with the virtio_net_hdr
     uint32_t frames, frame_bytes  # as they were read; bytes without the virtio_net_hdr
+    uint64_t number  # of the first one: how many its lane has read
 
 
 cdef struct Place:  # the parts of one frame; offsets from the Ethernet header

@@ -12,6 +12,9 @@ from libc.errno cimport EBADF, EFAULT, EINVAL, EIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from posix.unistd cimport read, write
 
+from vethd.datapath._capture cimport (
+    DROPPED, FORWARDED_REASON, RECEIVED, SENT, Tap, note, publish, wall_ns,
+)
 from vethd.datapath._dropped cimport Ring, remember
 from vethd.datapath._frame cimport (
     BAD_VNET_HEADER, DROPS, FORWARD, NO_PEER, PEER_DOWN, WRITE_ERROR, verdict,
@@ -69,6 +72,7 @@ cdef struct Lane:
     int64_t frame_bytes, forwarded_bytes  # a read shorter than the vnet header adds a negative number
     uint64_t drops[DROPS]
     Ring dropped
+    Tap *taps  # of captures
     int error_codes[ERRNOS]
     uint64_t error_frames[ERRNOS]
 
@@ -174,6 +178,7 @@ cdef inline void shut(Worker *worker, Lane *lane) noexcept nogil:
         watch(worker.epoll_fd, EPOLL_CTL_DEL, lane.src, 0, NULL)
     rest(worker, lane, CLOSED)
     untie(lane)
+    lane.taps = NULL
     while at[0] != NULL:
         if at[0] == lane:
             at[0] = lane.next_dead
@@ -181,30 +186,31 @@ cdef inline void shut(Worker *worker, Lane *lane) noexcept nogil:
         at = &at[0].next_dead
 
 
-cdef inline bint admit(Lane *lane, Buffer *buffer, uint32_t got) noexcept nogil:
-    """Count and judge a frame that was read; return whether to forward it."""
+cdef inline int admit(Lane *lane, Buffer *buffer, uint32_t got) noexcept nogil:
+    """Count and judge a frame that was read; return FORWARD or why it was dropped."""
     cdef int drop = lane.gate
     lane.frames += 1
+    buffer.number = lane.frames
     lane.frame_bytes += <int64_t>got - lane.vnet_hdr_len
     if drop == FORWARD:
         drop = verdict(buffer.data, got, lane.vnet_hdr_len, lane.limit, lane.trust)
     if drop != FORWARD:
         lane.drops[drop] += 1
         remember(&lane.dropped, drop, 0, 1, buffer.data, got, lane.limit)
-        return False
+        return drop
     buffer.length = got
     buffer.frames = 1
     buffer.frame_bytes = got - lane.vnet_hdr_len
-    return True
+    return FORWARD
 
 
-cdef inline void settle(Lane *lane, Buffer *buffer, int64_t written) noexcept nogil:
-    """Count the frames of a write: all forwarded, or all dropped for the reason that its errno means."""
+cdef inline int settle(Lane *lane, Buffer *buffer, int64_t written) noexcept nogil:
+    """Count the frames of a write: all forwarded (FORWARD), or all dropped for the reason that its errno means."""
     cdef int drop, i
     if written >= 0:
         lane.forwarded += buffer.frames
         lane.forwarded_bytes += buffer.frame_bytes
-        return
+        return FORWARD
     if written == -EIO:
         drop = PEER_DOWN  # tun_get_user(): the device is not IFF_UP
     elif written == -EINVAL:
@@ -221,6 +227,28 @@ cdef inline void settle(Lane *lane, Buffer *buffer, int64_t written) noexcept no
                 lane.error_codes[i] = <int>-written
                 lane.error_frames[i] += buffer.frames
                 break
+    return drop
+
+
+cdef inline void tell(
+    Lane *lane, Buffer *buffer, uint32_t length, int kind, int drop, int error, uint32_t frames, int64_t time_ns
+) noexcept nogil:
+    """Offer a frame to the captures of its lane: as it was read (SENT) or written (RECEIVED), or why it was dropped."""
+    cdef Tap *tap = lane.taps
+    cdef int reason = FORWARDED_REASON if drop == FORWARD else drop
+    if drop != FORWARD:
+        kind = DROPPED
+    while tap != NULL:
+        note(tap, kind, reason, error, frames, buffer.data, length, lane.vnet_hdr_len, lane.limit, time_ns, buffer.number)
+        tap = tap.next
+
+
+cdef inline void show(Lane *lane) noexcept nogil:
+    """Publish what a turn has told the captures of its lane."""
+    cdef Tap *tap = lane.taps
+    while tap != NULL:
+        publish(tap)
+        tap = tap.next
 
 
 cdef struct Moved:  # the result of a lane's turn
@@ -235,6 +263,9 @@ cdef inline Moved move(Worker *worker, Lane *lane, uint32_t most) noexcept nogil
     cdef uint32_t[BATCH] kept
     cdef uint32_t keeps = 0, i
     cdef bint gro = lane.gro and most > 1
+    cdef bint tapped = lane.taps != NULL
+    cdef int64_t time_ns = wall_ns() if tapped else 0
+    cdef int drop
     cdef Buffer *buffer
     cdef Batch batch
     cdef int64_t result
@@ -248,7 +279,10 @@ cdef inline Moved move(Worker *worker, Lane *lane, uint32_t most) noexcept nogil
         if result < 0:
             moved.dry, moved.gone = True, fatal(-errno)
             break
-        if admit(lane, buffer, <uint32_t>result) and not (gro and gro_offer(&batch, buffer)):
+        drop = admit(lane, buffer, <uint32_t>result)
+        if tapped:
+            tell(lane, buffer, <uint32_t>result, SENT, drop, 0, 1, time_ns)
+        if drop == FORWARD and not (gro and gro_offer(&batch, buffer)):
             kept[keeps] = moved.frames
             keeps += 1
         moved.frames += 1
@@ -258,7 +292,13 @@ cdef inline Moved move(Worker *worker, Lane *lane, uint32_t most) noexcept nogil
     for i in range(keeps):
         buffer = &worker.buffers[kept[i]]
         result = write(lane.dst, buffer.data, buffer.length)
-        settle(lane, buffer, -errno if result < 0 else result)
+        if result < 0:
+            result = -errno
+        drop = settle(lane, buffer, result)
+        if tapped:
+            tell(lane, buffer, buffer.length, RECEIVED, drop, <int>-min(result, 0), buffer.frames, wall_ns())
+    if tapped:
+        show(lane)
     return moved
 
 

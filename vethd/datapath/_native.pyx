@@ -6,6 +6,7 @@ thread (serve()) and by the threads that call the methods here. A method release
 the worker's thread never takes the GIL, so the two cannot deadlock.
 """
 
+from cpython.buffer cimport PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cython cimport no_gc
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.errno cimport EBADF, errno
@@ -15,6 +16,7 @@ from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC, clock_getres, timespec
 from posix.unistd cimport close, read
 
+from vethd.datapath._capture cimport RING_HEADER, Instruction, Shared, Tap as TapStruct, run_filter
 from vethd.datapath._dropped cimport DROPPED_HEAD, DROPPED_MAX, Dropped
 from vethd.datapath._frame cimport DROPS, FORWARD, STALE
 from vethd.datapath._frame cimport verdict as frame_verdict
@@ -289,6 +291,61 @@ cdef class Lane:
             )
             for i in range(kept)
         ]
+
+
+@no_gc  # as Lane
+cdef class Tap:
+    """One lane's frames for one capture: they are copied into ring until close(). See engine.TapSpec."""
+
+    cdef TapStruct it
+    cdef Lane lane
+    cdef Py_buffer ring
+    cdef bint open
+
+    def __cinit__(self, Lane lane, ring, bytes program, uint32_t snaplen, int kinds, int queue, int event_fd):
+        self.lane = lane
+        PyObject_GetBuffer(ring, &self.ring, PyBUF_WRITABLE)
+        self.open = True
+        cdef uint64_t room = self.ring.len - RING_HEADER
+        if self.ring.len <= RING_HEADER or room & (room - 1):
+            raise ValueError("the room of a ring must be a power of 2")
+        self.it.instructions = len(program) // sizeof(Instruction)
+        self.it.program = <Instruction *>calloc(self.it.instructions + 1, sizeof(Instruction))
+        if self.it.program == NULL:
+            raise MemoryError
+        memcpy(self.it.program, PyBytes_AS_STRING(program), self.it.instructions * sizeof(Instruction))
+        self.it.shared = <Shared *>self.ring.buf
+        self.it.data = <uint8_t *>self.ring.buf + RING_HEADER
+        self.it.room, self.it.snaplen, self.it.kinds, self.it.queue = room, snaplen, kinds, queue
+        self.it.event_fd = event_fd
+        with nogil:
+            take_turn(lane.worker.it)
+            if lane.it.state != CLOSED:
+                self.it.next = lane.it.taps
+                lane.it.taps = &self.it
+            give_turn(lane.worker.it)
+
+    def __dealloc__(self):
+        self.close()
+
+    cpdef close(self):
+        """Stop copying, and release the ring. Idempotent."""
+        cdef TapStruct **at
+        if not self.open:
+            return
+        self.open = False
+        with nogil:
+            take_turn(self.lane.worker.it)
+            at = &self.lane.it.taps
+            while at[0] != NULL:
+                if at[0] == &self.it:
+                    at[0] = self.it.next
+                    break
+                at = &at[0].next
+            give_turn(self.lane.worker.it)
+        free(self.it.program)
+        self.it.program = NULL
+        PyBuffer_Release(&self.ring)
 
 
 def clock_resolution_ns():

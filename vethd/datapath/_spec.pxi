@@ -37,3 +37,11 @@ def coalesce(list batch, int vnet_hdr_len, bint udp=True):
     free(buffers)
     free(memory)
     return found
+
+
+def filtered(bytes program, bytes frame):
+    """Return what a checked filter returns for a frame. For tests: the result must equal model.cbpf.run()."""
+    return run_filter(
+        <Instruction *>PyBytes_AS_STRING(program), len(program) // sizeof(Instruction),
+        <uint8_t *>PyBytes_AS_STRING(frame), len(frame),
+    )

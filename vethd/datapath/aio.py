@@ -11,8 +11,9 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from io import FileIO
 
+from vethd.datapath.aio_capture import Tap
 from vethd.datapath.aio_direction import Buffers, Channel, Direction, channel
-from vethd.datapath.engine import STALE_FRAMES, Counters, Dropped, nobody
+from vethd.datapath.engine import STALE_FRAMES, Counters, Dropped, TapSpec, nobody
 from vethd.model.drops import Drop
 
 _DRAIN_BATCHES = 16  # the most that dry() reads: a default ring of 1,000 frames
@@ -78,6 +79,12 @@ class AsyncioWire:
         """See Wire."""
         return self._directions[side].dropped()
 
+    def capture(self, side: int, rings: Sequence[memoryview], spec: TapSpec) -> Callable[[], None]:
+        """See Wire."""
+        direction = self._directions[side]
+        taps = [Tap(ring, queue, spec) for queue, ring in zip(range(len(self._fds[side])), rings, strict=True)]
+        return direction.tap(taps)
+
     def dry(self, side: int) -> bool:
         """See Wire."""
         dry = True
@@ -95,6 +102,7 @@ class AsyncioWire:
         self._died = nobody
         for direction in self._directions:
             direction.dead = nobody
+            direction.taps.clear()
         self._engine.forget(self)
 
     def _dead(self, side: int) -> None:

@@ -22,12 +22,14 @@ import errno
 import select
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from io import FileIO
 from itertools import count
 
+from vethd.datapath.aio_capture import Tap
 from vethd.datapath.aio_gro import Coalescer, strangers
 from vethd.datapath.engine import DROPPED_HEAD, DROPPED_MAX, Dropped
+from vethd.model.capture import DROPPED, FORWARDED, RECEIVED, SENT
 from vethd.model.drops import DROPS, Drop
 from vethd.model.verdict import ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN
 from vethd.model.vnet import F_DATA_VALID, FIELDS, GSO_NONE, acceptable
@@ -89,11 +91,22 @@ class Direction:
         self.drops = [0] * DROPS
         self.write_errors: dict[int, int] = {}
         self.queue = 0  # of the present batch
+        self.taps: list[Sequence[Tap]] = []  # of captures, each by queue
         self._kept: dict[int, deque[_Kept]] = {}  # by queue
 
     def set_gro(self, *, gro: bool, udp: bool) -> None:
         """See Wire."""
         self.gro = Coalescer(self.buffers.whole, self.buffers.views, self.vnet_hdr_len, udp=udp) if gro else None
+
+    def tap(self, taps: Sequence[Tap]) -> Callable[[], None]:
+        """See Wire.capture()."""
+        self.taps.append(taps)
+
+        def stop() -> None:
+            if taps in self.taps:
+                self.taps.remove(taps)
+
+        return stop
 
     def pump(self, readinto: Readinto, write: Write, poll: Poll, queue: int = 0) -> bool:
         """Read and write one batch; return whether its source was dry. The loop's callback: must not raise."""
@@ -116,7 +129,11 @@ class Direction:
                 self.dead(self.side)
         if lengths:
             self.queue = queue
+            for taps in self.taps:
+                taps[queue].begin()
             self._judge(lengths, write)
+            for taps in self.taps:
+                taps[queue].publish()
         if dry and (events := poll(0)) and events[0][1] & select.POLLERR:
             self.dead(self.side)
         return dry
@@ -131,36 +148,46 @@ class Direction:
             return
         forwarded = forwarded_bytes = 0
         gro = None if strangers(lengths) else self.gro
-        for data, frames, size in self._passed(lengths) if gro is None else self._merged(lengths, gro):
+        for number, data, frames, size in self._passed(lengths) if gro is None else self._merged(lengths, gro):
             try:
                 written = write(data)
             except OSError as error:
-                self._failed(error.errno or errno.EIO, data, frames)
+                self._failed(error.errno or errno.EIO, number, data, frames)
                 continue
             if written is None:
-                self._failed(errno.EAGAIN, data, frames)
+                self._failed(errno.EAGAIN, number, data, frames)
                 continue
             forwarded += frames
             forwarded_bytes += size
+            if self.taps:
+                self._tell(RECEIVED, data, len(data), frames=frames, number=number)
         self.forwarded += forwarded
         self.forwarded_bytes += forwarded_bytes
 
-    def _passed(self, lengths: list[int]) -> Iterator[tuple[memoryview, int, int]]:
-        """Yield each frame that passes the verdict: its data, 1 for one frame, and its length in bytes."""
+    def _passed(self, lengths: list[int]) -> Iterator[tuple[int, memoryview, int, int]]:
+        """Yield each frame that passes the verdict: its number, its data, 1 for one frame, and its length in bytes."""
         buffers = self.buffers
-        for buffer, view, length in zip(buffers.whole, buffers.views, lengths, strict=False):
+        for number, (buffer, view, length) in enumerate(zip(buffers.whole, buffers.views, lengths, strict=False)):
             if not self._refused(buffer, length):
-                yield view[:length], 1, length - self.vnet_hdr_len
+                yield number, view[:length], 1, length - self.vnet_hdr_len
 
-    def _merged(self, lengths: list[int], gro: Coalescer) -> Iterator[tuple[bytes | memoryview, int, int]]:
-        """Return the frames that pass the verdict, coalesced: data, number of frames, and their length in bytes."""
+    def _merged(self, lengths: list[int], gro: Coalescer) -> Iterator[tuple[int, bytes | memoryview, int, int]]:
+        """Return the frames that pass the verdict, coalesced: see Coalescer.written()."""
         gro.begin(lengths, self.limit)
-        number = gro.follow(0)
+        number = self._follow(gro, 0)
         while number < len(lengths):
             if not self._refused(self.buffers.whole[number], lengths[number]):
                 gro.add(number)
-            number = gro.follow(number + 1)
+            number = self._follow(gro, number + 1)
         return gro.written()
+
+    def _follow(self, gro: Coalescer, number: int) -> int:
+        """See Coalescer.follow(); the frames that it takes pass the verdict."""
+        stop = gro.follow(number)
+        if self.taps:
+            for taken in range(number, stop):
+                self._tell(SENT, self.buffers.whole[taken], gro.lengths[taken])
+        return stop
 
     def _refused(self, buffer: bytearray, length: int) -> bool:
         """Return whether model.verdict, without the gate, drops a frame; drop the frame if so."""
@@ -180,6 +207,8 @@ class Direction:
             return True
         if self.trust and not flags:
             buffer[0] = F_DATA_VALID
+        if self.taps:
+            self._tell(SENT, buffer, length)
         return False
 
     def _forgiven(self, buffer: bytearray, length: int) -> bool:
@@ -188,7 +217,7 @@ class Direction:
         tagged = buffer[at : at + 2] in (ETH_P_8021Q, ETH_P_8021AD)
         return tagged and length <= self.limit + self.vnet_hdr_len + VLAN_HLEN
 
-    def _failed(self, code: int, data: bytes | memoryview, frames: int) -> None:
+    def _failed(self, code: int, number: int, data: bytes | memoryview, frames: int) -> None:
         """Drop the frames of a failed write, for the reason that the errno means."""
         if code == errno.EIO:
             reason = _PEER_DOWN  # tun_get_user(): the device is not IFF_UP
@@ -199,13 +228,21 @@ class Direction:
         else:
             reason = _WRITE_ERROR
             self.write_errors[code] = self.write_errors.get(code, 0) + frames
-        self._drop(reason, data, len(data), code, frames)
+        self._drop(reason, data, len(data), code, frames, number)
 
-    def _drop(
-        self, reason: int, data: bytes | bytearray | memoryview, length: int, code: int = 0, frames: int = 1
+    def _drop(  # noqa: PLR0913, PLR0917 - the fields of a record
+        self,
+        reason: int,
+        data: bytes | bytearray | memoryview,
+        length: int,
+        code: int = 0,
+        frames: int = 1,
+        number: int | None = None,
     ) -> None:
         """Count frames that are not forwarded, and keep the first bytes of data, whose length is given."""
         self.drops[reason] += frames
+        if self.taps:
+            self._tell(DROPPED, data, length, reason, code, frames, number)
         kept = self._kept.get(self.queue)
         if kept is None:
             kept = self._kept[self.queue] = deque(maxlen=DROPPED_MAX)
@@ -220,3 +257,17 @@ class Direction:
             for queue, kept in self._kept.items()
             for number, ns, reason, code, n, length, limit, head in kept
         )
+
+    def _tell(  # noqa: PLR0913, PLR0917 - as above
+        self,
+        kind: int,
+        data: bytes | bytearray | memoryview,
+        length: int,
+        reason: int = FORWARDED,
+        code: int = 0,
+        frames: int = 1,
+        number: int | None = None,
+    ) -> None:
+        """Offer a frame to the captures: as it was read (number None), or a written one and its number in the batch."""
+        for taps in self.taps:
+            taps[self.queue].note(kind, data, length, self.vnet_hdr_len, self.limit, reason, code, frames, number)

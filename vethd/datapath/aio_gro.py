@@ -53,7 +53,7 @@ class Coalescer:
         self.known: dict[int, Flow] = {}  # by expected header
         self.ends: list[int] = []  # lengths of those headers
         self.table: dict[Key, Flow] = {}  # the open flows, in the order of opening
-        self.out: list[memoryview | Super] = []
+        self.out: list[int | Super] = []  # to write: the number of a frame as it was read, or a super-frame
         self.last: Flow | None = None
 
     def begin(self, lengths: Sequence[int], limit: int) -> None:
@@ -118,7 +118,7 @@ class Coalescer:
         known = parsed(buffer, self.vnet, length) if self.table or buffer.startswith(CANDIDATE) else None
         if known is None:
             self._close_all()
-            self.out.append(self.views[number][:length])
+            self.out.append(number)
             return
         key, _, end, push = known
         if not self.udp and key[0] == _UDP:
@@ -135,18 +135,22 @@ class Coalescer:
                 return
             self._close(flow)
         if not end or push:
-            self.out.append(self.views[number][:length])
+            self.out.append(number)
             return
         self.last = flow = self._flow(header, length, known)
         self._open(flow, header, number)
 
-    def written(self) -> Iterator[tuple[bytes | memoryview, int, int]]:
-        """Yield the data to write, how many frames it is, and their length in bytes without a virtio_net_hdr."""
+    def written(self) -> Iterator[tuple[int, bytes | memoryview, int, int]]:
+        """Yield the first frame's number, the data to write, how many frames it is, and their length.
+
+        The length is in bytes without a virtio_net_hdr.
+        """
         for item in self.out:
-            if isinstance(item, memoryview):
-                yield item, 1, len(item) - self.vnet
+            if isinstance(item, int):
+                length = self.lengths[item]
+                yield item, self.views[item][:length], 1, length - self.vnet
             else:
-                yield item.packed(self.views)
+                yield item.members[0], *item.packed(self.views)
 
     def _open(self, flow: Flow, header: int, number: int) -> None:
         """Open a flow with a full segment that joins no super-frame."""

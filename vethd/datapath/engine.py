@@ -66,6 +66,20 @@ class Dropped(NamedTuple):
     queue: int = 0
 
 
+class TapSpec(NamedTuple):
+    """What a capture wants of a wire: see model.capture.
+
+    program is an array of struct sock_filter that model.cbpf has checked, empty to accept all frames. snaplen is the
+    number of bytes kept of each frame. kinds is a sum of SENT, DROPPED and RECEIVED. event_fd is the eventfd that wakes
+    the reader, non-blocking.
+    """
+
+    program: bytes
+    snaplen: int
+    kinds: int
+    event_fd: int
+
+
 def nobody(_side: int) -> None:
     """Replace died() in a closed wire, so that the wire does not refer to its pair."""
 
@@ -111,6 +125,12 @@ class Wire(Protocol):
 
     def dropped(self, side: int) -> list[Dropped]:
         """Return the last frames of side that were dropped, the oldest first: DROPPED_MAX of each queue."""
+
+    def capture(self, side: int, rings: Sequence[memoryview], spec: TapSpec) -> Callable[[], None]:
+        """Copy the frames that side sends into rings, one per queue, until the returned function is called.
+
+        After it has returned, the engine does not touch the rings. A closed wire has stopped copying.
+        """
 
     def dry(self, side: int) -> bool:
         """Read the frames that side has queued, up to a budget; return whether none is left."""

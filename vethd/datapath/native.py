@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
-from vethd.datapath.engine import Counters, Dropped, nobody, plus
+from vethd.datapath.engine import Counters, Dropped, TapSpec, nobody, plus
 from vethd.model.drops import Drop
 from vethd.model.errors import VethError
 
@@ -126,6 +126,18 @@ class NativeWire:
         """See Wire."""
         lanes = enumerate(self.lanes[side].values())
         return sorted(Dropped(*values, queue=queue) for queue, lane in lanes for values in lane.dropped())
+
+    def capture(self, side: int, rings: Sequence[memoryview], spec: TapSpec) -> Callable[[], None]:
+        """See Wire."""
+        taps: list[_native.Tap] = []
+        for queue, (lane, ring) in enumerate(zip(self.lanes[side].values(), rings, strict=True)):
+            taps.append(_native.Tap(lane, ring, spec.program, spec.snaplen, spec.kinds, queue, spec.event_fd))
+
+        def stop() -> None:
+            for tap in taps:
+                tap.close()
+
+        return stop
 
     def dry(self, side: int) -> bool:
         """See Wire."""

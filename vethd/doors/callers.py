@@ -12,7 +12,7 @@ import asyncio
 import errno
 import os
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -31,6 +31,10 @@ OTHERS_QUOTA = 1024
 
 CONNECTIONS = 16
 OTHERS_CONNECTIONS = 256
+
+BUFFERS = 16 << 20
+OTHERS_BUFFERS = 64 << 20
+"""Bytes of captures' buffers of one other user, and of all of them together."""
 
 
 class Caller(NamedTuple):
@@ -87,6 +91,7 @@ class Room:
     """Counts the connections and requests of callers that are not administrators; administrators have no limit."""
 
     _connections: Counter[int] = field(default_factory=Counter)
+    _buffers: Counter[int] = field(default_factory=Counter)
     _turns: WeakValueDictionary[int, asyncio.Lock] = field(default_factory=WeakValueDictionary)
     births: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held during a newlink of such a caller: the thread of births, which all share, has at most one of them queued."""
@@ -105,6 +110,21 @@ class Room:
         if not caller.admin:
             self._connections[caller.uid] -= 1
             self._connections += Counter()  # removes the entries that are 0
+
+    def buffer(self, caller: Caller, size: int) -> Callable[[], None]:
+        """Count a capture's buffer of size bytes until the returned function is called. Raises VethError EDQUOT."""
+        if caller.admin:
+            return lambda: None
+        if self._buffers[caller.uid] + size > BUFFERS or self._buffers.total() + size > OTHERS_BUFFERS:
+            reason = f"uid {caller.uid} may have buffers of {BUFFERS} bytes, and all users {OTHERS_BUFFERS}"
+            raise VethError(errno.EDQUOT, "capture", reason=reason)
+        self._buffers[caller.uid] += size
+
+        def leave() -> None:
+            self._buffers[caller.uid] -= size
+            self._buffers += Counter()  # removes the entries that are 0
+
+        return leave
 
     @asynccontextmanager
     async def turn(self, caller: Caller) -> AsyncIterator[None]:

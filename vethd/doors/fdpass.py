@@ -4,7 +4,8 @@
     {"status": 200, "body": {...}}
 
 It serves callers that hold a namespace's fd rather than its name, and scripts without HTTP. A connection carries one
-request. The daemon closes a connection that sends no request within PATIENCE_S. It closes the fds when the reply is
+request; if the reply begins a session (a capture), it carries fds as well, and the session lasts as long as the
+connection. The daemon closes a connection that sends no request within PATIENCE_S. It closes the fds when the reply is
 sent.
 """
 
@@ -82,7 +83,7 @@ class FdDoor:
                     self._answers.add(answer)
                     answer.add_done_callback(self._answers.discard)
                     self._entrance.heard(connection)
-                    _send(connection, _reply(await answer))
+                    await self._finish(connection, await answer)
             except (TimeoutError, OSError):
                 pass  # no request came, or the caller has hung up
             finally:
@@ -112,6 +113,21 @@ class FdDoor:
 
         threading.Thread(target=close, name="vethd-close", daemon=True).start()
         return closed
+
+    async def _finish(self, connection: socket.socket, reply: Reply) -> None:
+        """Send the reply; if it begins a session, keep the connection open until either side ends it."""
+        if reply.session is None:
+            _send(connection, _reply(reply))
+            return
+        try:
+            socket.send_fds(connection, [_reply(reply)], reply.session.fds)
+            self._loop.add_reader(connection.fileno(), reply.session.end)
+            try:
+                await reply.session.ended
+            finally:
+                self._loop.remove_reader(connection.fileno())
+        finally:
+            reply.session.close()
 
     async def _answer(self, data: bytes, fds: list[int], caller: Caller) -> Reply:
         try:

@@ -1,20 +1,21 @@
 """The API's operations about single frames; operations.py adds them to its table.
 
-A frame's first bytes are more than a counter: they are shown only to administrators and to the pair's owner.
+What is in a frame is more than a counter: it is shown only to administrators and to the pair's owner.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from vethd.doors import rights
 from vethd.doors.lookup import find_link, find_pair
-from vethd.doors.routing import Call, Route
+from vethd.doors.routing import Call, Reply, Route
 from vethd.model.drops import Drop
 from vethd.model.errors import VethError
-from vethd.model.insight import DROPS_SHOWN, DROPS_SHOWN_MAX, DroppedFrames
+from vethd.model.insight import DROPS_SHOWN, DROPS_SHOWN_MAX, CaptureInfo, CaptureSpec, DroppedFrames
 from vethd.model.state import Side
+from vethd.pairs.capturing import Capture, Plan, allocate
 from vethd.pairs.dropped import dropped_frames
 from vethd.pairs.entry import Entry
 
@@ -39,6 +40,38 @@ async def _linkdrops(call: Call) -> DroppedFrames:
     entry, side = await find_link(call)
     rights.need_owned(call.caller, entry, "drops", call.path["name"])
     return _answer(call, [(entry, side)])
+
+
+async def _capture(call: Call) -> Reply:
+    """Capture a pair's frames into shared memory, until the connection is closed."""
+    entry = find_pair(call)
+    rights.need_owned(call.caller, entry, "capture")
+    if call.fds is None:
+        raise VethError(errno.EOPNOTSUPP, "capture", reason="it needs the fd-passing socket (docs/api.md)")
+    if entry.live is None:
+        raise VethError(errno.ENODEV, "capture", entry.id, "the pair waits")
+    plan = Plan(entry.live, call.body)
+    leave = call.api.room.buffer(call.caller, plan.size)
+    try:
+        capture = Capture(plan, await call.api.manager.workers.chore(allocate, plan.size))
+    except BaseException:
+        leave()
+        raise
+    return Reply(200, capture.info, _Session(capture, leave))
+
+
+class _Session:
+    """A capture, and the room for its buffer."""
+
+    def __init__(self, capture: Capture, leave: Callable[[], None]) -> None:
+        self._capture, self._leave = capture, leave
+        self.ended = capture.ended
+        self.fds = capture.fds
+        self.end = capture.end
+
+    def close(self) -> None:
+        self._capture.close()
+        self._leave()
 
 
 def _answer(call: Call, wanted: Iterable[tuple[Entry, Side]]) -> DroppedFrames:
@@ -76,4 +109,5 @@ ROUTES = (
     Route("GET", "/v1/drops", _drops, None, DroppedFrames, query=_QUERY),
     Route("GET", "/v1/pairs/{id}/drops", _pairdrops, None, DroppedFrames, query=_QUERY),
     Route("GET", "/v1/links/{name}/drops", _linkdrops, None, DroppedFrames, query=_QUERY),
+    Route("POST", "/v1/pairs/{id}/capture", _capture, CaptureSpec, CaptureInfo),
 )

@@ -59,7 +59,7 @@ async def dispatch(call: Call, method: str, path: str, body: bytes) -> Reply:
         log.exception("request failed", method=method, path=path)
         message = "internal error in vethd; see its log"
         return Reply(500, ErrorBody(code="EIO", errno=errno.EIO, message=message))
-    return Reply(route.status, result)
+    return result if isinstance(result, Reply) else Reply(route.status, result)
 
 
 # --- the operations

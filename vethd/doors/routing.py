@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import unquote
 
 from vethd.doors.callers import Caller, Policy, Room
@@ -65,11 +66,28 @@ class Call(NamedTuple):
     fds: Sequence[int] | None
 
 
+class Session(Protocol):
+    """What lives as long as a connection of the fd-passing socket, for which it is the reply's second part."""
+
+    ended: asyncio.Future[None]
+
+    @property
+    def fds(self) -> Sequence[int]:
+        """The descriptors to send with the reply."""
+
+    def end(self) -> None:
+        """Set ended. A second call does nothing."""
+
+    def close(self) -> None:
+        """Release what it holds, after ended."""
+
+
 class Reply(NamedTuple):
-    """A status, and a body to encode as JSON, or no body."""
+    """A status, and a body to encode as JSON, or no body; with a session, the connection stays open until it ends."""
 
     status: int
     body: Any = None
+    session: Session | None = None
 
 
 Handler = Callable[[Call], Awaitable[Any]]

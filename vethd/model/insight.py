@@ -1,6 +1,8 @@
-"""The API's types about single frames: which frames were dropped, and why."""
+"""The API's types about single frames: which frames were dropped, and captures."""
 
 from __future__ import annotations
+
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -46,3 +48,50 @@ class DroppedFrames(msgspec.Struct, kw_only=True, frozen=True):
     total: int
     seq: int
     frames: list[DroppedFrame]
+
+
+SNAPLEN_MAX = 262_144
+CAPTURE_BUFFER = 4 << 20
+CAPTURE_BUFFER_MAX = 256 << 20
+
+
+class CaptureSpec(msgspec.Struct, kw_only=True, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Body of POST /v1/pairs/{id}/capture.
+
+    filter is a classic BPF program, an instruction as [code, jt, jf, k]; it runs on the frame, Ethernet header first.
+    Without instructions it accepts all frames. snaplen is the number of bytes kept of each frame. buffer is the size of
+    all rings together, in bytes. drops: whether dropped frames are captured as well, alone or not. ends: "both" also
+    captures frames as they are written to the receiver.
+    """
+
+    filter: list[tuple[int, int, int, int]] = msgspec.field(default_factory=list)
+    snaplen: Annotated[int, msgspec.Meta(ge=1, le=SNAPLEN_MAX)] = SNAPLEN_MAX
+    buffer: Annotated[int, msgspec.Meta(ge=1, le=CAPTURE_BUFFER_MAX)] = CAPTURE_BUFFER
+    drops: Literal["also", "only", "no"] = "also"
+    ends: Literal["one", "both"] = "one"
+
+
+class CaptureRing(msgspec.Struct, kw_only=True, frozen=True):
+    """One ring: the frames that one queue of an end sends; side 0 is the near end."""
+
+    side: int
+    queue: int
+
+
+class CaptureEnd(msgspec.Struct, kw_only=True, frozen=True):
+    """An end of the captured pair, as it was called at the start."""
+
+    name: str
+    netns: str
+
+
+class CaptureInfo(msgspec.Struct, kw_only=True, frozen=True):
+    """Reply of POST /v1/pairs/{id}/capture, with two file descriptors: a memfd and an eventfd.
+
+    The memfd has the rings one after the other, each of model.capture.HEADER + room bytes. ends has the near end first.
+    """
+
+    pair: str
+    room: int
+    rings: list[CaptureRing]
+    ends: list[CaptureEnd]

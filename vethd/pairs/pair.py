@@ -9,6 +9,7 @@ the workers, in order. A pair that lost one end calls its context's ended().
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from vethd.datapath.engine import Counters, Dropped, Wire, plus
@@ -46,6 +47,7 @@ class LivePair:
         self.id = pair_id
         self.links = links
         self.wire: Wire | None = None
+        self.stopped: set[Callable[[], None]] = set()  # called when the wire is closed
         self._context = context
         self._state = PairState()
         self._ending = False
@@ -87,6 +89,8 @@ class LivePair:
 
     def halt(self) -> None:
         """Stop reading. Frames that the ends send wait in the devices, for a successor or for go_on()."""
+        for stopped in self.stopped:
+            stopped()
         if self.wire is not None:
             self.wire.close()
             self._base = [self.counters(side) for side in Side]
@@ -115,6 +119,11 @@ class LivePair:
     def counters(self, side: Side) -> Counters:
         """Return the engine's counters of the frames that the end at side sent, those of predecessors included."""
         return plus(self._base[side], self.wire.counters(side)) if self.wire is not None else self._base[side]
+
+    @property
+    def forwarding(self) -> Wire | None:
+        """The wire, unless it is closed."""
+        return None if self._ending else self.wire
 
     def dropped(self, side: Side) -> list[Dropped]:
         """Return the last frames of the end at side that the engine dropped, the oldest first."""
@@ -170,6 +179,8 @@ class LivePair:
         self._arrived.set()
         for side in Side:
             self._context.desk.left(self.links[side].place.key, self, side)
+        for stopped in self.stopped:
+            stopped()
         if self.wire is not None:
             self.wire.close()
 
