@@ -75,7 +75,7 @@ demo: packages-demo $(BUILT) ## join two namespaces, send traffic across, and re
 	@exec $(BIN)/python tools/demo.py $(DEMO)
 
 test: $(SETS:%=packages-%) $(BUILT) lint ## run every check and test, as root (PYTEST='-k demo' narrows them)
-	@exec $(BIN)/python -m pytest $(SUITE) $(PYTEST)
+	@exec tools/suite $(SUITE) $(PYTEST)
 
 test-all: ## as test, with the tests that need big packages
 	@$(MAKE) --no-print-directory CI=true test

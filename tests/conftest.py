@@ -13,9 +13,28 @@ from hypothesis import HealthCheck, settings
 from tests.lib.engines import ENGINES, need
 from tests.lib.leaks import Traces
 
+UNIT = Path(__file__).parent / "unit"
+
 # the machine may be busy: no example is judged by how long it, or its making, took
 settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let tools/suite split the tests between two processes."""
+    parser.addoption("--aside", choices=("only", "no"), help="only tests that may run beside others, or none of them")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one part: tests/unit and what is marked `aside`, or the others."""
+    asked = config.getoption("--aside")
+    if asked is None:
+        return
+    parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        parts[UNIT in item.path.parents or item.get_closest_marker("aside") is not None].append(item)
+    items[:] = parts[asked == "only"]
+    config.hook.pytest_deselected(items=parts[asked == "no"])
 
 
 def pytest_configure() -> None:

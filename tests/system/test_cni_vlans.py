@@ -8,7 +8,7 @@ import pytest
 
 from tests.lib.guest import twin
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.heavy, pytest.mark.aside]
 
 PATIENCE_S = 300.0  # an interpreted CPU, on a machine that has too much to do
 

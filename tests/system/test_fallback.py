@@ -42,7 +42,7 @@ NEW_NAME = "engine has a new name"
 
 Argv = tuple[str, ...]
 
-pytestmark = pytest.mark.usefixtures("root")
+pytestmark = [pytest.mark.aside, pytest.mark.usefixtures("root")]
 
 
 def python(tree: Path, script: str) -> Argv:

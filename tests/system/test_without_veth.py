@@ -16,7 +16,7 @@ from tests.lib.guest import KERNEL, MODULES, Twin, twin
 from tests.lib.packaging import make
 from tests.lib.without_veth import STEPS
 
-pytestmark = [pytest.mark.heavy, pytest.mark.usefixtures("root")]
+pytestmark = [pytest.mark.heavy, pytest.mark.aside, pytest.mark.usefixtures("root")]
 
 PATIENCE_S = 600.0  # an interpreted CPU, on a machine that has too much to do
 SUITES = os.environ.get("VETHD_KERNELS", "").split()
