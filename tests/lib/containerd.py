@@ -24,7 +24,6 @@ from vethd.clients.cni.install import install
 
 TEMPLATE = REPO / "configs" / "vethd-cni.conflist.template"
 PROGRAMS = REPO / "build" / "unpacked" / "docker.io" / "usr"
-GROUP = "vethd-containerd"
 IMAGE = "localhost/box:1"
 SOCKET = "/run/containerd/containerd.sock"
 MOUNTS = """
@@ -81,17 +80,18 @@ def image() -> bytes:
 class Containerd(Host):
     """A host with containerd and vethd; a process holds its namespaces."""
 
-    def __init__(self, directory: Path, *args: str) -> None:
+    def __init__(self, directory: Path, *args: str, name: str = "containerd") -> None:
         """Set it up, without a network's configuration; args are vethd's. close() ends it."""
-        for name in ("bin", "net.d", "log"):
-            (directory / name).mkdir()
+        self.group = f"vethd-{name}"
+        for folder in ("bin", "net.d", "log"):
+            (directory / folder).mkdir()
         for plugin in REFERENCE.iterdir():
             (directory / "bin" / plugin.name).symlink_to(plugin)
         install(directory / "bin")
         (directory / "template").write_text(TEMPLATE.read_text())
         (directory / "config.toml").write_text(CONFIG.format(directory=directory, image=IMAGE))
         (directory / "image.tar").write_bytes(image())
-        super().__init__(directory, "containerd", MOUNTS, *args, pids=True)
+        super().__init__(directory, name, MOUNTS, *args, pids=True)
         try:
             self._set_up()
         except BaseException:
@@ -99,13 +99,17 @@ class Containerd(Host):
             raise
 
     def _set_up(self) -> None:
+        self.start_containerd()
+        ctr = (f"{PROGRAMS}/bin/ctr", "--namespace", "k8s.io")
+        self.command(*ctr, "images", "import", f"{self.directory}/image.tar")
+
+    def start_containerd(self) -> None:
+        """Start containerd, and wait until it answers."""
         path = f"PATH={PROGRAMS}/sbin:{PROGRAMS}/bin:{os.environ['PATH']}"
-        self.containerd = self.spawn(
-            "containerd", "env", path, "containerd", "--config", f"{self.directory}/config.toml"
-        )
+        argv = ("env", path, "containerd", "--config", f"{self.directory}/config.toml")
+        self.containerd = self.spawn("containerd", *argv)
         self.cri = Cri(self.path(SOCKET))
         wait_until(self._answers, what="containerd")
-        self.command(f"{PROGRAMS}/bin/ctr", "--namespace", "k8s.io", "images", "import", f"{self.directory}/image.tar")
 
     def close(self) -> None:
         """Remove the pods, end the daemons, let the namespaces go."""
@@ -115,7 +119,10 @@ class Containerd(Host):
         self.end(self.containerd)
         super().close()
         groups = Path("/sys/fs/cgroup")
-        for group in [*groups.glob(GROUP), *groups.glob(f"*/{GROUP}")]:  # cgroup v2, and the hierarchies of v1
+        for group in [
+            *groups.glob(self.group),
+            *groups.glob(f"*/{self.group}"),
+        ]:  # cgroup v2, and the hierarchies of v1
             for child in sorted(group.rglob("*/"), reverse=True):
                 child.rmdir()
             group.rmdir()
@@ -141,7 +148,7 @@ class Containerd(Host):
     def _pod(self, name: str, *ports: tuple[int, int]) -> Message:
         mapped = [{2: container, 3: host} for host, container in ports]
         metadata = {1: name, 2: f"uid-{name}", 3: "default"}
-        return {1: metadata, 2: name, 3: f"{self.directory}/log", 5: mapped, 8: {1: f"/{GROUP}"}}
+        return {1: metadata, 2: name, 3: f"{self.directory}/log", 5: mapped, 8: {1: f"/{self.group}"}}
 
     def stop(self, pod: str) -> None:
         """Stop a pod's sandbox. Raises CriError."""
@@ -187,8 +194,14 @@ class Containerd(Host):
         }
 
     def configure(self, cidrs: str) -> None:
-        """Say which addresses the pods have, as a kubelet does; without a configuration containerd writes one."""
+        """Say which addresses the pods have, as a kubelet does; if containerd has no conflist, it writes one."""
         self.cri.call("UpdateRuntimeConfig", {1: {1: {1: cidrs}}})
+
+    def put(self, name: str, conflist: str) -> None:
+        """Put a conflist in: written beside its name, then renamed."""
+        directory = self.directory / "net.d"
+        (directory / f".{name}").write_text(conflist)
+        (directory / f".{name}").rename(directory / name)
 
     def start(self, name: str, pod: str, *command: str) -> str:
         """Start a container in a pod of this name and return its ID."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -101,8 +103,7 @@ def test_configuration_renamed_within_its_directory(node: Containerd) -> None:
     written = (directory / GENERATED).read_text()
     (directory / GENERATED).unlink()
     wait_until(lambda: not node.network_ready(), what="no network")
-    (directory / ".10-vethd").write_text(written)
-    (directory / ".10-vethd").rename(directory / "10-vethd.conflist")
+    node.put("10-vethd.conflist", written)
     wait_until(node.network_ready, what="the network")
     gone(node, node.run("renamed"))
     (directory / "10-vethd.conflist").unlink()
@@ -128,6 +129,17 @@ def test_no_daemon(node: Containerd) -> None:
     gone(node, node.run("after"))
 
 
+def test_containerd_started_again(node: Containerd) -> None:
+    """A running pod keeps its network, and is removed by the new containerd."""
+    pod = node.run("pod")
+    addresses = node.addresses(pod)
+    node.end(node.containerd)
+    node.start_containerd()
+    assert (node.network_ready(), node.addresses(pod)) == (True, addresses)
+    node.command("ping", "-c", "1", "-W", "10", addresses[0])
+    gone(node, pod)
+
+
 @pytest.mark.parametrize("how", ["replaced", "killed"])
 def test_daemon_started_again(node: Containerd, how: str) -> None:
     """A connection between two pods outlives it, and so do the attachments."""
@@ -151,3 +163,71 @@ def test_daemon_started_again(node: Containerd, how: str) -> None:
         assert server.recv(100) == b"hello\n"
         assert {one["container"] for one in node.get("/v1/attachments")} == {first, second}
     gone(node, first, second)
+
+
+ROUTED = {
+    "cniVersion": "1.0.0",
+    "name": "pods",
+    "plugins": [
+        {
+            "type": "vethd-cni",
+            "mode": "ptp",
+            "ipam": {"type": "host-local", "subnet": "10.77.1.0/24", "routes": [{"dst": "0.0.0.0/0"}]},
+        },
+        {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
+    ],
+}
+SERVICE = """
+table ip services {
+  chain nat { type nat hook prerouting priority dstnat; ip daddr 10.96.0.10 tcp dport 80 dnat to ADDRESS:7000; }
+}
+"""
+
+
+@pytest.fixture
+def routed(node: Containerd, tmp_path: Path) -> Iterator[Containerd]:
+    """Yield a second node, whose pods are routed and not masqueraded; the nodes have routes to each other's pods."""
+    other = Containerd(tmp_path, name="routed")
+    try:
+        other.put("10-vethd.conflist", json.dumps(ROUTED))
+        wait_until(other.network_ready, what="the network")
+        node.netns.ip(f"link add lan0 type veth peer lan0 netns {other.netns.name}")
+        node.netns.ip("address add 192.0.2.1/24 dev lan0", "link set lan0 up", "route add 10.77.1.0/24 via 192.0.2.2")
+        other.netns.ip("address add 192.0.2.2/24 dev lan0", "link set lan0 up", "route add 10.77.0.0/24 via 192.0.2.1")
+        yield other
+    finally:
+        other.close()
+
+
+class Pod:
+    """A pod on a node."""
+
+    def __init__(self, node: Containerd, name: str, *ports: tuple[int, int]) -> None:
+        """Run it."""
+        self.node = node
+        self.id = node.run(name, *ports)
+        self.netns = node.netns_of(self.id)
+        self.address = node.addresses(self.id)[0]
+
+    def asks(self, server: Pod, address: str = "", port: int = PORT) -> str:
+        """Connect to a pod, by default at its own address; return the address that the pod sees."""
+        with in_netns(server.netns, socket.create_server, (server.address, PORT)) as listener:
+            listener.settimeout(20.0)
+            with in_netns(self.netns, socket.create_connection, (address or server.address, port), 20.0):
+                accepted, seen = listener.accept()
+                accepted.close()
+                return str(seen[0])
+
+
+def test_two_nodes(node: Containerd, routed: Containerd) -> None:
+    """Pods of two nodes reach each other by the nodes' routes, published ports, and a Service's address."""
+    near, far, second = Pod(node, "near"), Pod(routed, "far", (8080, PORT)), Pod(routed, "second")
+    assert far.asks(near) == far.address
+    assert near.asks(far) == "192.0.2.1"  # ipMasq hides a pod from other nodes
+    assert second.asks(far) == second.address
+    assert near.asks(far, "192.0.2.2", 8080) == "192.0.2.1"
+    routed.command("nft", "-f", "-", stdin=SERVICE.replace("ADDRESS", far.address).encode())
+    assert second.asks(far, "10.96.0.10", 80) == second.address
+    routed.command("nft", "delete", "table", "ip", "services")
+    gone(routed, far.id, second.id)
+    gone(node, near.id)
