@@ -177,9 +177,14 @@ ROUTED = {
         {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
     ],
 }
-SERVICE = """
-table ip services {
-  chain nat { type nat hook prerouting priority dstnat; ip daddr 10.96.0.10 tcp dport 80 dnat to ADDRESS:7000; }
+# a Service as kube-proxy would have it, and masquerading of what leaves the cluster
+RULES = """
+table ip cluster {
+  chain services { type nat hook prerouting priority dstnat; ip daddr 10.96.0.10 tcp dport 80 dnat to FAR:7000; }
+  chain postrouting {
+    type nat hook postrouting priority srcnat;
+    ip saddr 10.77.0.0/16 ip daddr != 10.77.0.0/16 masquerade
+  }
 }
 """
 
@@ -199,35 +204,41 @@ def routed(node: Containerd, tmp_path: Path) -> Iterator[Containerd]:
         other.close()
 
 
+def asks(client: Path, server: Path, at: tuple[str, int], to: tuple[str, int]) -> str:
+    """Connect from one namespace to an address; return the source that a server in another sees."""
+    with in_netns(server, socket.create_server, at) as listener:
+        listener.settimeout(20.0)
+        with in_netns(client, socket.create_connection, to, 20.0):
+            accepted, seen = listener.accept()
+            accepted.close()
+            return str(seen[0])
+
+
 class Pod:
     """A pod on a node."""
 
     def __init__(self, node: Containerd, name: str, *ports: tuple[int, int]) -> None:
         """Run it."""
-        self.node = node
         self.id = node.run(name, *ports)
         self.netns = node.netns_of(self.id)
         self.address = node.addresses(self.id)[0]
 
     def asks(self, server: Pod, address: str = "", port: int = PORT) -> str:
-        """Connect to a pod, by default at its own address; return the address that the pod sees."""
-        with in_netns(server.netns, socket.create_server, (server.address, PORT)) as listener:
-            listener.settimeout(20.0)
-            with in_netns(self.netns, socket.create_connection, (address or server.address, port), 20.0):
-                accepted, seen = listener.accept()
-                accepted.close()
-                return str(seen[0])
+        """Connect to a pod, by default at its own address; return the source that the pod sees."""
+        return asks(self.netns, server.netns, (server.address, PORT), (address or server.address, port))
 
 
 def test_two_nodes(node: Containerd, routed: Containerd) -> None:
     """Pods of two nodes reach each other by the nodes' routes, published ports, and a Service's address."""
     near, far, second = Pod(node, "near"), Pod(routed, "far", (8080, PORT)), Pod(routed, "second")
+    routed.command("nft", "-f", "-", stdin=RULES.replace("FAR", far.address).encode())
     assert far.asks(near) == far.address
     assert near.asks(far) == "192.0.2.1"  # ipMasq hides a pod from other nodes
     assert second.asks(far) == second.address
-    assert near.asks(far, "192.0.2.2", 8080) == "192.0.2.1"
-    routed.command("nft", "-f", "-", stdin=SERVICE.replace("ADDRESS", far.address).encode())
     assert second.asks(far, "10.96.0.10", 80) == second.address
-    routed.command("nft", "delete", "table", "ip", "services")
+    assert near.asks(far, "192.0.2.2", 8080) == "192.0.2.1"
+    outside = ("192.0.2.1", PORT)
+    assert asks(far.netns, node.netns.path, outside, outside) == "192.0.2.2"
+    routed.command("nft", "delete", "table", "ip", "cluster")
     gone(routed, far.id, second.id)
     gone(node, near.id)
