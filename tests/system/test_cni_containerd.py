@@ -22,6 +22,7 @@ pytestmark = pytest.mark.heavy
 
 CIDRS = "10.77.0.0/24,fd77::/64"
 GENERATED = "10-containerd-net.conflist"  # the name that containerd gives to what it makes of the template
+GATEWAY = "10.77.0.1"
 MANY = 10
 FAILS_S = 5.0
 PORT = 7000
@@ -77,9 +78,9 @@ def test_pods(node: Containerd) -> None:
     client = node.start("second", second, "/bin/sleep", "1000")
     for address in node.addresses(first):
         assert "1 packets received" in node.exec(client, "ping", "-c", "1", "-W", "10", address)[1]
-    for at in (f"{node.addresses(first)[0]}:80", "10.77.0.1:8080"):
+    for at in (f"{node.addresses(first)[0]}:80", f"{GATEWAY}:8080"):
         assert node.exec(client, "wget", "-q", "-O", "-", f"http://{at}/page") == (0, "hello")
-    for at in ("127.0.0.1", "10.77.0.1"):
+    for at in ("127.0.0.1", GATEWAY):
         assert node.command("busybox", "wget", "-q", "-O", "-", f"http://{at}:8080/page") == "hello"
     assert all(node.left().values()), node.left()
     node.stop(first)
@@ -165,36 +166,44 @@ def test_daemon_started_again(node: Containerd, how: str) -> None:
     gone(node, first, second)
 
 
-ROUTED = {
+BRIDGED = {
     "cniVersion": "1.0.0",
     "name": "pods",
     "plugins": [
         {
             "type": "vethd-cni",
-            "mode": "ptp",
-            "ipam": {"type": "host-local", "subnet": "10.77.1.0/24", "routes": [{"dst": "0.0.0.0/0"}]},
+            "bridge": "cni0",
+            "isDefaultGateway": True,
+            "hairpinMode": True,
+            "ipam": {"type": "host-local", "subnet": "10.77.1.0/24"},
         },
         {"type": "portmap", "capabilities": {"portMappings": True}, "snat": True},
     ],
 }
-# a Service as kube-proxy would have it, and masquerading of what leaves the cluster
-RULES = """
-table ip cluster {
-  chain services { type nat hook prerouting priority dstnat; ip daddr 10.96.0.10 tcp dport 80 dnat to FAR:7000; }
+MASQUERADING = b"""
+table ip pods {
   chain postrouting {
     type nat hook postrouting priority srcnat;
     ip saddr 10.77.0.0/16 ip daddr != 10.77.0.0/16 masquerade
   }
 }
 """
+# as kube-proxy has it
+SERVICE_ADDRESS = "10.96.0.10"
+SERVICE = b"""
+table ip services {
+  chain prerouting { type nat hook prerouting priority dstnat; ip daddr 10.96.0.10 tcp dport 80 dnat to POD:7000; }
+  chain postrouting { type nat hook postrouting priority srcnat; ip saddr POD ip daddr POD masquerade; }
+}
+"""
 
 
 @pytest.fixture
-def routed(node: Containerd, tmp_path: Path) -> Iterator[Containerd]:
-    """Yield a second node, whose pods are routed and not masqueraded; the nodes have routes to each other's pods."""
-    other = Containerd(tmp_path, name="routed")
+def bridged(node: Containerd, tmp_path: Path) -> Iterator[Containerd]:
+    """Yield a second node, with pods on a bridge and no masquerading; each node has a route to the other's pods."""
+    other = Containerd(tmp_path, name="bridged")
     try:
-        other.put("10-vethd.conflist", json.dumps(ROUTED))
+        other.put("10-vethd.conflist", json.dumps(BRIDGED))
         wait_until(other.network_ready, what="the network")
         node.netns.ip(f"link add lan0 type veth peer lan0 netns {other.netns.name}")
         node.netns.ip("address add 192.0.2.1/24 dev lan0", "link set lan0 up", "route add 10.77.1.0/24 via 192.0.2.2")
@@ -228,17 +237,25 @@ class Pod:
         return asks(self.netns, server.netns, (server.address, PORT), (address or server.address, port))
 
 
-def test_two_nodes(node: Containerd, routed: Containerd) -> None:
-    """Pods of two nodes reach each other by the nodes' routes, published ports, and a Service's address."""
-    near, far, second = Pod(node, "near"), Pod(routed, "far", (8080, PORT)), Pod(routed, "second")
-    routed.command("nft", "-f", "-", stdin=RULES.replace("FAR", far.address).encode())
+def test_two_nodes(node: Containerd, bridged: Containerd) -> None:
+    """Pods of two nodes, routed and on a bridge, reach each other by the nodes' routes, and by published ports."""
+    near, second, far = Pod(node, "near"), Pod(node, "second"), Pod(bridged, "far", (8080, PORT))
+    bridged.command("nft", "-f", "-", stdin=MASQUERADING)
     assert far.asks(near) == far.address
-    assert near.asks(far) == "192.0.2.1"  # ipMasq hides a pod from other nodes
-    assert second.asks(far) == second.address
-    assert second.asks(far, "10.96.0.10", 80) == second.address
+    assert near.asks(far) == "192.0.2.1"  # ipMasq hides a pod from other nodes,
+    assert second.asks(near) == second.address  # not from its own
     assert near.asks(far, "192.0.2.2", 8080) == "192.0.2.1"
     outside = ("192.0.2.1", PORT)
     assert asks(far.netns, node.netns.path, outside, outside) == "192.0.2.2"
-    routed.command("nft", "delete", "table", "ip", "cluster")
-    gone(routed, far.id, second.id)
-    gone(node, near.id)
+    gone(bridged, far.id)
+    gone(node, near.id, second.id)
+
+
+def test_service(node: Containerd) -> None:
+    """A Service's address leads to a pod of the same node, and of the client itself, without a bridge's netfilter."""
+    server, client = Pod(node, "server"), Pod(node, "client")
+    node.command("nft", "-f", "-", stdin=SERVICE.replace(b"POD", server.address.encode()))
+    assert client.asks(server, SERVICE_ADDRESS, 80) == client.address
+    assert server.asks(server, SERVICE_ADDRESS, 80) == GATEWAY
+    node.command("nft", "delete", "table", "ip", "services")
+    gone(node, server.id, client.id)
