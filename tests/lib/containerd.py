@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import tarfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -141,9 +142,10 @@ class Containerd(Host):
         conditions = [fields(condition) for condition in status[1]]
         return {text(condition, 1): bool(condition.get(2)) for condition in conditions}["NetworkReady"]
 
-    def run(self, name: str, *ports: tuple[int, int]) -> str:
+    def run(self, name: str, *ports: tuple[int, int], annotations: Mapping[str, str] | None = None) -> str:
         """Run a pod's sandbox; ports are (port of the host, port of the pod). Return its ID. Raises CriError."""
-        return text(self.cri.call("RunPodSandbox", {1: self._pod(name, *ports)}), 1)
+        noted = [{1: key, 2: value} for key, value in (annotations or {}).items()]
+        return text(self.cri.call("RunPodSandbox", {1: {**self._pod(name, *ports), 7: noted}}), 1)
 
     def _pod(self, name: str, *ports: tuple[int, int]) -> Message:
         mapped = [{2: container, 3: host} for host, container in ports]

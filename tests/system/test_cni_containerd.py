@@ -15,7 +15,7 @@ import pytest
 
 from tests.lib.containerd import Containerd
 from tests.lib.cri import CriError
-from tests.lib.netns import in_netns
+from tests.lib.netns import command, in_netns
 from tests.lib.wait import wait_until
 
 pytestmark = pytest.mark.heavy
@@ -111,6 +111,35 @@ def test_configuration_renamed_within_its_directory(node: Containerd) -> None:
     wait_until(lambda: not node.network_ready(), what="no network")
     node.configure(CIDRS)
     wait_until(node.network_ready, what="the network")
+
+
+def test_bandwidth(node: Containerd) -> None:
+    """A pod's annotations become token buckets, by a step after the attachment."""
+    generated = node.directory / "net.d" / GENERATED
+    conflist = json.loads(generated.read_text())
+    conflist["plugins"].append({"type": "vethd-cni", "mode": "bandwidth", "capabilities": {"bandwidth": True}})
+    node.put("00-bandwidth.conflist", json.dumps(conflist))
+    limits = {"kubernetes.io/ingress-bandwidth": "1M", "kubernetes.io/egress-bandwidth": "20M"}
+
+    def limited() -> str:
+        pod = node.run("limited", annotations=limits)
+        if not any(line.startswith("qdisc tbf") for line in node.command("tc", "qdisc", "show").splitlines()):
+            gone(node, pod)
+            return ""
+        return pod
+
+    pod = wait_until(limited, what="the new conflist loaded")
+    (port,) = node.left()["ports"]
+    assert tbf(node.netns.path, port) == 125_000
+    assert tbf(node.netns_of(pod), "eth0") == 2_500_000
+    (node.directory / "net.d" / "00-bandwidth.conflist").unlink()
+    gone(node, pod)
+
+
+def tbf(netns: Path, name: str) -> int:
+    """Return the rate of a link's token bucket, in bytes per second."""
+    shown = in_netns(netns, command, ["tc", "-json", "qdisc", "show", "dev", name, "root"])
+    return int(json.loads(shown)[0]["options"]["rate"])
 
 
 def test_no_daemon(node: Containerd) -> None:
