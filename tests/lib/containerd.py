@@ -114,16 +114,15 @@ class Containerd(Host):
 
     def close(self) -> None:
         """Remove the pods, end the daemons, let the namespaces go."""
-        for pod in self.pods():
-            self.stop(pod)
-            self.remove(pod)
-        self.end(self.containerd)
-        super().close()
-        groups = Path("/sys/fs/cgroup")
-        for group in [
-            *groups.glob(self.group),
-            *groups.glob(f"*/{self.group}"),
-        ]:  # cgroup v2, and the hierarchies of v1
+        try:
+            for pod in self.pods():
+                self.stop(pod)
+                self.remove(pod)
+        finally:
+            self.end(self.containerd)
+            super().close()
+        hierarchies = ("", "*/")  # of cgroup v2, and of v1
+        for group in [path for where in hierarchies for path in Path("/sys/fs/cgroup").glob(where + self.group)]:
             for child in sorted(group.rglob("*/"), reverse=True):
                 child.rmdir()
             group.rmdir()
