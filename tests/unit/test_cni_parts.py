@@ -30,7 +30,7 @@ from vethd.clients.cni.result import Addressing, compose, shaped
 from vethd.clients.single import InstallError
 from vethd.kernel.bridge import vlan_entries, vlan_message
 from vethd.model.api import AttachmentKey
-from vethd.model.attachment import Attachment, BridgeSpec, IPSpec, RouteSpec, validate_attachment
+from vethd.model.attachment import BURST_S_MAX, Attachment, BridgeSpec, IPSpec, RouteSpec, validate_attachment
 from vethd.model.errors import VethError
 
 NESTED = st.recursive(
@@ -368,3 +368,16 @@ def test_the_limits_of_the_configuration_come_before_the_runtimes(
     limits = {"runtimeConfig": {"bandwidth": {"egressRate": 16000, "egressBurst": 1600}}, "prevResult": {}}
     bandwidth.add(Conf(json.dumps(CONF | {"mode": "bandwidth"} | limits | own).encode(), "ADD"), env)
     assert (asked[0]["ingress_rate"], asked[0]["egress_rate"]) == ((8000, 0) if own else (0, 16000))
+
+
+def test_limits_as_containerd_and_cri_o_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names with a capital, and a burst without end."""
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(bandwidth, "daemon", lambda request, *_: asked.append(json.loads(request)["body"]))
+    env: Any = SimpleNamespace(container="c1", ifname="eth0")
+    limits = {"IngressRate": 16000, "IngressBurst": 2**32 - 1, "EgressRate": 10**9, "EgressBurst": 2**32 - 1}
+    conf = CONF | {"mode": "bandwidth", "runtimeConfig": {"bandwidth": limits}, "prevResult": {}}
+    bandwidth.add(Conf(json.dumps(conf).encode(), "ADD"), env)
+    (got,) = asked
+    assert (got["ingress_rate"], got["ingress_burst"]) == (16000, 16000 * BURST_S_MAX)
+    assert (got["egress_rate"], got["egress_burst"]) == (10**9, 2**32 - 1)

@@ -2,7 +2,9 @@
 
 The options are those of the reference plugin: ingressRate, ingressBurst, egressRate and egressBurst, in bits per second
 and bits. They come from the network's configuration or, if it has none of them, from the runtime, as the capability
-"bandwidth". The token buckets are deleted with the pair, so DEL has nothing to do.
+"bandwidth". containerd and CRI-O write IngressRate and so on, which Go accepts, too, and always a burst of 2^32 - 1; a
+burst that takes longer than the kernel's clock can count is cut. The token buckets are deleted with the pair, so DEL
+has nothing to do.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ _SAID = {
 }
 
 
+_BURST_S_MAX = 274  # as the daemon has it
+
+
 def add(conf: Conf, env: Env) -> dict[str, Any]:
     """Limit the rates of the attachment; return the result of the plugins before. Raises CniError."""
     if conf.prev is None:
@@ -38,8 +43,13 @@ def check(conf: Conf, env: Env) -> None:
 
 def _limit(conf: Conf, env: Env, path: str, code: int) -> None:
     runtime = typed(typed(conf.raw, "runtimeConfig", dict, {}), "bandwidth", dict, {})
-    said = conf.raw if conf.raw.keys() & _SAID.keys() else runtime
+    said = conf.raw
+    if not said.keys() & _SAID.keys():
+        said = {key[:1].lower() + key[1:]: value for key, value in runtime.items()}
     rates = {name: typed(said, key, int, 0) for key, name in _SAID.items()}
+    for way in ("ingress", "egress"):
+        if rates[f"{way}_rate"]:
+            rates[f"{way}_burst"] = min(rates[f"{way}_burst"], rates[f"{way}_rate"] * _BURST_S_MAX)
     if any(rates.values()):
         body = {"network": conf.name, "container": env.container, "ifname": env.ifname}
         daemon(post("POST", path, body | rates), None, code)
