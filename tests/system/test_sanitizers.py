@@ -12,6 +12,8 @@ import pytest
 
 from tests.lib.engines import need
 
+pytestmark = pytest.mark.aside
+
 REPO = Path(__file__).parents[2]
 SANITIZE_S = 2400.0  # its runs end after 600 s, each; they take 20 to 90
 SANITIZERS = ("thread", "address")
