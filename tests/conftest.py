@@ -32,9 +32,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
-        parts[UNIT in item.path.parents or item.get_closest_marker("aside") is not None].append(item)
-    items[:] = parts[asked == "only"]
+        parts[_unit(item) or item.get_closest_marker("aside") is not None].append(item)
+    # tests/unit comes first: what takes minutes of CPU time shall not wait for the end of the tests at full load
+    items[:] = sorted(parts[asked == "only"], key=_unit, reverse=True)
     config.hook.pytest_deselected(items=parts[asked == "no"])
+
+
+def _unit(item: pytest.Item) -> bool:
+    return UNIT in item.path.parents
 
 
 def pytest_configure() -> None:

@@ -45,6 +45,7 @@ class Stranger:
         """Talk to the daemon at path."""
         self.path = path
         self.idlers: list[socket.socket] = []
+        self.threads: list[threading.Thread] = []
 
     def hold(self, nested: int = 0) -> list[int]:
         """Hold the network, user and mount namespace of a child that is gone: his, or nested so deep in one of his."""
@@ -151,15 +152,7 @@ class Stranger:
         """
         statuses: list[int] = []
         while len(statuses) < count:
-            with socket.create_server(("127.0.0.1", 0)) as server:
-                stuck = socket.socket()
-                stuck.connect(server.getsockname())
-                self.idlers.append(server.accept()[0])  # who never reads
-            stuck.setblocking(False)
-            with suppress(BlockingIOError):
-                while True:
-                    stuck.send(bytes(1 << 16))
-            stuck.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER_S))
+            stuck = self._stuck()
             with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
                 sock.connect(self.path + ".fd")
                 with suppress(BrokenPipeError):
@@ -172,8 +165,38 @@ class Stranger:
                 statuses.append(status)
         return statuses
 
+    def litter(self, how: str) -> None:
+        """Send such sockets where nobody asks for them, and hang up; the last holder is the daemon.
+
+        how: "second", in a second message; "many", more than a request may have; "http", on the control socket.
+        """
+        suffix, kind = ("", socket.SOCK_STREAM) if how == "http" else (".fd", socket.SOCK_SEQPACKET)
+        found = [self._stuck() for _ in range(20 if how == "many" else 1)]
+        with socket.socket(socket.AF_UNIX, kind) as sock:
+            sock.connect(self.path + suffix)
+            with suppress(BrokenPipeError, PermissionError):
+                if how == "second":
+                    sock.send(b'{"method": "GET", "path": "/v1/health"}')
+                socket.send_fds(sock, [b"GET /v1/health HTTP/1.1\r\n"], [one.fileno() for one in found])
+        for one in found:
+            self.threads.append(threading.Thread(target=one.close, daemon=True))
+            self.threads[-1].start()
+
+    def _stuck(self) -> socket.socket:
+        """Return a socket that takes LINGER_S to close."""
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            stuck = socket.socket()
+            stuck.connect(server.getsockname())
+            self.idlers.append(server.accept()[0])  # who never reads
+        stuck.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                stuck.send(bytes(1 << 16))
+        stuck.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, LINGER_S))
+        return stuck
+
     def quiet(self) -> None:
-        """Close what idle() and tie() left open."""
+        """Close what idle(), tie() and litter() left open."""
         while self.idlers:
             self.idlers.pop().close()
 

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -21,6 +22,7 @@ from tests.lib.others import ALICE, BOB, HeldNetns, Other
 from tests.lib.site import Site, fd_call
 from tests.lib.site import site as make_site
 from tests.lib.sockets import ping
+from tests.lib.stranger import LINGER_S
 from tests.lib.wait import wait_until
 from vethd.doors.callers import CONNECTIONS
 
@@ -366,6 +368,23 @@ def test_descriptors_that_take_for_ever_to_close(site: Site, lab: Lab, alice: Ot
         assert site.daemon.request("GET", "/v1/health")[0] == 200
         assert bob.http("GET", "/v1/health")[0] == 200
     assert refused(alice.http("GET", "/v1/health")) == (403, "EDQUOT")
+    alice.ask("quiet")
+    wait_until(lambda: alice.http("GET", "/v1/health")[0] == 200)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["let-in", "refused"])
+@pytest.mark.parametrize("how", ["second", "many", "http"])
+def test_descriptors_that_nobody_asked_for(site: Site, alice: Other, bob: Other, how: str, full: bool) -> None:
+    """Whoever throws them away waits for them, so that is not the daemon: it answers others meanwhile."""
+    if full:
+        alice.ask("idle", CONNECTIONS)
+    with site.daemon.stopped():  # they are in the socket before it looks
+        alice.ask("litter", how)
+    began = time.monotonic()
+    for _ in range(3):
+        assert site.daemon.request("GET", "/v1/health")[0] == 200
+        assert bob.fd("GET", "/v1/health")[0] == 200
+    assert time.monotonic() - began < LINGER_S / 2  # it did not wait for one
     alice.ask("quiet")
     wait_until(lambda: alice.http("GET", "/v1/health")[0] == 200)
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 import structlog
 
 from vethd.doors.callers import CONNECTIONS, Caller
+from vethd.doors.closing import Closer, receive
 from vethd.doors.routing import Api
 from vethd.kernel.owner import peer
 from vethd.model.api import ErrorBody
@@ -29,6 +30,7 @@ HEAR_S = 1.0  # how long after its accept a connection may still be about to sen
 
 _EXHAUSTED = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _HUNG_UP = (errno.EPIPE, errno.ECONNRESET, errno.ENOTCONN)
+_NOBODY = -1  # the user of a connection that is not identified
 _AT_ONCE = 16  # accepts for each wake-up, so that many callers at once do not block the datapath's loop
 
 
@@ -51,6 +53,7 @@ class Entrance:
         self._serve = serve
         self._refusal = refusal
         self._loop = asyncio.get_running_loop()
+        self.closer = Closer()
         self._tasks: set[asyncio.Task[None]] = set()
         self._unheard: dict[socket.socket, tuple[asyncio.Event, float]] = {}  # no request yet, and time of the accept
         listener.setblocking(False)
@@ -103,16 +106,18 @@ class Entrance:
     def _let_in(self, connection: socket.socket) -> None:
         try:
             caller = self._api.policy.caller(peer(connection))
-            if not self._api.room.enter(caller):
-                connection.send(self._refusal)
-                with suppress(BlockingIOError):
-                    connection.recv(1)  # a close with the request unread would give the caller ECONNRESET instead
-                connection.close()
-                return
         except OSError as error:
             if error.errno not in _HUNG_UP:
                 log.exception("client not identified")
-            connection.close()
+            self.closer.close(_NOBODY, [], connection)
+            return
+        if not self._api.room.enter(caller):
+            fds: list[int] = []
+            with suppress(OSError):
+                connection.send(self._refusal)
+            with suppress(OSError):
+                receive(connection, 1, fds)  # a close with the request unread would give the caller ECONNRESET
+            self.closer.close(caller.uid, fds, connection)
             return
         self._unheard[connection] = asyncio.Event(), self._loop.time()
         task = self._loop.create_task(self._inside(connection, caller))

@@ -15,8 +15,6 @@ import asyncio
 import errno
 import os
 import socket
-import struct
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from urllib.parse import parse_qsl
@@ -24,6 +22,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from vethd.doors.callers import Caller
+from vethd.doors.closing import receive
 from vethd.doors.entrance import FULL, Entrance
 from vethd.doors.operations import dispatch
 from vethd.doors.routing import BODY_MAX, Api, Call, Reply
@@ -72,47 +71,28 @@ class FdDoor:
 
     async def _serve(self, connection: socket.socket, caller: Caller) -> None:
         fds: list[int] = []
-        closed = None
-        with connection:
-            try:
-                async with asyncio.timeout(PATIENCE_S):
-                    await self._readable(connection)
-                data = _receive(connection, fds)
-                if data and not self._special(connection, caller, data):
-                    answer = self._loop.create_task(self._answer(data, fds, caller))
-                    self._answers.add(answer)
-                    answer.add_done_callback(self._answers.discard)
-                    self._entrance.heard(connection)
-                    await self._finish(connection, await answer)
-            except (TimeoutError, OSError):
-                pass  # no request came, or the caller has hung up
-            finally:
-                if strange := _close_namespaces(fds):
-                    closed = self._close_elsewhere(strange)
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._readable(connection)
+            data = _receive(connection, fds)
+            if data and not self._special(connection, caller, data):
+                answer = self._loop.create_task(self._answer(data, fds, caller))
+                self._answers.add(answer)
+                answer.add_done_callback(self._answers.discard)
+                self._entrance.heard(connection)
+                await self._finish(connection, await answer)
+        except (TimeoutError, OSError):
+            pass  # no request came, or the caller has hung up
+        finally:
+            self._entrance.heard(connection)
+            strange = _close_namespaces(fds)
+            if caller.admin and not strange:
+                connection.close()
+                closed = None
+            else:
+                closed = self._entrance.closer.close(caller.uid, strange, connection)
         if closed is not None:
-            await closed
-
-    def _close_elsewhere(self, fds: list[int]) -> asyncio.Future[None]:
-        """Close fds of unknown kind on a thread of its own; the returned future is done when they are closed.
-
-        A close may block without limit: on a FUSE server, on a socket that lingers. The connection counts against the
-        caller's limit until it is done, which bounds the number of such threads.
-        """
-        closed: asyncio.Future[None] = self._loop.create_future()
-
-        def tell() -> None:
-            if not closed.done():
-                closed.set_result(None)
-
-        def close() -> None:
-            for fd in fds:
-                with suppress(OSError):
-                    os.close(fd)
-            with suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(tell)
-
-        threading.Thread(target=close, name="vethd-close", daemon=True).start()
-        return closed
+            await closed  # it counts as one of the caller's connections until then
 
     async def _finish(self, connection: socket.socket, reply: Reply) -> None:
         """Send the reply; if it begins a session, keep the connection open until either side ends it."""
@@ -165,17 +145,12 @@ def _reply(reply: Reply) -> bytes:
 
 
 def _receive(connection: socket.socket, fds: list[int]) -> bytes:
-    """Receive one message; add its fds, close-on-exec, to fds before any error can occur."""
-    space = socket.CMSG_SPACE(FDS_MAX * struct.calcsize("i"))
-    flags = socket.MSG_CMSG_CLOEXEC
-    data, ancillary, message_flags, _ = connection.recvmsg(BODY_MAX, space, flags)
-    for level, kind, value in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds += [number[0] for number in struct.iter_unpack("i", value[: len(value) // 4 * 4])]
-    if message_flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        connection.send(_too_big(f"a request may have at most {BODY_MAX} bytes and {FDS_MAX} file descriptors"))
-        return b""
-    return data
+    """Receive a request and its fds; refuse one that is too big, and return b""."""
+    data, whole = receive(connection, BODY_MAX, fds)
+    if whole and len(fds) <= FDS_MAX:
+        return data
+    connection.send(_too_big(f"a request may have at most {BODY_MAX} bytes and {FDS_MAX} file descriptors"))
+    return b""
 
 
 def _send(connection: socket.socket, reply: bytes) -> None:

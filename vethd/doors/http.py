@@ -6,7 +6,7 @@ import asyncio
 import errno
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
@@ -23,6 +23,8 @@ from vethd.model.api import ErrorBody
 from vethd.model.state import Side
 
 GRACE_S = 1.0  # for requests in progress when the door closes
+
+_SO_PASSRIGHTS = 83
 
 log = structlog.get_logger()
 
@@ -42,7 +44,13 @@ class HttpDoor:
         }
 
     async def start(self, listener: socket.socket) -> None:
-        """Start to serve; takes over listener, which is bound and listening."""
+        """Start to serve; takes over listener, which is bound and listening.
+
+        A descriptor that a caller sends would be closed by the read of the message, on the loop, for as long as that
+        takes (closing.py). Since Linux 6.16 the kernel can refuse to pass them.
+        """
+        with suppress(OSError):
+            listener.setsockopt(socket.SOL_SOCKET, _SO_PASSRIGHTS, 0)
         self._entrance = Entrance(self._api, listener, self._serve, _refusal())
 
     async def close(self) -> None:
