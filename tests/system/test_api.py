@@ -181,7 +181,7 @@ def test_metrics_agree_with_stats(site: Site, live: tuple[Wire, tuple[str, str]]
         assert family.documentation
         assert family.name.startswith("vethd_")
         for sample in family.samples:
-            key = (sample.name, *(sample.labels.get(label, "") for label in ("link", "netns", "reason")))
+            key = (sample.name, *(sample.labels.get(label, "") for label in ("link", "netns", "reason", "le")))
             assert key not in samples, "a series stands there once"
             samples[key] = sample.value
     names = {
@@ -191,13 +191,14 @@ def test_metrics_agree_with_stats(site: Site, live: tuple[Wire, tuple[str, str]]
     }  # fmt: skip
     for stats in of(list[LinkStats], ask(site, "GET", "/v1/stats")[1]):
         for name, field in names.items():
-            assert samples[f"vethd_link_{name}_total", stats.name, stats.netns, ""] == vars_of(stats)[field], name
+            assert samples[f"vethd_link_{name}_total", stats.name, stats.netns, "", ""] == vars_of(stats)[field], name
         for reason, count in stats.drops.items():
-            assert samples["vethd_link_drops_total", stats.name, stats.netns, reason] == count
-        assert samples["vethd_link_carrier", stats.name, stats.netns, ""] == 1
-        assert samples["vethd_link_mtu_bytes", stats.name, stats.netns, ""] == 1500
-    assert samples["vethd_pairs", "", "", ""] == 1
-    assert samples["vethd_pairs_waiting", "", "", ""] == 0
+            assert samples["vethd_link_drops_total", stats.name, stats.netns, reason, ""] == count
+        assert samples["vethd_link_carrier", stats.name, stats.netns, "", ""] == 1
+        assert samples["vethd_link_mtu_bytes", stats.name, stats.netns, "", ""] == 1500
+        assert samples["vethd_link_latency_seconds_count", stats.name, stats.netns, "", ""] == stats.read
+    assert samples["vethd_pairs", "", "", "", ""] == 1
+    assert samples["vethd_pairs_waiting", "", "", "", ""] == 0
 
 
 def test_health_save_reload_and_schema(site: Site, lab: Lab) -> None:

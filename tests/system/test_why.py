@@ -223,6 +223,24 @@ def test_follow(lesser: Net) -> None:
         follower.terminate()
 
 
+def test_latency(place: Place) -> None:
+    """Every frame counts once, in the table as in the JSON."""
+    it = net(*place)
+    it.wire.up()
+    with it.wire.a.packet() as sock, it.wire.b.packet() as receiver:
+        for number in range(50):
+            sock.send(sized(100, number))
+            receiver.recv_proto()
+    there, back = json.loads(it.vethctl("latency", "va", "--json"))
+    assert (there["name"], there["peer_name"], sum(there["counts"]), sum(back["counts"])) == ("va", "vb", 50, 0)
+    assert len(there["counts"]) == len(there["bounds_ns"])
+    rows = [line.split() for line in it.vethctl("latency", "vb").splitlines()]
+    assert [row[2] for row in rows] == ["FRAMES", "50", "0"]
+    bars = it.vethctl("latency", "--histogram").split("to vb@")[1].splitlines()[2:]
+    assert sum(int(line.split()[2]) for line in bars) == 50
+    it.vethctl("latency", "no-such-link", status=1)
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

@@ -14,7 +14,7 @@ import msgspec
 import pytest
 
 from tests.lib.fake_daemon import link_info, link_stats, pair_info
-from vethd.datapath.engine import Counters, Dropped
+from vethd.datapath.engine import Counters, Dropped, Latency
 from vethd.datapath.engines import Picked
 from vethd.doors.callers import Caller
 from vethd.doors.operations import ROUTES, dispatch
@@ -22,6 +22,7 @@ from vethd.doors.routing import STATUS, Api, Call, Reply
 from vethd.model.api import EngineChange, EngineInfo, ErrorBody, PairChange, Saved
 from vethd.model.drops import Drop
 from vethd.model.errors import ConfigError, VethError
+from vethd.model.latency import BUCKETS
 from vethd.model.spec import LinkSpec, PairSpec
 from vethd.model.state import Side
 from vethd.pairs.tuning import Tuning
@@ -34,12 +35,20 @@ class StubPair:
     """va in no namespace and vb in "blue"; va has dropped three frames, two of them oversize."""
 
     id = "p1"
+
+    @property
+    def wire(self) -> StubPair:
+        return self
+
     links = tuple(
         SimpleNamespace(state=SimpleNamespace(name=name), label=label) for name, label in (("va", ""), ("vb", "blue"))
     )
 
     def counters(self, side: Side) -> Counters:  # noqa: ARG002 - the same for both
         return Counters(drops=tuple(2 * (drop is Drop.OVERSIZE) + (drop is Drop.RUNT) for drop in Drop))
+
+    def latency(self, _side: Side) -> Latency:
+        return Latency((1,) * BUCKETS, 5)
 
     def dropped(self, side: Side) -> list[Dropped]:
         found = [Dropped(n, n, Drop.OVERSIZE, 0, 1, 1600, 1518, b"v" * 10, b"d" * 128) for n in (1, 3)]

@@ -36,7 +36,7 @@ from vethd.model.api import (
     Saved,
 )
 from vethd.model.errors import VethError
-from vethd.model.insight import DROPS_SHOWN, CaptureInfo, CaptureSpec, DroppedFrames
+from vethd.model.insight import DROPS_SHOWN, CaptureInfo, CaptureSpec, DroppedFrames, LinkLatency
 from vethd.model.spec import LinkSpec, PairSpec
 
 DEFAULT_SOCKET = "/run/vethd/vethd.sock"
@@ -151,6 +151,10 @@ class Client:
         path = "/v1/drops" if pair is None else f"/v1/pairs/{segment(pair)}/drops"
         query = {"n": str(most), "after": str(after)} | ({} if reason is None else {"reason": reason})
         return self._ask(DroppedFrames, Request("GET", path, query))
+
+    def latency(self) -> list[LinkLatency]:
+        """Return how long frames were in vethd, for every living link of the caller."""
+        return self._ask(list[LinkLatency], Request("GET", "/v1/latency"))
 
     def capture(self, pair: str, spec: CaptureSpec) -> Capture:
         """Begin to capture a pair's frames, by its id, into memory shared with the daemon; close() the result.

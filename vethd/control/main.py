@@ -15,6 +15,7 @@ from vethd.control.client import DEFAULT_SOCKET, SOCKET_VARIABLE, Client
 from vethd.control.commands import add, delete, engine, reload, save, set_
 from vethd.control.doctor import doctor
 from vethd.control.drops import drops
+from vethd.control.latency import latency
 from vethd.control.live import monitor, top
 from vethd.control.show import show, stats
 from vethd.control.why import why
@@ -69,6 +70,7 @@ for _command in (
     why,
     drops,
     capture,
+    latency,
     monitor,
     top,
     apply,

@@ -33,6 +33,9 @@ cdef extern from "<pthread.h>" nogil:
 cdef extern from "<errno.h>" nogil:
     int EBADFD
 
+cdef extern from *:
+    int leading_zeros "__builtin_clzll"(unsigned long long number) noexcept nogil
+
 cdef enum:
     BATCH = 64  # the most frames that a turn reads
     TURN_BYTES = 256 << 10  # four super-frames
@@ -41,6 +44,7 @@ cdef enum:
     DRAIN_FRAMES = 1024  # the most frames that dry() reads: a default ring of 1,000 frames
     STALE_FRAMES = 1 << 16  # engine.STALE_FRAMES
     WINDOW_NS = 1_000_000  # load is counted over a millisecond
+    BUCKETS = 88  # model.latency
     ERRNOS = 32  # slots for distinct write errors, more than write() can return; the last slot takes all others
 
 cdef enum State:
@@ -73,6 +77,8 @@ cdef struct Lane:
     uint64_t drops[DROPS]
     Ring dropped
     Tap *taps  # of captures
+    uint64_t latency[BUCKETS]  # frames by the length of their turn
+    uint64_t latency_ns
     int error_codes[ERRNOS]
     uint64_t error_frames[ERRNOS]
 
@@ -111,6 +117,16 @@ cdef inline void wake(int eventfd) noexcept nogil:
     """Make an eventfd readable; it may already be readable."""
     cdef uint64_t one = 1
     write(eventfd, &one, sizeof(one))
+
+
+cdef inline int latency_bucket(uint64_t ns) noexcept nogil:
+    """See model.latency.bucket()."""
+    cdef int octave = 63 - leading_zeros(ns | 1) - 8
+    if octave < 0:
+        return 0
+    if octave >= BUCKETS // 4:
+        return BUCKETS - 1
+    return octave * 4 + <int>(ns >> (octave + 6) & 3)
 
 
 cdef inline bint fatal(int64_t got) noexcept nogil:

@@ -22,9 +22,9 @@ from vethd.datapath._frame cimport DROPS, FORWARD, STALE
 from vethd.datapath._frame cimport verdict as frame_verdict
 from vethd.datapath._gro cimport Batch, Buffer, gro_begin, gro_end, gro_offer
 from vethd.datapath._lane cimport (
-    BATCH, CLOSED, DRAIN_FRAMES, ERRNOS, FRAME_MAX, PARKED, STALE_FRAMES, STRIDE,
+    BATCH, BUCKETS, CLOSED, DRAIN_FRAMES, ERRNOS, FRAME_MAX, PARKED, STALE_FRAMES, STRIDE,
     Lane as LaneStruct,
-    Worker as WorkerStruct, activate, drain, give_turn, pthread_mutex_destroy, pthread_mutex_init, shut, take_turn, untie, wake,
+    Worker as WorkerStruct, activate, drain, give_turn, latency_bucket as bucket_of, pthread_mutex_destroy, pthread_mutex_init, shut, take_turn, untie, wake,
 )
 from vethd.datapath._poll cimport (
     EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLLIN, EPOLLONESHOT, PR_SET_TIMERSLACK, epoll_create1, prctl, watch,
@@ -268,6 +268,18 @@ cdef class Lane:
         drops = tuple([now.drops[i] for i in range(DROPS)])
         errors = {now.error_codes[i]: now.error_frames[i] for i in range(ERRNOS) if now.error_codes[i]}
         return now.frames, now.frame_bytes, now.forwarded, now.forwarded_bytes, 0, drops, errors
+
+    def latency(self):
+        """Return the values of engine.Latency, as a tuple."""
+        cdef uint64_t[BUCKETS] counts
+        cdef uint64_t total
+        cdef int i
+        with nogil:
+            take_turn(self.worker.it)
+            memcpy(counts, self.it.latency, sizeof(counts))
+            total = self.it.latency_ns
+            give_turn(self.worker.it)
+        return tuple([counts[i] for i in range(BUCKETS)]), total
 
     def dropped(self):
         """Return the last dropped frames, oldest first: the values of engine.Dropped but the queue, as tuples."""

@@ -32,7 +32,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport read
 
 from vethd.datapath._lane cimport (
-    ARMED, BATCH, TURN_BYTES, WINDOW_NS, Lane, Moved, Worker, activate, arm, bury, give_turn, move, take_turn,
+    ARMED, BATCH, TURN_BYTES, WINDOW_NS, Lane, Moved, Worker, activate, arm, bury, give_turn, latency_bucket, move, take_turn,
 )
 from vethd.datapath._overload cimport end_window, note_load, step_back
 from vethd.datapath._poll cimport EPOLLERR, epoll_event, epoll_wait, sleep_until
@@ -88,7 +88,14 @@ cdef inline void count(Worker *worker, Lane *lane, uint64_t size) noexcept nogil
 
 cdef inline Moved take(Worker *worker, Lane *lane) noexcept nogil:
     """Give a lane its turn, and decide whether it stays active."""
-    cdef Moved moved = move(worker, lane, lane.depth)
+    cdef Moved moved
+    cdef int64_t took_ns
+    worker.now_ns = clock_ns()
+    moved = move(worker, lane, lane.depth)
+    if moved.frames:
+        took_ns = clock_ns() - worker.now_ns
+        lane.latency[latency_bucket(took_ns)] += moved.frames
+        lane.latency_ns += took_ns * moved.frames
     note_load(lane, moved)
     if moved.gone:
         bury(worker, lane)

@@ -13,7 +13,7 @@ from io import FileIO
 
 from vethd.datapath.aio_capture import Tap
 from vethd.datapath.aio_direction import Buffers, Channel, Direction, channel
-from vethd.datapath.engine import STALE_FRAMES, Counters, Dropped, TapSpec, nobody
+from vethd.datapath.engine import STALE_FRAMES, Counters, Dropped, Latency, TapSpec, nobody
 from vethd.model.drops import Drop
 
 _DRAIN_BATCHES = 16  # the most that dry() reads: a default ring of 1,000 frames
@@ -78,6 +78,11 @@ class AsyncioWire:
     def dropped(self, side: int) -> list[Dropped]:
         """See Wire."""
         return self._directions[side].dropped()
+
+    def latency(self, side: int) -> Latency:
+        """See Wire."""
+        direction = self._directions[side]
+        return Latency(tuple(direction.latency), direction.latency_ns)
 
     def capture(self, side: int, rings: Sequence[memoryview], spec: TapSpec) -> Callable[[], None]:
         """See Wire."""

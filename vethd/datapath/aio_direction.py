@@ -31,6 +31,7 @@ from vethd.datapath.aio_gro import Coalescer, strangers
 from vethd.datapath.engine import DROPPED_HEAD, DROPPED_MAX, Dropped
 from vethd.model.capture import DROPPED, FORWARDED, RECEIVED, SENT
 from vethd.model.drops import DROPS, Drop
+from vethd.model.latency import BUCKETS, bucket
 from vethd.model.verdict import ETH_HLEN, ETH_P_8021AD, ETH_P_8021Q, VLAN_HLEN
 from vethd.model.vnet import F_DATA_VALID, FIELDS, GSO_NONE, acceptable
 
@@ -90,6 +91,8 @@ class Direction:
         self.read = self.read_bytes = self.forwarded = self.forwarded_bytes = 0
         self.drops = [0] * DROPS
         self.write_errors: dict[int, int] = {}
+        self.latency = [0] * BUCKETS
+        self.latency_ns = 0
         self.queue = 0  # of the present batch
         self.taps: list[Sequence[Tap]] = []  # of captures, each by queue
         self._kept: dict[int, deque[_Kept]] = {}  # by queue
@@ -110,6 +113,7 @@ class Direction:
 
     def pump(self, readinto: Readinto, write: Write, poll: Poll, queue: int = 0) -> bool:
         """Read and write one batch; return whether its source was dry. The loop's callback: must not raise."""
+        began_ns = time.perf_counter_ns()
         lengths: list[int] = []
         budget = BATCH_BYTES
         dry = False
@@ -134,6 +138,9 @@ class Direction:
             self._judge(lengths, write)
             for taps in self.taps:
                 taps[queue].publish()
+            took_ns = time.perf_counter_ns() - began_ns
+            self.latency[bucket(took_ns)] += len(lengths)
+            self.latency_ns += took_ns * len(lengths)
         if dry and (events := poll(0)) and events[0][1] & select.POLLERR:
             self.dead(self.side)
         return dry

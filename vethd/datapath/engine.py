@@ -15,6 +15,7 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from vethd.model.drops import DROPS, Drop
+from vethd.model.latency import BUCKETS
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
@@ -64,6 +65,16 @@ class Dropped(NamedTuple):
     vnet: bytes
     data: bytes
     queue: int = 0
+
+
+class Latency(NamedTuple):
+    """How long frames of one direction were in vethd, from before their turn's first read to after its last write.
+
+    counts are frames by model.latency.bucket(), total_ns is the sum of their times, in nanoseconds.
+    """
+
+    counts: tuple[int, ...] = (0,) * BUCKETS
+    total_ns: int = 0
 
 
 class TapSpec(NamedTuple):
@@ -125,6 +136,9 @@ class Wire(Protocol):
 
     def dropped(self, side: int) -> list[Dropped]:
         """Return the last frames of side that were dropped, the oldest first: DROPPED_MAX of each queue."""
+
+    def latency(self, side: int) -> Latency:
+        """Return the times of the frames that side sent, dropped ones included."""
 
     def capture(self, side: int, rings: Sequence[memoryview], spec: TapSpec) -> Callable[[], None]:
         """Copy the frames that side sends into rings, one per queue, until the returned function is called.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Sequence
 from itertools import count
 from typing import TYPE_CHECKING
 
-from vethd.datapath.engine import Counters, Dropped, TapSpec, nobody, plus
+from vethd.datapath.engine import Counters, Dropped, Latency, TapSpec, nobody, plus
 from vethd.model.drops import Drop
 from vethd.model.errors import VethError
 
@@ -126,6 +126,12 @@ class NativeWire:
         """See Wire."""
         lanes = enumerate(self.lanes[side].values())
         return sorted(Dropped(*values, queue=queue) for queue, lane in lanes for values in lane.dropped())
+
+    def latency(self, side: int) -> Latency:
+        """See Wire."""
+        found = [lane.latency() for lane in self.lanes[side].values()]
+        counts = tuple(map(sum, zip(*(counts for counts, _ in found), strict=True)))
+        return Latency(counts or Latency().counts, sum(total for _, total in found))
 
     def capture(self, side: int, rings: Sequence[memoryview], spec: TapSpec) -> Callable[[], None]:
         """See Wire."""

@@ -21,6 +21,7 @@ from vethd.doors.operations import dispatch
 from vethd.doors.routing import Api, Call
 from vethd.model.api import ErrorBody
 from vethd.model.state import Side
+from vethd.pairs.insight import link_latency
 
 GRACE_S = 1.0  # for requests in progress when the door closes
 
@@ -127,7 +128,9 @@ class HttpDoor:
             entries = [entry for entry in self._api.manager.entries.values() if rights.owned(caller, entry)]
             stats = await self._api.manager.stats([(entry, side) for entry in entries for side in Side])
             links = [link for entry in entries for link in self._api.manager.info(entry).links]
-            text = exposition(links, stats, self._api)
+            pairs = [entry.live for entry in entries if entry.live is not None]
+            latencies = [link_latency(pair, side) for pair in pairs for side in Side]
+            text = exposition(links, stats, latencies, self._api)
         await talk.reply(200, text, CONTENT_TYPE)
 
     async def _openapi(self, talk: Conversation, _caller: Caller) -> None:

@@ -13,11 +13,11 @@ from vethd.doors.lookup import find_link, find_pair
 from vethd.doors.routing import Call, Reply, Route
 from vethd.model.drops import Drop
 from vethd.model.errors import VethError
-from vethd.model.insight import DROPS_SHOWN, DROPS_SHOWN_MAX, CaptureInfo, CaptureSpec, DroppedFrames
+from vethd.model.insight import DROPS_SHOWN, DROPS_SHOWN_MAX, CaptureInfo, CaptureSpec, DroppedFrames, LinkLatency
 from vethd.model.state import Side
 from vethd.pairs.capturing import Capture, Plan, allocate
-from vethd.pairs.dropped import dropped_frames
 from vethd.pairs.entry import Entry
+from vethd.pairs.insight import dropped_frames, link_latency
 
 _SEQ_MAX = (1 << 64) - 1
 
@@ -40,6 +40,21 @@ async def _linkdrops(call: Call) -> DroppedFrames:
     entry, side = await find_link(call)
     rights.need_owned(call.caller, entry, "drops", call.path["name"])
     return _answer(call, [(entry, side)])
+
+
+async def _latencies(call: Call) -> list[LinkLatency]:
+    """Show how long frames were in vethd, for every link that the caller may read."""
+    entries = [entry for entry in call.api.manager.entries.values() if rights.owned(call.caller, entry)]
+    return [link_latency(entry.live, side) for entry in entries if entry.live is not None for side in Side]
+
+
+async def _linklatency(call: Call) -> LinkLatency:
+    """Show how long the frames that a link sent were in vethd."""
+    entry, side = await find_link(call)
+    rights.need_owned(call.caller, entry, "latency", call.path["name"])
+    if entry.live is None:
+        raise VethError(errno.ENODEV, "latency", call.path["name"])
+    return link_latency(entry.live, side)
 
 
 async def _capture(call: Call) -> Reply:
@@ -109,5 +124,7 @@ ROUTES = (
     Route("GET", "/v1/drops", _drops, None, DroppedFrames, query=_QUERY),
     Route("GET", "/v1/pairs/{id}/drops", _pairdrops, None, DroppedFrames, query=_QUERY),
     Route("GET", "/v1/links/{name}/drops", _linkdrops, None, DroppedFrames, query=_QUERY),
+    Route("GET", "/v1/latency", _latencies, None, list[LinkLatency]),
+    Route("GET", "/v1/links/{name}/latency", _linklatency, None, LinkLatency),
     Route("POST", "/v1/pairs/{id}/capture", _capture, CaptureSpec, CaptureInfo),
 )

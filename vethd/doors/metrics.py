@@ -8,17 +8,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from vethd import __version__
 from vethd.doors.routing import Api
 from vethd.model.api import LinkInfo, LinkStats
+from vethd.model.insight import LinkLatency
+from vethd.model.latency import BUCKETS, PARTS
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _LABELS = ("link", "netns")
+_LATENCY_BUCKETS = range(PARTS - 1, BUCKETS - PARTS, 2 * PARTS)  # from 512 ns on, each four times the one before
 _COUNTERS = (
     ("receive_packets", "Frames received", "rx_packets"),
     ("receive_bytes", "Bytes received, including Ethernet headers", "rx_bytes"),
@@ -30,17 +33,22 @@ _COUNTERS = (
 )
 
 
-def exposition(links: Sequence[LinkInfo], stats: Sequence[LinkStats], api: Api) -> bytes:
+def exposition(
+    links: Sequence[LinkInfo], stats: Sequence[LinkStats], latencies: Sequence[LinkLatency], api: Api
+) -> bytes:
     """Return the text of the response to GET /metrics."""
     registry = CollectorRegistry()
-    registry.register(_Snapshot(links, stats, api))
+    registry.register(_Snapshot(links, stats, latencies, api))
     return generate_latest(registry)
 
 
 class _Snapshot(Collector):
-    def __init__(self, links: Sequence[LinkInfo], stats: Sequence[LinkStats], api: Api) -> None:
+    def __init__(
+        self, links: Sequence[LinkInfo], stats: Sequence[LinkStats], latencies: Sequence[LinkLatency], api: Api
+    ) -> None:
         self._links = links
         self._stats = stats
+        self._latencies = latencies
         self._api = api
 
     def collect(self) -> Iterator[Metric]:
@@ -66,6 +74,7 @@ class _Snapshot(Collector):
                 family.add_metric((link.name, link.netns), getattr(link, key))
             yield family
         yield from self._drops()
+        yield self._latency()
         yield from self._gauges()
 
     def _drops(self) -> Iterable[Metric]:
@@ -75,6 +84,15 @@ class _Snapshot(Collector):
             for reason, count in link.drops.items():
                 family.add_metric((link.name, link.netns, reason), count)
         yield family
+
+    def _latency(self) -> Metric:
+        text = "Time that frames sent by the link were in vethd"
+        family = HistogramMetricFamily("vethd_link_latency_seconds", text, labels=_LABELS)
+        for link in self._latencies:
+            buckets = [(str(link.bounds_ns[last] / 1e9), sum(link.counts[: last + 1])) for last in _LATENCY_BUCKETS]
+            buckets.append(("+Inf", sum(link.counts)))
+            family.add_metric((link.name, link.netns), buckets, link.total_ns / 1e9)
+        return family
 
     def _gauges(self) -> Iterable[Metric]:
         carrier = GaugeMetricFamily("vethd_link_carrier", "1 with carrier, 0 without", labels=_LABELS)

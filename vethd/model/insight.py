@@ -50,6 +50,23 @@ class DroppedFrames(msgspec.Struct, kw_only=True, frozen=True):
     frames: list[DroppedFrame]
 
 
+class LinkLatency(msgspec.Struct, kw_only=True, frozen=True):
+    """How long the frames that an end sent were in vethd, since the pair was made or the daemon was started.
+
+    counts are numbers of frames by model.latency.bucket(); bounds_ns are the buckets' upper bounds in nanoseconds.
+    total_ns is the sum of all times.
+    """
+
+    name: str
+    pair: str
+    netns: str
+    peer_name: str
+    peer_netns: str
+    counts: list[int]
+    bounds_ns: list[int]
+    total_ns: int
+
+
 SNAPLEN_MAX = 262_144
 CAPTURE_BUFFER = 4 << 20
 CAPTURE_BUFFER_MAX = 256 << 20

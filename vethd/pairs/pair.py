@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from vethd.datapath.engine import Counters, Dropped, Wire, plus
+from vethd.datapath.engine import Counters, Wire, plus
 from vethd.kernel.glance import Glance
 from vethd.kernel.linkstate import LinkState
 from vethd.memory.resume import caught_up, resumed_counters
@@ -124,10 +124,6 @@ class LivePair:
     def forwarding(self) -> Wire | None:
         """The wire, unless it is closed."""
         return None if self._ending else self.wire
-
-    def dropped(self, side: Side) -> list[Dropped]:
-        """Return the last frames of the end at side that the engine dropped, the oldest first."""
-        return self.wire.dropped(side) if self.wire is not None else []
 
     def dry(self, side: Side) -> bool:
         """Forward the frames that the end at side has queued; return whether its queue is empty."""

@@ -1,14 +1,15 @@
-"""Collect the frames that the engine dropped, of one pair or of many."""
+"""What the engine tells about single frames: those that it dropped, and how long it had them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from operator import attrgetter
 
-from vethd.datapath.engine import Dropped
+from vethd.datapath.engine import Dropped, Latency
 from vethd.model.drops import Drop
 from vethd.model.errors import symbol
-from vethd.model.insight import DroppedFrame, DroppedFrames
+from vethd.model.insight import DroppedFrame, DroppedFrames, LinkLatency
+from vethd.model.latency import BUCKETS, bound
 from vethd.model.state import Side
 from vethd.pairs.pair import LivePair
 
@@ -25,7 +26,7 @@ def dropped_frames(
     for pair, side in wanted:
         drops = pair.counters(side).drops
         total += sum(drops) if reason is None else drops[reason]
-        kept = pair.dropped(side)
+        kept = pair.wire.dropped(side) if pair.wire is not None else []
         if kept:
             newest = max(newest, kept[-1].number)
         frames += [
@@ -33,6 +34,22 @@ def dropped_frames(
         ]
     frames.sort(key=attrgetter("seq"))
     return DroppedFrames(total=total, seq=newest, frames=frames[-most:])
+
+
+def link_latency(pair: LivePair, side: Side) -> LinkLatency:
+    """Return the times of the frames that an end sent."""
+    link, peer = pair.links[side], pair.links[side.other]
+    latency = pair.wire.latency(side) if pair.wire is not None else Latency()
+    return LinkLatency(
+        name=link.state.name,
+        pair=pair.id,
+        netns=link.label,
+        peer_name=peer.state.name,
+        peer_netns=peer.label,
+        counts=list(latency.counts),
+        bounds_ns=[bound(number) for number in range(BUCKETS)],
+        total_ns=latency.total_ns,
+    )
 
 
 def _described(pair: LivePair, side: Side, one: Dropped) -> DroppedFrame:
