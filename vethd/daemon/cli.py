@@ -11,12 +11,12 @@ from functools import partial
 import click
 import msgspec
 import structlog
-import uvloop
 
 from vethd import __version__
 from vethd.daemon.config import SOCKET, Config, read_config
 from vethd.daemon.early import Early
 from vethd.daemon.logs import set_up
+from vethd.daemon.loop import is_fast, run_loop
 from vethd.daemon.service import need_machine, raise_fd_limit, serve, tell_engine
 from vethd.datapath.engines import ENGINES
 from vethd.model.api import FORMER_ENGINES, MODERATION_US, MODERATION_US_MAX, SPIN_US, SPIN_US_MAX, WORKERS_MAX
@@ -101,7 +101,8 @@ def cli(  # noqa: PLR0913 - one argument an option
         click.echo(f"{config_path}: {len(config.pair)} pairs, no errors")
     elif ctx.invoked_subcommand is None:
         reread = partial(read, config_path) if config_path else None
-        uvloop.run(serve(config, reread, early, replace=replace), loop_factory=early.loop_factory())
+        tell_loop()
+        run_loop(serve(config, reread, early, replace=replace), early.loop_factory())
 
 
 @cli.command()
@@ -141,7 +142,15 @@ def pair(  # noqa: PLR0913 - one argument an option
     gro_on = config.gro if gro is None else gro == "on"
     own = {"rx_checksum": rx_checksum, "gro": gro_on, "latency_queue": latency_queue}
     spec = msgspec.convert(ends[0].attributes() | own | {"peer": ends[1]}, PairSpec)
-    uvloop.run(_foreground(spec, config))
+    tell_loop()
+    run_loop(_foreground(spec, config))
+
+
+def tell_loop() -> None:
+    """Log what it costs if uvloop is not installed."""
+    if not is_fast():
+        reason = "uvloop is not installed; requests and the asyncio engine take longer"
+        structlog.get_logger().info("asyncio's own loop", reason=reason)
 
 
 def _end(text: str, mtu: int | None, *, up: bool, ring: int) -> LinkSpec:

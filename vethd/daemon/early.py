@@ -9,15 +9,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from vethd.daemon.loop import LoopFactory, new_event_loop
+
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-
-    from uvloop import Loop
 
     from vethd.datapath.engine import Engine
     from vethd.memory.takeover import HeldPair
@@ -33,17 +32,15 @@ class Early:
     passed: dict[str, int] = field(default_factory=dict)
     engine: Engine | None = None
     held: dict[str, HeldPair] = field(default_factory=dict)
-    loop: Loop | None = None
+    loop: AbstractEventLoop | None = None
     after_ms: float = 0.0  # from the start of the process until the last wire ran
 
-    def loop_factory(self) -> Callable[[], Loop]:
+    def loop_factory(self) -> LoopFactory:
         """Return a function that makes the daemon's loop, or returns the one that already runs the wires."""
         loop = self.loop
         if loop is not None:
             return lambda: loop
-        import uvloop  # noqa: PLC0415  as late as possible
-
-        return uvloop.new_event_loop
+        return new_event_loop
 
     def let_go(self) -> None:
         """Stop forwarding, before another engine or process continues. Frames wait in the devices meanwhile."""

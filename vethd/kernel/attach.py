@@ -23,7 +23,7 @@ from contextlib import ExitStack
 from typing import NamedTuple
 
 from vethd.kernel import netns
-from vethd.kernel.tun import set_offload
+from vethd.kernel.tun import IFREQ, set_offload
 from vethd.kernel.uapi import (
     DEV_NET_TUN,
     IFF_MULTI_QUEUE,
@@ -56,7 +56,6 @@ IFLA_INFO_DATA = 2
 _HDR = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _IFINFO = struct.Struct("=BxHiII")  # family, type, index, flags, change
 _ATTR = struct.Struct("=HH")  # length with this header, type
-_IFREQ = struct.Struct("=16sH22x")  # ifr_name, ifr_flags
 _TYPE = 0x3FFF  # without the bits for the attribute's encoding
 _RECV = 1 << 16
 _TIMEOUT_S = 30.0
@@ -109,8 +108,8 @@ def _attached(sock: socket.socket, spot: Spot, queues: int) -> tuple[int, ...]:
             fds.append(os.open(DEV_NET_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK))
             undo.callback(os.close, fds[-1])
             # not with pytun: a name need not be UTF-8
-            fcntl.ioctl(fds[-1], TUNSETIFF, _IFREQ.pack(seen.name, flags))
-        has = fcntl.ioctl(fds[0], TUNGETIFF, bytes(_IFREQ.size))[:IFNAMSIZ].split(b"\0", 1)[0]
+            fcntl.ioctl(fds[-1], TUNSETIFF, IFREQ.pack(seen.name, flags))
+        has = fcntl.ioctl(fds[0], TUNGETIFF, bytes(IFREQ.size))[:IFNAMSIZ].split(b"\0", 1)[0]
         now = _look(sock, spot)
         if (now.name, now.address) != (has, spot.address):
             return ()

@@ -1,9 +1,9 @@
 """One TAP device: made by python-pytun, configured by the ioctls that pytun lacks, kept by the fds of its queues.
 
 Theory of operation. The fds are the device: the last close deletes it. python-pytun makes it (TUNSETIFF), and its
-object is closed at once. vethd keeps duplicates of its fds, non-blocking and close-on-exec, so a device can also come
-from fds that another process passed. The device is made in the namespace in which /dev/net/tun was *opened*, and pins
-that namespace: see births.py.
+object is closed at once; where it is not installed, one ioctl(2) does the same. vethd keeps duplicates of its fds,
+non-blocking and close-on-exec, so a device can also come from fds that another process passed. The device is made in
+the namespace in which /dev/net/tun was *opened*, and pins that namespace: see births.py.
 
 A frame on an fd is a virtio_net_hdr of vnet_hdr_len bytes, then the frame from its Ethernet header on.
 """
@@ -17,9 +17,8 @@ import struct
 import threading
 from contextlib import ExitStack, closing, suppress
 
-import pytun
-
 from vethd.kernel.uapi import (
+    DEV_NET_TUN,
     IFF_MULTI_QUEUE,
     IFF_NO_CARRIER,
     IFF_NO_PI,
@@ -41,6 +40,7 @@ from vethd.kernel.uapi import (
     TUNGETIFF,
     TUNGETVNETHDRSZ,
     TUNSETCARRIER,
+    TUNSETIFF,
     TUNSETOFFLOAD,
     TUNSETPERSIST,
     TUNSETVNETHDRSZ,
@@ -48,6 +48,13 @@ from vethd.kernel.uapi import (
 from vethd.model.errors import VethError
 from vethd.model.needs import CARRIER, DEVICE_NETNS
 from vethd.model.vnet import HDR_LEN, HDR_LEN_TUNNEL
+
+try:
+    import pytun
+except ImportError:  # there is no wheel, and no compiler
+    pytun = None
+
+IFREQ = struct.Struct("=16sH22x")  # ifr_name, ifr_flags
 
 _TSO = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 _USO = _TSO | TUN_F_UFO | TUN_F_USO4 | TUN_F_USO6
@@ -204,7 +211,7 @@ class Tap:
 
 def _attach(name: str, flags: int) -> int:
     try:
-        device = pytun.TunTapDevice(name=name, flags=flags)
+        return _open(name, flags)
     except OSError as error:
         code = error.errno or errno.EINVAL
         if code in _NO_DEVICE:
@@ -215,13 +222,26 @@ def _attach(name: str, flags: int) -> int:
         # EBUSY: a TAP of that name is attached, or with EXCL exists; EINVAL: a netdev of another kind has the name
         taken = code == errno.EBUSY or (code == errno.EINVAL and os.path.exists(f"/sys/class/net/{name}"))  # noqa: PTH110 - no object needed
         raise VethError(errno.EEXIST if taken else code, "newlink", name) from error
-    with ExitStack() as undo, closing(device):
-        try:
+
+
+def _open(name: str, flags: int) -> int:
+    """Return a new fd, non-blocking: of a new device, or of one more queue. Raises OSError.
+
+    By python-pytun, or by ioctl(2) where that is not installed.
+    """
+    with ExitStack() as undo:
+        if pytun is not None:
+            device = undo.enter_context(closing(pytun.TunTapDevice(name=name, flags=flags)))
             fd = os.dup(device.fileno())
-            undo.callback(os.close, fd)
-            os.set_blocking(fd, False)
-        except OSError as error:
-            raise VethError(error.errno or errno.EIO, "newlink", name) from error
+            try:
+                os.set_blocking(fd, False)
+            except OSError:
+                os.close(fd)
+                raise
+            return fd
+        fd = os.open(DEV_NET_TUN, os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
+        undo.callback(os.close, fd)
+        fcntl.ioctl(fd, TUNSETIFF, IFREQ.pack(name.encode(), flags))
         undo.pop_all()
         return fd
 
