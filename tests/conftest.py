@@ -32,14 +32,20 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
-        parts[_unit(item) or item.get_closest_marker("aside") is not None].append(item)
-    # tests/unit comes first: what takes minutes of CPU time shall not wait for the end of the tests at full load
-    items[:] = sorted(parts[asked == "only"], key=_unit, reverse=True)
+        parts[_unit(item) or _marked(item, "aside")].append(item)
+    # first what takes all CPU time, beside tests/unit, which has no deadlines
+    parts[True].sort(key=_unit, reverse=True)
+    parts[False].sort(key=lambda item: _marked(item, "saturates"), reverse=True)
+    items[:] = parts[asked == "only"]
     config.hook.pytest_deselected(items=parts[asked == "no"])
 
 
 def _unit(item: pytest.Item) -> bool:
     return UNIT in item.path.parents
+
+
+def _marked(item: pytest.Item, marker: str) -> bool:
+    return item.get_closest_marker(marker) is not None
 
 
 def pytest_configure() -> None:

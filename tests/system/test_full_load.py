@@ -31,6 +31,8 @@ from vethd.datapath.engine import Counters
 from vethd.model.spec import LinkSpec
 from vethd.model.verdict import forward_limit
 
+pytestmark = pytest.mark.saturates
+
 CI = os.environ.get("CI") == "true"
 
 # How often a pair meets its end, or what is like it; for each engine, so that it is a thousand in CI.
