@@ -14,6 +14,7 @@ from tests.lib.engines import ENGINES, need
 from tests.lib.leaks import Traces
 
 UNIT = Path(__file__).parent / "unit"
+PARTS = ("saturating", "aside", "rest")
 
 # the machine may be busy: no example is judged by how long it, or its making, took
 settings.register_profile("busy", settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -21,31 +22,23 @@ settings.load_profile("busy")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let tools/suite split the tests between two processes."""
-    parser.addoption("--aside", choices=("only", "no"), help="only tests that may run beside others, or none of them")
+    """Let tools/suite run the tests in parts."""
+    parser.addoption("--part", choices=PARTS, help="only tests that saturate the machine, may run aside, or neither")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep one part: tests/unit and what is marked `aside`, or the others."""
-    asked = config.getoption("--aside")
-    if asked is None:
-        return
-    parts: dict[bool, list[pytest.Item]] = {True: [], False: []}
-    for item in items:
-        parts[_unit(item) or _marked(item, "aside")].append(item)
-    # first what takes all CPU time, beside tests/unit, which has no deadlines
-    parts[True].sort(key=_unit, reverse=True)
-    parts[False].sort(key=lambda item: _marked(item, "saturates"), reverse=True)
-    items[:] = parts[asked == "only"]
-    config.hook.pytest_deselected(items=parts[asked == "no"])
+    """Keep one part."""
+    part = config.getoption("--part")
+    if part is not None:
+        kept = [item for item in items if _part(item) == part]
+        config.hook.pytest_deselected(items=[item for item in items if _part(item) != part])
+        items[:] = kept
 
 
-def _unit(item: pytest.Item) -> bool:
-    return UNIT in item.path.parents
-
-
-def _marked(item: pytest.Item, marker: str) -> bool:
-    return item.get_closest_marker(marker) is not None
+def _part(item: pytest.Item) -> str:
+    if item.get_closest_marker("saturates") is not None:
+        return "saturating"
+    return "aside" if UNIT in item.path.parents or item.get_closest_marker("aside") is not None else "rest"
 
 
 def pytest_configure() -> None:

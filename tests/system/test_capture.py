@@ -214,6 +214,21 @@ def test_checksums(net: Net, checksum: str) -> None:
     assert ("udp sum ok" in text) == (checksum == "complete")
 
 
+def test_segments(net: Net) -> None:
+    """A super-frame of TCP stands in the file as the segments that a device without offloads would send."""
+    process, path = net.file("--segment", "--drops", "no", "tcp")
+    data = [bytes(100_000)]
+    assert tcp_transfers(net.wire.a.netns, net.wire.b.netns, "10.9.0.2", data) == data
+    end(process)
+    found = [one for one in packets(path.read_bytes()) if one.interface == 0]
+    assert all(len(one.data) == one.length <= 1514 for one in found)
+    assert len({one.number for one in found}) < len(found)
+    text = subprocess.run(["tcpdump", "-vv", "-n", "-r", path], capture_output=True, text=True, check=True).stdout
+    assert "(correct)" in text
+    assert "incorrect" not in text
+    assert "bad cksum" not in text
+
+
 def test_dropped_frames(lesser: Net) -> None:
     """They stand at the sender's interface, with the reason, the verdict and an error of the link."""
     process, path = lesser.file("ether proto 0x88b5")
@@ -327,6 +342,7 @@ def test_under_load(net: Net) -> None:
         (["va", "--buffer", "1T"], 2, "1T"),
         (["va", "--buffer", "1G"], 2, str(CAPTURE_BUFFER_MAX)),
         (["va", "--files", "2"], 2, "-w FILE"),
+        (["va", "--segment"], 2, "--segment"),
         (["va", "--files", "2", "-w", "x"], 2, "--rotate-size"),
         (["va", "-w", "/nowhere/x"], 4, "/nowhere/x: No such file or directory"),
     ],

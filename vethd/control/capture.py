@@ -86,6 +86,7 @@ class Duration(click.ParamType[float]):
 @click.option(
     "--checksum", type=click.Choice(("complete", "raw")), default="complete", help="Complete checksums, or not."
 )
+@click.option("--segment", is_flag=True, help="Cut super-frames into the segments that will leave the machine.")
 @click.option("--vlan-too", is_flag=True, help="Also accept frames with a VLAN tag that match FILTER behind it.")
 @click.option("--rotate-size", metavar="SIZE", type=Size(), help="Begin a new file after so many bytes, such as 100M.")
 @click.option("--rotate-time", metavar="TIME", type=Duration(), help="Begin a new file after that time.")
@@ -107,6 +108,7 @@ def capture(  # noqa: PLR0913 - one argument an option
     drops: Literal["also", "only", "no"],
     ends: Literal["one", "both"],
     checksum: str,
+    segment: bool,
     vlan_too: bool,
     rotate_size: int | None,
     rotate_time: float | None,
@@ -124,6 +126,8 @@ def capture(  # noqa: PLR0913 - one argument an option
         raise click.UsageError(f"--buffer: at most {CAPTURE_BUFFER_MAX} bytes", ctx)
     if (rotate_size or rotate_time or files) and file in (None, "-"):
         raise click.UsageError("--rotate-size, --rotate-time and --files need -w FILE", ctx)
+    if segment and (checksum == "raw" or file is None):
+        raise click.UsageError("--segment needs -w, and completes checksums", ctx)
     if files and not (rotate_size or rotate_time):
         raise click.UsageError("--files needs --rotate-size or --rotate-time", ctx)
     client = client_of(ctx)
@@ -136,7 +140,7 @@ def capture(  # noqa: PLR0913 - one argument an option
     with _signals() as asked, client.capture(pair, spec) as running:
         sink: Sink = LineSink(running)
         if file is not None:
-            sink = FileSink(running, file, expression, complete=checksum == "complete")
+            sink = FileSink(running, file, expression, complete=checksum == "complete", segment=segment)
         end_s = None if for_s is None else time.monotonic() + for_s
         with contextlib.suppress(BrokenPipeError), sink:
             sink.begin(rotate_size, rotate_time, files)

@@ -10,6 +10,7 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +21,7 @@ from vethd.control.cli import BadFile
 from vethd.control.rings import Capture, CapturedFrame
 from vethd.model import pcapng
 from vethd.model.capture import DROPPED, FORWARDED, RECEIVED, Record
-from vethd.model.complete import completed
+from vethd.model.complete import completed, segments
 from vethd.model.drops import Drop
 from vethd.model.errors import symbol
 from vethd.model.vnet import F_NEEDS_CSUM, GSO_ECN, GSO_TUNNEL, VnetHdr
@@ -67,12 +68,13 @@ class Sink(ABC):
 class FileSink(Sink):
     """Writes pcapng to one file, to stdout ("-"), or to files in turn. Raises BadFile with the file's name."""
 
-    def __init__(self, running: Capture, file: str, filter_: str, *, complete: bool) -> None:
-        """Prepare; complete: give frames the checksum that they will have."""
+    def __init__(self, running: Capture, file: str, filter_: str, *, complete: bool, segment: bool) -> None:
+        """Prepare; complete: give frames the checksum that they will have; segment: cut super-frames, too."""
         super().__init__(running)
         self._file = file
         self._filter = filter_
         self._complete = complete
+        self._segment = segment
         self._out: IO[bytes] | None = None
         self._size = self._number = 0
         self._begun_s = 0.0
@@ -88,7 +90,7 @@ class FileSink(Sink):
         """Write one block for each frame."""
         size, seconds, _ = self._limits
         for frame in frames:
-            block = self._block(frame)
+            block = b"".join(self._blocks(frame))
             if (size is not None and self._size + len(block) > size) or (
                 seconds is not None and time.monotonic() - self._begun_s >= seconds
             ):
@@ -169,17 +171,21 @@ class FileSink(Sink):
                 out.close()
         raise BadFile(f"{self._file}: {os.strerror(error.errno or errno.EIO)}") from error
 
-    def _block(self, frame: CapturedFrame) -> bytes:
+    def _blocks(self, frame: CapturedFrame) -> Iterator[bytes]:
+        """Yield a block for the frame, or one for each of its segments."""
         record = frame.record
         header = VnetHdr.parse(record.vnet)
+        kind = header.gso_type & ~(GSO_ECN | GSO_TUNNEL)
+        whole = len(record.data) == record.length
         flags = pcapng.PacketFlags.INBOUND if record.kind == RECEIVED else pcapng.PacketFlags.OUTBOUND
-        data, comments = record.data, []
-        if header.flags & F_NEEDS_CSUM:
-            if self._complete and len(data) == record.length:
-                data = completed(record.vnet, data)
-            else:
-                flags |= _FLAG_NO_CHECKSUM
-        if kind := header.gso_type & ~(GSO_ECN | GSO_TUNNEL):
+        comments, parts = [], [record.data]
+        if self._segment and whole:
+            parts = segments(record.vnet, record.data)
+        elif self._complete and whole:
+            parts = [completed(record.vnet, record.data)]
+        elif header.flags & F_NEEDS_CSUM:
+            flags |= _FLAG_NO_CHECKSUM
+        if kind and len(parts) == 1:
             flags |= _FLAG_SEGMENTED
             payload = max(0, record.length - header.hdr_len)
             count = -(-payload // header.gso_size) if header.gso_size else 1
@@ -187,17 +193,18 @@ class FileSink(Sink):
         if record.kind == DROPPED:
             flags |= _ERRORS.get(record.reason, 0)
             comments.append(why_dropped(record, self.running.info.ends[1 - frame.interface].name))
-        return pcapng.packet(
-            frame.interface,
-            record.time_ns,
-            data,
-            record.length,
-            flags=pcapng.PacketFlags(flags),
-            comment="\n".join(comments),
-            number=frame.number,
-            queue=record.queue,
-            verdict=pcapng.VERDICT_DROPPED if record.reason != FORWARDED else b"",
-        )
+        for part in parts:
+            yield pcapng.packet(
+                frame.interface,
+                record.time_ns,
+                part,
+                len(part) if len(parts) > 1 else record.length,
+                flags=pcapng.PacketFlags(flags),
+                comment="\n".join(comments),
+                number=frame.number,
+                queue=record.queue,
+                verdict=pcapng.VERDICT_DROPPED if record.reason != FORWARDED else b"",
+            )
 
 
 def why_dropped(record: Record, receiver: str) -> str:
