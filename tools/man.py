@@ -26,7 +26,7 @@ DAEMON_SUMMARY = "veth in userspace: pairs of TAP devices that behave like the k
 CLIENTS = {
     "vethd-run": (
         "run a program with its veth links made by vethd",
-        ("[--log FILE] [--] PROGRAM [ARGS...]", "[--dry-run] --install|--uninstall docker|podman|lxc|nspawn"),
+        ("[--log FILE] [--] PROGRAM [ARGS...]", "[--dry-run] --install|--uninstall docker|podman|lxc|nspawn|networkd"),
         (
             "Runs PROGRAM in its own place. A running vethd makes the veth links that the program and its children ask"
             " the kernel for, and they see these links as veths.\n\n"

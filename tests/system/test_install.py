@@ -31,6 +31,27 @@ OURS = ("/usr/lib/vethd/lib/python3.", "/usr/lib/python3.", "/usr/bin/python3.")
 BOOKS = ("/var/lib/dpkg", "/var/log", "/var/cache", "/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow", "/tmp")
 
 
+NETWORKD = "systemd-networkd.service"
+NETDEV = """\
+[NetDev]
+Name=na
+Kind=veth
+MTUBytes=1400
+MACAddress=02:00:00:00:00:0a
+[Peer]
+Name=nb
+"""
+NETWORK = """\
+[Match]
+Name={0}
+[Network]
+Address={1}
+LinkLocalAddressing=no
+[Link]
+RequiredForOnline=no
+"""
+
+
 @pytest.fixture
 def clean_box() -> Iterator[SystemdBox]:
     """Boot a box that sees nothing of the repository nor of the tests' Python."""
@@ -175,3 +196,42 @@ def test_what_make_installs_runs_as_a_service(clean_box: SystemdBox, tmp_path: P
     mine.touch()
     make("uninstall", f"DESTDIR={root}", cwd=clone)
     assert [path for path in root.rglob("*") if not path.is_dir()] == [mine]
+
+
+def test_networkd_makes_its_veths_under_vethd_run(clean_box: SystemdBox, package: Path) -> None:
+    """Both ends are vethd's, and it configures them; a restart of either service keeps them."""
+    box = clean_box
+    box.output("dpkg", "-i", put(box, package))
+    box.write("/etc/systemd/network/n.netdev", NETDEV)
+    for name, address in (("na", "192.0.2.1/31"), ("nb", "192.0.2.2/31")):
+        box.write(f"/etc/systemd/network/{name}.network", NETWORK.format(name, address))
+    box.output("mount", "-o", "remount,bind,ro", "/sys")  # as in a container: networkd waits for no udev then
+    box.output("vethd-run", "--install", "networkd")
+    box.output("systemctl", "daemon-reload")
+    box.output("systemctl", "start", NETWORKD)
+    assert box.output("systemctl", "is-active", "vethd.service").strip() == "active"
+    wait_until(lambda: addresses(box) == {"na": "192.0.2.1", "nb": "192.0.2.2"}, what="the addresses")
+    assert ends(box) == {"na", "nb"}
+    link = json.loads(box.output("ip", "-json", "-details", "link", "show", "na"))[0]
+    assert (link["linkinfo"]["info_kind"], link["mtu"], link["address"]) == ("tun", 1400, "02:00:00:00:00:0a")
+    assert "configured" in box.output("networkctl", "list", "na")
+    before = [pair["id"] for pair in json.loads(box.output("vethctl", "show", "--json"))]
+    for unit in (NETWORKD, "vethd.service"):
+        box.output("systemctl", "restart", unit)
+        wait_until(lambda: addresses(box) == {"na": "192.0.2.1", "nb": "192.0.2.2"}, what="the addresses again")
+        assert [pair["id"] for pair in json.loads(box.output("vethctl", "show", "--json"))] == before
+    box.output("vethd-run", "--uninstall", "networkd")
+    box.output("systemctl", "daemon-reload")
+    box.output("systemctl", "restart", NETWORKD)
+    assert ends(box) == {"na", "nb"}
+
+
+def addresses(box: SystemdBox) -> dict[str, str]:
+    """Return the IPv4 address of each end of the pair that networkd makes."""
+    links = json.loads(box.output("ip", "-4", "-json", "address"))
+    return {link["ifname"]: link["addr_info"][0]["local"] for link in links if link["ifname"] in ("na", "nb")}
+
+
+def ends(box: SystemdBox) -> set[str]:
+    """Return the names of the ends of vethd's pairs."""
+    return {link["name"] for pair in json.loads(box.output("vethctl", "show", "--json")) for link in pair["links"]}

@@ -55,6 +55,15 @@ def test_commands() -> None:
         behind("@/a b", "/run")
 
 
+def test_networkd(tmp_path: Path) -> None:
+    """Its unit restricts calls, and its user is not root."""
+    unit(tmp_path, "systemd-networkd.service", "[Service]\nExecStart=!!/lib/systemd/systemd-networkd\n")
+    (file,) = files("networkd", PROGRAM, tmp_path)
+    assert "\nSystemCallFilter=seccomp pidfd_getfd process_vm_readv process_vm_writev\n" in file.text
+    assert "\nSupplementaryGroups=vethd\n" in file.text
+    assert file.text.endswith("\nExecStart=!!/usr/bin/vethd-run /lib/systemd/systemd-networkd\n")
+
+
 def test_podman(tmp_path: Path) -> None:
     (tmp_path / "usr/lib/podman").mkdir(parents=True)
     (tmp_path / "usr/lib/podman/netavark").touch()

@@ -19,6 +19,14 @@ UNITS = {
     "docker": ("docker.service",),
     "lxc": ("lxc.service", "lxc@.service"),
     "nspawn": ("systemd-nspawn@.service",),
+    "networkd": ("systemd-networkd.service",),
+}
+# What a unit's own restrictions would refuse to vethd-run, and what the daemon asks of a user that is not root.
+NEEDS = {
+    "networkd": (
+        "SystemCallFilter=seccomp pidfd_getfd process_vm_readv process_vm_writev",
+        "SupplementaryGroups=vethd",
+    ),
 }
 NAMES = (*UNITS, "podman")
 MARK = "# Made by `vethd-run --install {0}`; `vethd-run --uninstall {0}` removes it."
@@ -102,7 +110,12 @@ def _for_units(name: str, program: str, root: Path) -> list[File]:
         if not commands:
             continue
         head = [MARK.format(name), "[Unit]", "Wants=vethd.service", "After=vethd.service", "", "[Service]"]
-        lines = [*head, "ExecStart=", *(f"ExecStart={behind(command, program)}" for command in commands)]
+        lines = [
+            *head,
+            *NEEDS.get(name, ()),
+            "ExecStart=",
+            *(f"ExecStart={behind(command, program)}" for command in commands),
+        ]
         made.append(File(_drop_in(unit, root), "\n".join(lines) + "\n"))
     if not made:
         raise InstallError(f"no unit {' or '.join(UNITS[name])} with an ExecStart=: is {name} installed?")
