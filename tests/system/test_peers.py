@@ -25,6 +25,7 @@ from tests.lib.sockets import ping
 from tests.lib.stranger import LINGER_S
 from tests.lib.wait import wait_until
 from vethd.doors.callers import CONNECTIONS
+from vethd.doors.insight import FILTER_MAX
 
 QUOTA = 3
 GROUP = "daemon"  # one that every Debian has, and that nobody is in
@@ -184,14 +185,31 @@ def test_other_peoples_pairs(site: Site, lab: Lab, alice: Other, bob: Other) -> 
                     403,
                     "EPERM",
                 )
-                assert refused(alice.http("GET", f"/v1/links/{link['name']}/stats")) == (403, "EPERM")
-    assert alice.http("GET", "/v1/stats") == (200, [])
+                for what in ("stats", "drops", "latency"):
+                    assert refused(alice.http("GET", f"/v1/links/{link['name']}/{what}")) == (403, "EPERM")
+        assert refused(alice.http("GET", f"/v1/pairs/{pair['id']}/drops")) == (403, "EPERM")
+        assert refused(alice.fd("POST", f"/v1/pairs/{pair['id']}/capture", {})) == (403, "EPERM")
+    assert alice.http("GET", "/v1/stats") == alice.http("GET", "/v1/latency") == (200, [])
+    assert alice.http("GET", "/v1/drops")[1]["frames"] == []
     assert "vethd_link_carrier{" not in alice.http("GET", "/metrics")[1]
     assert [(pair["id"], pair["spec"]) for pair in site.daemon.pairs()] == [
         (pair["id"], pair["spec"]) for pair in before
     ]
     assert (End(a, "ra").link.mtu, a.names() | b.names()) == (1500, devices)
     assert "secret" not in json.dumps(alice.http("GET", "/v1/pairs"))
+
+
+def test_captures_of_his_own(alice: Other) -> None:
+    """Within his quota of memory, and with a filter that does not take long."""
+    pair = alice.pair(alice.netns(), alice.netns(), up=True)[1]["id"]
+    path = f"/v1/pairs/{pair}/capture"
+    status, info = alice.fd("POST", path, {"filter": [[6, 0, 0, 1]], "buffer": 1 << 20})
+    assert (status, info["pair"], info["room"]) == (200, pair, 1 << 19)
+    assert refused(alice.fd("POST", path, {"buffer": 64 << 20})) == (403, "EDQUOT")
+    assert refused(alice.fd("POST", path, {"filter": [[0, 0, 0, 0]] * FILTER_MAX + [[6, 0, 0, 1]]})) == (403, "EDQUOT")
+    assert refused(alice.fd("POST", path, {"filter": [[0, 0, 0, 0]]})) == (400, "EINVAL")
+    assert alice.fd("POST", path, {"filter": [[0, 0, 0, 0]] * (FILTER_MAX - 1) + [[6, 0, 0, 1]]})[0] == 200
+    assert alice.http("DELETE", f"/v1/pairs/{pair}")[0] == 204
 
 
 def test_events_without_others_details(lab: Lab, user: Callable[..., Other]) -> None:

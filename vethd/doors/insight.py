@@ -19,6 +19,9 @@ from vethd.pairs.capturing import Capture, Plan, allocate
 from vethd.pairs.entry import Entry
 from vethd.pairs.insight import dropped_frames, link_latency
 
+FILTER_MAX = 256
+"""Instructions of a filter of a caller that is not an administrator: it delays the frames of all pairs."""
+
 _SEQ_MAX = (1 << 64) - 1
 
 
@@ -65,6 +68,9 @@ async def _capture(call: Call) -> Reply:
         raise VethError(errno.EOPNOTSUPP, "capture", reason="it needs the fd-passing socket (docs/api.md)")
     if entry.live is None:
         raise VethError(errno.ENODEV, "capture", entry.id, "the pair waits")
+    if not call.caller.admin and len(call.body.filter) > FILTER_MAX:
+        reason = f"a filter of {len(call.body.filter)} instructions; other users' may have {FILTER_MAX}"
+        raise VethError(errno.EDQUOT, "capture", entry.id, reason)
     plan = Plan(entry.live, call.body)
     leave = call.api.room.buffer(call.caller, plan.size)
     try:
